@@ -1,0 +1,310 @@
+//! What can go wrong, and what to do about it.
+//!
+//! Each [`Error`] carries what the person on call needs; [`Error::kind`] answers "what do I do?". An error means
+//! that nothing was applied, unless its kind is [`ErrorKind::Reopen`].
+
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::types::{Offset, Position, TopicName};
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What to do about an [`Error`]. Exhaustive on purpose: whoever maps it must decide about each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The request can never succeed as it is: correct it.
+    Invalid,
+    /// What it names does not exist.
+    NotFound,
+    /// What it names exists already.
+    Exists,
+    /// The offset is outside what the topic holds; the error has the bounds.
+    OutOfRange,
+    /// Somebody else holds it, or it is in a state that forbids this: resolve that first.
+    Busy,
+    /// A bound was reached for now: try again a little later.
+    Retry,
+    /// The disk is full: free space. Reading, trimming and deleting go on.
+    DiskFull,
+    /// Stored bytes are damaged: restore that range from elsewhere. Everything else stays readable.
+    Damaged,
+    /// The disk failed the store. It takes no appends until it is reopened, and whether the append that met the
+    /// failure survives is not known before that.
+    Reopen,
+    /// Written by a newer version, or needs a feature that this build lacks: use a build that has it.
+    Unsupported,
+}
+
+/// Everything that can go wrong.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A topic name breaks a rule.
+    #[error("topic name {name:?} is not allowed: {rule}")]
+    InvalidTopicName {
+        /// The name, cut at 64 characters.
+        name: String,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// A setting is out of its bounds.
+    #[error("setting {setting} is {value}, but it must be {rule}")]
+    InvalidSetting {
+        /// The setting's name.
+        setting: &'static str,
+        /// The value that was given.
+        value: String,
+        /// What it must be.
+        rule: String,
+    },
+    /// A record breaks a bound or a rule.
+    #[error("record {index} of the append: {what} has {actual} bytes, the limit is {limit}")]
+    RecordTooLarge {
+        /// Place of the record in the append.
+        index: usize,
+        /// Which part of it.
+        what: &'static str,
+        /// Its size.
+        actual: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// An append breaks a rule.
+    #[error("the append is not allowed: {rule}")]
+    InvalidAppend {
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// An append is too large.
+    #[error("the append has {actual} {what}, the limit is {limit}")]
+    AppendTooLarge {
+        /// What is too large: bytes or records.
+        what: &'static str,
+        /// How much there is.
+        actual: u64,
+        /// The bound.
+        limit: u64,
+    },
+    /// The encoded records of an append are not what they should be.
+    #[error("the encoded records cannot be read: {detail} at byte {position}")]
+    InvalidEncoding {
+        /// What is wrong.
+        detail: &'static str,
+        /// Where.
+        position: usize,
+    },
+    /// No topic has that name.
+    #[error("there is no topic {name}")]
+    TopicNotFound {
+        /// The name.
+        name: TopicName,
+    },
+    /// A topic has that name already.
+    #[error("there is a topic {name} already")]
+    TopicExists {
+        /// The name.
+        name: TopicName,
+    },
+    /// The store holds as many topics as it may.
+    #[error("the store holds {limit} topics, which is its limit (topics_max)")]
+    TooManyTopics {
+        /// The bound.
+        limit: usize,
+    },
+    /// The offset is below the first one that is still there.
+    #[error("offset {offset} of topic {topic} was removed: the log starts at {log_start_offset}")]
+    OffsetTrimmed {
+        /// The topic.
+        topic: TopicName,
+        /// The offset asked for.
+        offset: Offset,
+        /// The first offset that can be read.
+        log_start_offset: Offset,
+    },
+    /// The offset lies beyond the end.
+    #[error("offset {offset} of topic {topic} is not written yet: the next one is {next_offset}")]
+    OffsetUnwritten {
+        /// The topic.
+        topic: TopicName,
+        /// The offset asked for.
+        offset: Offset,
+        /// The next offset to be written, as far as this reader may see.
+        next_offset: Offset,
+    },
+    /// The directory is held by another process or another store of this one.
+    #[error("the store at {path} is in use by {holder}; close it there, or open it read-only", path = path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// What the holder wrote about itself: its process id and program.
+        holder: String,
+    },
+    /// There is no store at that path.
+    #[error("there is no store at {path}", path = path.display())]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory holds files that are not a store of ours.
+    #[error("{path} is not a store of quipu: {detail}", path = path.display())]
+    NotAStore {
+        /// The directory or file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The store was opened for reading only.
+    #[error("the store is open for reading only")]
+    ReadOnly,
+    /// The store, topic or reader was closed.
+    #[error("the store was closed")]
+    Closed,
+    /// The journal or the memory for recent records is full until earlier appends have reached their segments.
+    #[error("the store is catching up: {what} is full ({limit} bytes); try again shortly")]
+    Overloaded {
+        /// What is full.
+        what: &'static str,
+        /// Its bound, in bytes.
+        limit: u64,
+    },
+    /// An operation that excludes this one is running.
+    #[error("{what} is running already")]
+    AlreadyRunning {
+        /// The operation.
+        what: &'static str,
+    },
+    /// A long operation was cancelled by its caller.
+    #[error("{what} was cancelled")]
+    Cancelled {
+        /// The operation.
+        what: &'static str,
+    },
+    /// The disk has no room.
+    #[error("the disk is full: {action} {path}", path = path.display())]
+    DiskFull {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+    },
+    /// The disk refused an operation that touched nothing acknowledged.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// A write or a sync failed. The store takes no appends until it is reopened.
+    #[error("the store has failed and must be reopened: cannot {action} {path}: {source}", path = path.display())]
+    StorageFailed {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// Records are damaged on the disk.
+    #[error("offsets {from} to {to} (exclusive) of topic {topic} are damaged: {detail} in {path} at position {position}",
+        from = offsets.start, to = offsets.end, path = path.display())]
+    Corrupt {
+        /// The topic.
+        topic: TopicName,
+        /// The offsets that cannot be trusted; what starts at its end is intact again.
+        offsets: Range<Offset>,
+        /// The file.
+        path: PathBuf,
+        /// Where in the file the damage begins.
+        position: Position,
+        /// What does not hold.
+        detail: &'static str,
+    },
+    /// A file of the store, other than a range of records, is damaged.
+    #[error("{path} is damaged at position {position}: {detail}", path = path.display())]
+    CorruptFile {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        position: Position,
+        /// What does not hold.
+        detail: String,
+    },
+    /// A topic's files do not fit together; the topic is refused, the rest of the store is not.
+    #[error("topic {topic} is refused: {detail} ({path})", path = path.display())]
+    TopicRefused {
+        /// The topic.
+        topic: TopicName,
+        /// The file or directory.
+        path: PathBuf,
+        /// What is missing, overlapping or foreign.
+        detail: String,
+    },
+    /// Written by a newer version.
+    #[error("{path} has format version {found}, this build reads up to {supported}; use a newer build", path = path.display())]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its version, or the number of a feature it requires.
+        found: u32,
+        /// The newest version known here.
+        supported: u32,
+    },
+    /// A batch is compressed with a codec that this build lacks.
+    #[error("the batch is compressed with {codec}; use a build with the feature {codec:?}")]
+    CodecUnavailable {
+        /// The codec, which is the name of the crate's feature.
+        codec: &'static str,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn kind(&self) -> ErrorKind {
+        use Error as E;
+        match self {
+            E::InvalidTopicName { .. }
+            | E::InvalidSetting { .. }
+            | E::RecordTooLarge { .. }
+            | E::InvalidAppend { .. }
+            | E::AppendTooLarge { .. }
+            | E::InvalidEncoding { .. } => ErrorKind::Invalid,
+            E::TopicNotFound { .. } | E::NoStore { .. } => ErrorKind::NotFound,
+            E::TopicExists { .. } => ErrorKind::Exists,
+            E::OffsetTrimmed { .. } | E::OffsetUnwritten { .. } => ErrorKind::OutOfRange,
+            E::Locked { .. }
+            | E::NotAStore { .. }
+            | E::ReadOnly
+            | E::Closed
+            | E::AlreadyRunning { .. }
+            | E::TooManyTopics { .. } => ErrorKind::Busy,
+            E::Overloaded { .. } | E::Cancelled { .. } | E::Io { .. } => ErrorKind::Retry,
+            E::DiskFull { .. } => ErrorKind::DiskFull,
+            E::Corrupt { .. } | E::CorruptFile { .. } | E::TopicRefused { .. } => ErrorKind::Damaged,
+            E::StorageFailed { .. } => ErrorKind::Reopen,
+            E::NewerFormat { .. } | E::CodecUnavailable { .. } => ErrorKind::Unsupported,
+        }
+    }
+
+    /// An operation on a file failed and nothing acknowledged depends on it.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        let path = path.into();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { action, path },
+            _ => Self::Io { action, path, source: Arc::new(source) },
+        }
+    }
+
+    /// An operation on a file failed and the store cannot go on.
+    pub(crate) fn failed(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::StorageFailed { action, path: path.into(), source: Arc::new(source) }
+    }
+}
