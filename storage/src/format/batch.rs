@@ -1,0 +1,603 @@
+//! A record batch: the unit of write, checksum, compression and acknowledgement.
+//!
+//! ```text
+//!  0            4             8             16             20             24
+//!  | header crc | batch bytes | base offset | offset span  | record count |
+//!  24            32         36          40          44         45      46      48
+//!  | append time | body crc | raw bytes | ext bytes | encoding | codec | flags |
+//!  48                        batch bytes
+//!  | ext ... | body ...      |  zeros to a multiple of 8
+//! ```
+//!
+//! - `header crc`: CRC-32 of bytes 4 to the end of `ext`, begun with the topic's seed (the CRC-32 of its uid), so
+//!   that a batch of another topic never verifies. The base offset is under it, so a misplaced batch does not either.
+//! - `body crc`: CRC-32 of the body as stored. It is under the header crc: together they cover every byte, and
+//!   the body is summed once, by whoever made it, not again for the journal and the segment.
+//! - `batch bytes`: header, ext and body, without padding. `raw bytes`: the body before compression.
+//! - `offset span`: last offset - base offset + 1. It stays when compaction takes records out, so that offsets do.
+//! - `encoding`: 1 = the body is protobuf `repeated Record records = 1`. Other values are reserved for batches
+//!   of other systems, to be stored and served verbatim.
+//! - `codec`: 0 none, 1 LZ4 block, 2 Zstandard. `flags`: 0; unknown flags are refused.
+//!
+//! `ext` holds what the server knows about the records, protobuf-encoded:
+//!
+//! | Field | Content |
+//! |---|---|
+//! | 1 | offset gaps, packed varints: how many offsets are missing before each record. Absent: records are dense |
+//! | 2 | revisions, packed varints, one for each record that has a key (reserved) |
+//! | 3 | producer: name, epoch, sequence (reserved) |
+//! | 4 | request id (reserved) |
+//! | 5 | bare log only: the position up to which this segment was synced when the batch was written |
+
+use bytes::Bytes;
+
+use super::record::{RecordView, Records};
+use super::wire::{Fields, put_bytes, put_number, put_varint, varint};
+use super::{ALIGNMENT, Invalid, aligned, crc, u16_at, u32_at, u64_at};
+use crate::types::{Offset, Timestamp, Uid};
+
+/// Bytes of the fixed header.
+pub const HEADER_BYTES: usize = 48;
+/// No batch is larger, stored or raw, whatever the settings: what a decoder may be made to allocate.
+pub const BATCH_BYTES_LIMIT: usize = 64 << 20;
+/// The body holds protobuf records.
+pub const ENCODING_PROTOBUF: u8 = 1;
+
+mod at {
+    pub(super) const CRC: usize = 0;
+    pub(super) const BATCH_BYTES: usize = 4;
+    pub(super) const BASE_OFFSET: usize = 8;
+    pub(super) const OFFSET_SPAN: usize = 16;
+    pub(super) const RECORD_COUNT: usize = 20;
+    pub(super) const APPEND_TIME: usize = 24;
+    pub(super) const BODY_CRC: usize = 32;
+    pub(super) const RAW_BYTES: usize = 36;
+    pub(super) const EXT_BYTES: usize = 40;
+    pub(super) const ENCODING: usize = 44;
+    pub(super) const CODEC: usize = 45;
+    pub(super) const FLAGS: usize = 46;
+}
+const _: () = assert!(at::FLAGS + 2 == HEADER_BYTES && HEADER_BYTES.is_multiple_of(ALIGNMENT));
+
+const EXT_OFFSET_GAPS: u32 = 1;
+const EXT_SYNCED_POSITION: u32 = 5;
+
+/// How the body of a batch is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// Not at all.
+    #[default]
+    None,
+    /// LZ4 block format.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+impl Codec {
+    /// The name, which is also the crate's feature.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// Whether this build has it.
+    pub const fn is_available(self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Lz4 => cfg!(feature = "lz4"),
+            Self::Zstd => cfg!(feature = "zstd"),
+        }
+    }
+
+    pub(crate) const fn code(self) -> u8 {
+        self as u8
+    }
+
+    pub(crate) const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::None),
+            1 => Some(Self::Lz4),
+            2 => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    /// `raw` compressed, or `None` if that does not make it smaller.
+    fn compress(self, raw: &[u8]) -> Option<Vec<u8>> {
+        let compressed = match self {
+            Self::None => return None,
+            #[cfg(feature = "lz4")]
+            Self::Lz4 => lz4_flex::block::compress(raw),
+            #[cfg(not(feature = "lz4"))]
+            Self::Lz4 => return None,
+            #[cfg(feature = "zstd")]
+            Self::Zstd => zstd_compress(raw)?,
+            #[cfg(not(feature = "zstd"))]
+            Self::Zstd => return None,
+        };
+        (compressed.len() < raw.len()).then_some(compressed)
+    }
+
+    fn decompress(self, stored: Bytes, raw_bytes: usize) -> Result<Bytes, BodyProblem> {
+        let damaged = || BodyProblem::Invalid(Invalid::new("the body does not decompress", HEADER_BYTES));
+        let raw: Vec<u8> = match self {
+            Self::None => return Ok(stored),
+            #[cfg(feature = "lz4")]
+            Self::Lz4 => lz4_flex::block::decompress(&stored, raw_bytes).map_err(|_| damaged())?,
+            #[cfg(feature = "zstd")]
+            Self::Zstd => zstd::bulk::decompress(&stored, raw_bytes).map_err(|_| damaged())?,
+            #[allow(unreachable_patterns, reason = "reached only without the features")]
+            codec => return Err(BodyProblem::CodecUnavailable(codec)),
+        };
+        if raw.len() == raw_bytes { Ok(raw.into()) } else { Err(damaged()) }
+    }
+}
+
+/// A fresh compressor costs about 17 µs, so each thread keeps one.
+#[cfg(feature = "zstd")]
+fn zstd_compress(raw: &[u8]) -> Option<Vec<u8>> {
+    use std::cell::RefCell;
+    thread_local! {
+        static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    }
+    COMPRESSOR.with_borrow_mut(|compressor| {
+        if compressor.is_none() {
+            *compressor = zstd::bulk::Compressor::new(3).ok();
+        }
+        compressor.as_mut()?.compress(raw).ok()
+    })
+}
+
+/// Why the records of an intact batch cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyProblem {
+    /// They are not what the header says.
+    Invalid(Invalid),
+    /// This build lacks the codec.
+    CodecUnavailable(Codec),
+}
+
+/// The seed of all header CRCs of a topic.
+pub fn seed(topic: Uid) -> u32 {
+    crc(0, &topic.0)
+}
+
+/// A batch being made: everything but what only the log knows (offset, time), in one piece of memory.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    /// Header (still to be filled), ext and body.
+    bytes: Vec<u8>,
+    ext_bytes: usize,
+}
+
+impl BatchBuilder {
+    /// A dense batch of `record_count` records whose protobuf encoding `fill` appends; it is told about
+    /// how many bytes it will write, to reserve them at once.
+    pub fn new(record_count: u32, codec: Codec, body_bytes: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut bytes = Vec::with_capacity(aligned(HEADER_BYTES + body_bytes));
+        bytes.resize(HEADER_BYTES, 0);
+        fill(&mut bytes);
+        Self::finish(bytes, 0, record_count, record_count, codec)
+    }
+
+    /// A batch of records at the given distances from the base offset (rising), as compaction leaves it.
+    /// `offset_span` covers the records that are gone too.
+    pub fn sparse(deltas: &[u32], offset_span: u32, codec: Codec, fill: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let record_count = u32::try_from(deltas.len()).expect("a batch has fewer than 2^32 records");
+        let mut bytes = vec![0; HEADER_BYTES];
+        let mut packed = Vec::with_capacity(deltas.len());
+        let mut dense = 0;
+        for &delta in deltas {
+            put_varint(&mut packed, u64::from(delta - dense));
+            dense = delta + 1;
+        }
+        put_bytes(&mut bytes, EXT_OFFSET_GAPS, &packed);
+        let ext_bytes = bytes.len() - HEADER_BYTES;
+        fill(&mut bytes);
+        Self::finish(bytes, ext_bytes, record_count, offset_span, codec)
+    }
+
+    fn finish(
+        mut bytes: Vec<u8>,
+        ext_bytes: usize,
+        record_count: u32,
+        offset_span: u32,
+        codec: Codec,
+    ) -> Self {
+        let body_at = HEADER_BYTES + ext_bytes;
+        let raw_bytes = bytes.len() - body_at;
+        let mut used = Codec::None;
+        if let Some(compressed) = codec.compress(&bytes[body_at..]) {
+            bytes.truncate(body_at);
+            bytes.extend_from_slice(&compressed);
+            used = codec;
+        }
+        let body_crc = crc(0, &bytes[body_at..]);
+        let header = &mut bytes[..HEADER_BYTES];
+        let mut put = |at: usize, value: u32| header[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        put(at::OFFSET_SPAN, offset_span);
+        put(at::RECORD_COUNT, record_count);
+        put(at::BODY_CRC, body_crc);
+        put(at::RAW_BYTES, u32::try_from(raw_bytes).unwrap_or(u32::MAX));
+        put(at::EXT_BYTES, u32::try_from(ext_bytes).unwrap_or(u32::MAX));
+        header[at::ENCODING] = ENCODING_PROTOBUF;
+        header[at::CODEC] = used.code();
+        Self { bytes, ext_bytes }
+    }
+
+    /// Bytes of the batch, without padding.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it has no bytes: never.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Notes up to where the segment was synced (bare log); before [`seal`](Self::seal).
+    pub fn put_synced_position(&mut self, position: u64) {
+        let mut ext = Vec::with_capacity(12);
+        put_number(&mut ext, EXT_SYNCED_POSITION, position);
+        let at = HEADER_BYTES + self.ext_bytes;
+        self.bytes.splice(at..at, ext.iter().copied());
+        self.ext_bytes += ext.len();
+        let ext_bytes = u32::try_from(self.ext_bytes).unwrap_or(u32::MAX);
+        self.bytes[at::EXT_BYTES..at::EXT_BYTES + 4].copy_from_slice(&ext_bytes.to_le_bytes());
+    }
+
+    /// Fills in what the log decides, and the header CRC.
+    pub fn seal(&mut self, seed: u32, base_offset: Offset, append_time: Timestamp) {
+        let batch_bytes = u32::try_from(self.bytes.len()).expect("checked against the limit before");
+        let header = &mut self.bytes[..HEADER_BYTES + self.ext_bytes];
+        header[at::BATCH_BYTES..at::BASE_OFFSET].copy_from_slice(&batch_bytes.to_le_bytes());
+        header[at::BASE_OFFSET..at::OFFSET_SPAN].copy_from_slice(&base_offset.0.to_le_bytes());
+        header[at::APPEND_TIME..at::BODY_CRC].copy_from_slice(&append_time.0.to_le_bytes());
+        let header_crc = crc(seed, &header[at::BATCH_BYTES..]);
+        header[at::CRC..at::BATCH_BYTES].copy_from_slice(&header_crc.to_le_bytes());
+    }
+
+    /// The bytes as they are now, without padding.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The finished batch, without padding.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes.into()
+    }
+}
+
+/// The header of a batch, its CRC verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchHeader {
+    /// Offset of the first record, or of where it was before compaction.
+    pub base_offset: Offset,
+    /// Offsets that the batch covers.
+    pub offset_span: u32,
+    /// Records it holds.
+    pub record_count: u32,
+    /// When it was appended.
+    pub append_time: Timestamp,
+    /// How the body is compressed.
+    pub codec: Codec,
+    /// CRC-32 of the body as stored.
+    pub body_crc: u32,
+    batch_bytes: u32,
+    raw_bytes: u32,
+    ext_bytes: u32,
+}
+
+impl BatchHeader {
+    /// Decodes and verifies header and ext at the start of `bytes`, which may go on behind them. That the
+    /// body is there is not looked at.
+    #[inline]
+    pub fn decode(bytes: &[u8], seed: u32) -> Result<Self, Invalid> {
+        let header = Self::decode_unverified(bytes)?;
+        let covered = bytes
+            .get(at::BATCH_BYTES..HEADER_BYTES + header.ext_bytes as usize)
+            .ok_or(Invalid::new("a batch header is cut off", at::EXT_BYTES))?;
+        if crate::planted::skips_checksums() {
+            return Ok(header);
+        }
+        if crc(seed, covered) != u32_at(bytes, at::CRC) {
+            return Err(Invalid::new("the checksum of a batch header does not match", at::CRC));
+        }
+        Ok(header)
+    }
+
+    /// What the header says, its CRC not looked at; the numbers fit together.
+    fn decode_unverified(bytes: &[u8]) -> Result<Self, Invalid> {
+        if bytes.len() < HEADER_BYTES {
+            return Err(Invalid::new("a batch header is cut off", 0));
+        }
+        let header = Self {
+            base_offset: Offset(u64_at(bytes, at::BASE_OFFSET)),
+            offset_span: u32_at(bytes, at::OFFSET_SPAN),
+            record_count: u32_at(bytes, at::RECORD_COUNT),
+            append_time: Timestamp(u64_at(bytes, at::APPEND_TIME)),
+            codec: Codec::from_code(bytes[at::CODEC]).ok_or(Invalid::new("unknown codec", at::CODEC))?,
+            body_crc: u32_at(bytes, at::BODY_CRC),
+            batch_bytes: u32_at(bytes, at::BATCH_BYTES),
+            raw_bytes: u32_at(bytes, at::RAW_BYTES),
+            ext_bytes: u32_at(bytes, at::EXT_BYTES),
+        };
+        let whole = header.batch_bytes as usize;
+        if whole > BATCH_BYTES_LIMIT || header.raw_bytes as usize > BATCH_BYTES_LIMIT {
+            return Err(Invalid::new("a batch is larger than any may be", at::BATCH_BYTES));
+        }
+        if whole < HEADER_BYTES || header.ext_bytes as usize > whole - HEADER_BYTES {
+            return Err(Invalid::new("the parts of a batch do not fit into it", at::EXT_BYTES));
+        }
+        if header.offset_span == 0 || header.record_count > header.offset_span {
+            return Err(Invalid::new("a batch has more records than offsets", at::OFFSET_SPAN));
+        }
+        if header.base_offset.0.checked_add(u64::from(header.offset_span)).is_none() {
+            return Err(Invalid::new("an offset is out of range", at::BASE_OFFSET));
+        }
+        if bytes[at::ENCODING] != ENCODING_PROTOBUF || u16_at(bytes, at::FLAGS) != 0 {
+            return Err(Invalid::new("unknown encoding or flags", at::ENCODING));
+        }
+        Ok(header)
+    }
+
+    /// Header, ext and body, without padding.
+    pub fn batch_bytes(&self) -> usize {
+        self.batch_bytes as usize
+    }
+
+    /// The same with padding: how far the next batch is.
+    pub fn stored_bytes(&self) -> usize {
+        aligned(self.batch_bytes as usize)
+    }
+
+    /// Where the body starts.
+    pub fn body_at(&self) -> usize {
+        HEADER_BYTES + self.ext_bytes as usize
+    }
+
+    /// One past the last offset that the batch covers.
+    pub fn next_offset(&self) -> Offset {
+        self.base_offset + u64::from(self.offset_span)
+    }
+}
+
+/// An intact batch.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    header: BatchHeader,
+    /// Header, ext and body as stored.
+    bytes: Bytes,
+    /// The body, decompressed.
+    body: Bytes,
+}
+
+impl Batch {
+    /// Verifies the batch at the start of `bytes`, which may go on behind it.
+    pub fn decode(bytes: &Bytes, seed: u32) -> Result<Self, BodyProblem> {
+        let header = BatchHeader::decode(bytes, seed).map_err(BodyProblem::Invalid)?;
+        if bytes.len() < header.batch_bytes() {
+            return Err(BodyProblem::Invalid(Invalid::new("a batch is cut off", at::BATCH_BYTES)));
+        }
+        let bytes = bytes.slice(..header.batch_bytes());
+        if crc(0, &bytes[header.body_at()..]) != header.body_crc && !crate::planted::skips_checksums() {
+            return Err(BodyProblem::Invalid(Invalid::new(
+                "the checksum of a body does not match",
+                header.body_at(),
+            )));
+        }
+        Self::trusted(header, bytes)
+    }
+
+    /// A batch whose checksums are known to hold; `bytes` ends with it.
+    pub(crate) fn trusted(header: BatchHeader, bytes: Bytes) -> Result<Self, BodyProblem> {
+        let body = header.codec.decompress(bytes.slice(header.body_at()..), header.raw_bytes as usize)?;
+        Ok(Self { header, bytes, body })
+    }
+
+    /// The header.
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    /// First offset that the batch covers.
+    pub fn base_offset(&self) -> Offset {
+        self.header.base_offset
+    }
+
+    /// One past the last offset that the batch covers.
+    pub fn next_offset(&self) -> Offset {
+        self.header.next_offset()
+    }
+
+    /// When it was appended.
+    pub fn append_time(&self) -> Timestamp {
+        self.header.append_time
+    }
+
+    /// Header, ext and body as they are stored.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The records as protobuf `repeated Record records = 1`, decompressed.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The records with their offsets.
+    pub fn records(&self) -> BatchRecords<'_> {
+        BatchRecords {
+            records: Records::new(&self.body),
+            gaps: self.gaps().unwrap_or_default(),
+            next_offset: self.header.base_offset,
+            end: self.header.next_offset(),
+            remaining: self.header.record_count,
+        }
+    }
+
+    fn gaps(&self) -> Option<&[u8]> {
+        let ext = &self.bytes[HEADER_BYTES..self.header.body_at()];
+        Fields::new(ext).find_map(|field| match field {
+            Ok((EXT_OFFSET_GAPS, value)) => value.bytes().ok(),
+            _ => None,
+        })
+    }
+
+    /// The position noted by [`BatchBuilder::put_synced_position`].
+    pub fn synced_position(&self) -> Option<u64> {
+        let ext = &self.bytes[HEADER_BYTES..self.header.body_at()];
+        Fields::new(ext).find_map(|field| match field {
+            Ok((EXT_SYNCED_POSITION, value)) => value.number().ok(),
+            _ => None,
+        })
+    }
+}
+
+/// Walks over the records of a batch; ends after the first error.
+#[derive(Clone, Debug)]
+pub struct BatchRecords<'a> {
+    records: Records<'a>,
+    /// Packed varints, or empty for a dense batch.
+    gaps: &'a [u8],
+    next_offset: Offset,
+    end: Offset,
+    remaining: u32,
+}
+
+impl<'a> BatchRecords<'a> {
+    /// The encoded record and its offset, not yet decoded.
+    #[inline]
+    pub fn next_encoded(&mut self) -> Option<Result<(Offset, &'a [u8]), Invalid>> {
+        if self.remaining == 0 {
+            return None;
+        }
+        self.remaining -= 1;
+        let next = self.step();
+        if next.is_err() {
+            self.remaining = 0;
+        }
+        Some(next)
+    }
+
+    #[inline]
+    fn step(&mut self) -> Result<(Offset, &'a [u8]), Invalid> {
+        let record =
+            self.records.next().unwrap_or(Err(Invalid::new("a batch has fewer records than it says", 0)))?;
+        let mut gap = 0;
+        if !self.gaps.is_empty() {
+            let end;
+            (gap, end) = varint(self.gaps, 0)?;
+            self.gaps = &self.gaps[end..];
+        }
+        let offset = Offset(self.next_offset.0.saturating_add(gap));
+        if offset >= self.end {
+            return Err(Invalid::new("a record lies behind its batch", 0));
+        }
+        self.next_offset = offset + 1;
+        Ok((offset, record))
+    }
+}
+
+impl<'a> Iterator for BatchRecords<'a> {
+    type Item = Result<(Offset, RecordView<'a>), Invalid>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.next_encoded()?;
+        Some(next.and_then(|(offset, bytes)| Ok((offset, RecordView::decode(bytes)?))))
+    }
+}
+
+/// Decodes whatever bytes: what a fuzzer calls.
+pub fn decode_any(bytes: &[u8], seed: u32) {
+    if let Ok(batch) = Batch::decode(&Bytes::copy_from_slice(bytes), seed) {
+        for record in batch.records() {
+            drop(record.map(|(_, view)| view.to_record()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::record::{Record, put_record, tests::any_record};
+    use super::*;
+
+    const SEED: u32 = 7;
+
+    fn dense(records: &[Record], codec: Codec) -> Bytes {
+        let count = u32::try_from(records.len()).unwrap();
+        let mut builder = BatchBuilder::new(count, codec, 0, |body| {
+            records.iter().for_each(|record| put_record(body, record));
+        });
+        builder.seal(SEED, Offset(100), Timestamp(5));
+        builder.into_bytes()
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_comes_back_as_it_was(records in prop::collection::vec(any_record(), 1..20), lz4: bool) {
+            let bytes = dense(&records, if lz4 { Codec::Lz4 } else { Codec::None });
+            let batch = Batch::decode(&bytes, SEED).unwrap();
+            prop_assert_eq!(batch.next_offset(), Offset(100 + records.len() as u64));
+            let found: Vec<_> = batch.records().map(|r| r.unwrap()).map(|(o, v)| (o, v.to_record())).collect();
+            let expected: Vec<_> = records.into_iter().enumerate().map(|(i, r)| (Offset(100 + i as u64), r)).collect();
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn a_sparse_batch_keeps_its_offsets(deltas in prop::collection::btree_set(0_u32..1000, 1..20)) {
+            let deltas: Vec<u32> = deltas.into_iter().collect();
+            let mut builder = BatchBuilder::sparse(&deltas, 1000, Codec::None, |body| {
+                for delta in &deltas {
+                    put_record(body, &Record::new(delta.to_le_bytes()));
+                }
+            });
+            builder.seal(SEED, Offset(50), Timestamp(5));
+            let batch = Batch::decode(&builder.into_bytes(), SEED).unwrap();
+            let found: Vec<_> = batch.records().map(|r| r.unwrap().0.0 - 50).collect();
+            prop_assert_eq!(found, deltas.iter().map(|&d| u64::from(d)).collect::<Vec<_>>());
+            prop_assert_eq!(batch.next_offset(), Offset(1050));
+        }
+
+        #[test]
+        fn any_bytes_are_a_batch_or_an_error(bytes: Vec<u8>) {
+            decode_any(&bytes, SEED);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let bytes = dense(&[Record::keyed("key", "value"), Record::tombstone("key")], Codec::None);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Batch::decode(&damaged.into(), SEED).is_err(), "bit {bit}");
+        }
+        for cut in 0..bytes.len() {
+            assert!(Batch::decode(&bytes.slice(..cut), SEED).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_batch_of_another_topic_does_not_verify() {
+        let bytes = dense(&[Record::new("x")], Codec::None);
+        assert!(Batch::decode(&bytes, SEED + 1).is_err());
+    }
+
+    #[test]
+    fn a_synced_position_is_kept() {
+        let mut builder = BatchBuilder::new(1, Codec::None, 0, |body| put_record(body, &Record::new("x")));
+        builder.put_synced_position(4096);
+        builder.seal(SEED, Offset(0), Timestamp(0));
+        let batch = Batch::decode(&builder.into_bytes(), SEED).unwrap();
+        assert_eq!(batch.synced_position(), Some(4096));
+        assert_eq!(batch.records().count(), 1);
+    }
+}

@@ -1,0 +1,403 @@
+//! The checkpoint: the state of the whole store at one journal position, below which segments are synced.
+//!
+//! ```text
+//! file  | copy, padded to 4096 | the same copy again |
+//! copy  | preamble (16) | content bytes (8) | crc (4) | 0 (4) | content |
+//! ```
+//!
+//! The second copy starts in the middle of the file, so that damage to one does not take the store with it.
+//! `crc` is of the 24 bytes before it and the content. A checkpoint is written aside, synced and renamed.
+//!
+//! The content is protobuf:
+//!
+//! | Field | Content |
+//! |---|---|
+//! | 1 | store uid |
+//! | 2 | journal position |
+//! | 3 | generation of the journal file that holds this position |
+//! | 4 | whether the store was closed cleanly: the journal ends at the position |
+//! | 5 | the next topic's id |
+//! | 6 | each topic: 1 id, 2 uid, 3 name, 4 settings, 5 log start offset, 6 next offset, 7 time of the last append, 8 active segment (base offset, bytes and first time as packed varints), 9 each sealed segment (base offset, next offset, bytes, records, first time and last time as packed varints) |
+//! | 7 | each deleted topic whose files may still be there: its id |
+
+use super::wire::{Fields, put_bytes, put_message, put_number, put_varint, varint};
+use super::{HeaderProblem, Invalid, PREAMBLE_BYTES, check_preamble, crc, put_preamble, u32_at, u64_at};
+use crate::settings::TopicSettings;
+use crate::types::{Offset, Position, Timestamp, TopicId, TopicName, Uid};
+
+const MAGIC: &[u8; 8] = b"QUIPUCKP";
+const COPY_HEADER_BYTES: usize = PREAMBLE_BYTES + 16;
+const COPY_ALIGNMENT: usize = 4096;
+
+/// A sealed segment, as the checkpoint lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedSegment {
+    /// Its first offset, which names its file.
+    pub base_offset: Offset,
+    /// One past the last offset it covers.
+    pub next_offset: Offset,
+    /// Length of its file.
+    pub bytes: u64,
+    /// Records in it.
+    pub record_count: u64,
+    /// Append time of its first batch.
+    pub first_time: Timestamp,
+    /// Append time of its last batch.
+    pub last_time: Timestamp,
+}
+
+/// The segment that is being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActiveSegment {
+    /// Its first offset, which names its file.
+    pub base_offset: Offset,
+    /// Where its next batch goes.
+    pub bytes: u64,
+    /// Append time of its first batch.
+    pub first_time: Timestamp,
+}
+
+/// A topic, as the checkpoint lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicState {
+    /// Its number.
+    pub id: TopicId,
+    /// Its uid.
+    pub uid: Uid,
+    /// Its name.
+    pub name: TopicName,
+    /// Its settings.
+    pub settings: TopicSettings,
+    /// The first offset that can be read.
+    pub log_start_offset: Offset,
+    /// The next offset.
+    pub next_offset: Offset,
+    /// Time of the last append.
+    pub last_time: Timestamp,
+    /// The segment being written, if there is one yet.
+    pub active: Option<ActiveSegment>,
+    /// The others, in order.
+    pub sealed: Vec<SealedSegment>,
+}
+
+/// The state of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The store.
+    pub store: Uid,
+    /// The state is that of the journal up to here.
+    pub position: Position,
+    /// Generation of the journal file that holds this position.
+    pub generation: u64,
+    /// Whether the journal ends here.
+    pub is_clean: bool,
+    /// The id of the next topic to be created.
+    pub next_topic: TopicId,
+    /// All topics.
+    pub topics: Vec<TopicState>,
+    /// Topics whose files may still have to be removed.
+    pub deleted: Vec<TopicId>,
+}
+
+/// How the copies of a checkpoint were found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// The state.
+    pub checkpoint: Checkpoint,
+    /// What is wrong with one of the copies.
+    pub damaged_copy: Option<Invalid>,
+}
+
+impl Checkpoint {
+    /// The whole file.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut content = Vec::new();
+        self.encode_content(&mut content);
+        let copy_bytes = (COPY_HEADER_BYTES + content.len()).next_multiple_of(COPY_ALIGNMENT);
+        let mut file = vec![0; 2 * copy_bytes];
+        put_preamble(MAGIC, &mut file[..PREAMBLE_BYTES]);
+        file[16..24].copy_from_slice(&(content.len() as u64).to_le_bytes());
+        let sum = crc(crc(0, &file[..24]), &content);
+        file[24..28].copy_from_slice(&sum.to_le_bytes());
+        file[COPY_HEADER_BYTES..COPY_HEADER_BYTES + content.len()].copy_from_slice(&content);
+        file.copy_within(..copy_bytes, copy_bytes);
+        file
+    }
+
+    /// Decodes a whole file from whichever copy is intact.
+    pub fn decode(file: &[u8]) -> Result<Decoded, HeaderProblem> {
+        let middle = file.len() / 2;
+        match (Self::decode_copy(&file[..middle]), Self::decode_copy(&file[middle..])) {
+            (Ok(checkpoint), Ok(_)) => Ok(Decoded { checkpoint, damaged_copy: None }),
+            (Ok(checkpoint), Err(HeaderProblem::Invalid(invalid))) => {
+                let invalid = Invalid { position: middle + invalid.position, ..invalid };
+                Ok(Decoded { checkpoint, damaged_copy: Some(invalid) })
+            }
+            (Ok(checkpoint), Err(_)) => {
+                Ok(Decoded { checkpoint, damaged_copy: Some(Invalid::new("the copy is blank", middle)) })
+            }
+            (Err(HeaderProblem::Invalid(invalid)), Ok(checkpoint)) => {
+                Ok(Decoded { checkpoint, damaged_copy: Some(invalid) })
+            }
+            (Err(_), Ok(checkpoint)) => {
+                Ok(Decoded { checkpoint, damaged_copy: Some(Invalid::new("the copy is blank", 0)) })
+            }
+            (Err(newer @ HeaderProblem::Newer(_)), Err(_))
+            | (Err(_), Err(newer @ HeaderProblem::Newer(_))) => Err(newer),
+            (Err(problem), Err(_)) => Err(problem),
+        }
+    }
+
+    fn decode_copy(copy: &[u8]) -> Result<Self, HeaderProblem> {
+        let invalid = |detail, at| Err(HeaderProblem::Invalid(Invalid::new(detail, at)));
+        if copy.len() < COPY_HEADER_BYTES {
+            return invalid("the checkpoint is cut off", copy.len());
+        }
+        let content =
+            usize::try_from(u64_at(copy, 16)).ok().and_then(|bytes| copy[COPY_HEADER_BYTES..].get(..bytes));
+        let Some(content) = content else {
+            return invalid("the checkpoint is longer than its file", 16);
+        };
+        if crc(crc(0, &copy[..24]), content) != u32_at(copy, 24) {
+            return invalid("the checksum of the checkpoint does not match", 24);
+        }
+        check_preamble(MAGIC, copy)?;
+        Self::decode_content(content).map_err(HeaderProblem::Invalid)
+    }
+
+    fn encode_content(&self, out: &mut Vec<u8>) {
+        put_bytes(out, 1, &self.store.0);
+        put_number(out, 2, self.position.0);
+        put_number(out, 3, self.generation);
+        put_number(out, 4, u64::from(self.is_clean));
+        put_number(out, 5, u64::from(self.next_topic.0));
+        for topic in &self.topics {
+            put_message(out, 6, |out| topic.encode(out));
+        }
+        for topic in &self.deleted {
+            put_message(out, 7, |out| put_number(out, 1, u64::from(topic.0)));
+        }
+    }
+
+    fn decode_content(content: &[u8]) -> Result<Self, Invalid> {
+        let mut checkpoint = Self {
+            store: Uid([0; 16]),
+            position: Position::ZERO,
+            generation: 0,
+            is_clean: false,
+            next_topic: TopicId(0),
+            topics: Vec::new(),
+            deleted: Vec::new(),
+        };
+        for field in Fields::new(content) {
+            match field? {
+                (1, value) => checkpoint.store = uid(value.bytes()?)?,
+                (2, value) => checkpoint.position = Position(value.number()?),
+                (3, value) => checkpoint.generation = value.number()?,
+                (4, value) => checkpoint.is_clean = value.number()? != 0,
+                (5, value) => checkpoint.next_topic = TopicId(value.small()?),
+                (6, value) => checkpoint.topics.push(TopicState::decode(value.bytes()?)?),
+                (7, value) => {
+                    for field in Fields::new(value.bytes()?) {
+                        if let (1, id) = field? {
+                            checkpoint.deleted.push(TopicId(id.small()?));
+                        }
+                    }
+                }
+                _ => return Err(Invalid::new("unknown field", 0)),
+            }
+        }
+        Ok(checkpoint)
+    }
+}
+
+impl TopicState {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_number(out, 1, u64::from(self.id.0));
+        put_bytes(out, 2, &self.uid.0);
+        put_bytes(out, 3, self.name.as_str().as_bytes());
+        put_message(out, 4, |out| self.settings.encode(out));
+        put_number(out, 5, self.log_start_offset.0);
+        put_number(out, 6, self.next_offset.0);
+        put_number(out, 7, self.last_time.0);
+        if let Some(active) = &self.active {
+            put_packed(out, 8, &[active.base_offset.0, active.bytes, active.first_time.0]);
+        }
+        for sealed in &self.sealed {
+            let numbers = [
+                sealed.base_offset.0,
+                sealed.next_offset.0,
+                sealed.bytes,
+                sealed.record_count,
+                sealed.first_time.0,
+                sealed.last_time.0,
+            ];
+            put_packed(out, 9, &numbers);
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        let (mut id, mut topic_uid, mut name, mut settings) = (TopicId(0), None, None, None);
+        let mut numbers = [0; 3];
+        let (mut active, mut sealed) = (None, Vec::new());
+        for field in Fields::new(bytes) {
+            match field? {
+                (1, value) => id = TopicId(value.small()?),
+                (2, value) => topic_uid = Some(uid(value.bytes()?)?),
+                (3, value) => name = TopicName::new(value.text()?).ok(),
+                (4, value) => settings = Some(TopicSettings::decode(value.bytes()?)?),
+                (field @ 5..=7, value) => numbers[field as usize - 5] = value.number()?,
+                (8, value) => {
+                    let [base, bytes, first] = packed(value.bytes()?)?;
+                    active = Some(ActiveSegment {
+                        base_offset: Offset(base),
+                        bytes,
+                        first_time: Timestamp(first),
+                    });
+                }
+                (9, value) => {
+                    let [base, next, bytes, record_count, first, last] = packed(value.bytes()?)?;
+                    sealed.push(SealedSegment {
+                        base_offset: Offset(base),
+                        next_offset: Offset(next),
+                        bytes,
+                        record_count,
+                        first_time: Timestamp(first),
+                        last_time: Timestamp(last),
+                    });
+                }
+                _ => return Err(Invalid::new("unknown field of a topic", 0)),
+            }
+        }
+        let missing = Invalid::new("a topic lacks a field", 0);
+        Ok(Self {
+            id,
+            uid: topic_uid.ok_or(missing)?,
+            name: name.ok_or(missing)?,
+            settings: settings.ok_or(missing)?,
+            log_start_offset: Offset(numbers[0]),
+            next_offset: Offset(numbers[1]),
+            last_time: Timestamp(numbers[2]),
+            active,
+            sealed,
+        })
+    }
+}
+
+fn uid(bytes: &[u8]) -> Result<Uid, Invalid> {
+    bytes.try_into().map(Uid).map_err(|_| Invalid::new("a uid has 16 bytes", 0))
+}
+
+fn put_packed(out: &mut Vec<u8>, field: u32, numbers: &[u64]) {
+    put_message(out, field, |out| numbers.iter().for_each(|&number| put_varint(out, number)));
+}
+
+fn packed<const COUNT: usize>(bytes: &[u8]) -> Result<[u64; COUNT], Invalid> {
+    let mut numbers = [0; COUNT];
+    let mut at = 0;
+    for number in &mut numbers {
+        (*number, at) = varint(bytes, at)?;
+    }
+    if at == bytes.len() { Ok(numbers) } else { Err(Invalid::new("a list of numbers is too long", at)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn example() -> Checkpoint {
+        let sealed = SealedSegment {
+            base_offset: Offset(10),
+            next_offset: Offset(300),
+            bytes: 4096,
+            record_count: 290,
+            first_time: Timestamp(1),
+            last_time: Timestamp(2),
+        };
+        Checkpoint {
+            store: Uid([7; 16]),
+            position: Position(1 << 40),
+            generation: 9,
+            is_clean: true,
+            next_topic: TopicId(3),
+            topics: vec![
+                TopicState {
+                    id: TopicId(1),
+                    uid: Uid([1; 16]),
+                    name: TopicName::new("orders").unwrap(),
+                    settings: TopicSettings::default(),
+                    log_start_offset: Offset(12),
+                    next_offset: Offset(400),
+                    last_time: Timestamp(77),
+                    active: Some(ActiveSegment {
+                        base_offset: Offset(300),
+                        bytes: 64,
+                        first_time: Timestamp(0),
+                    }),
+                    sealed: vec![sealed; 3],
+                },
+                TopicState {
+                    id: TopicId(2),
+                    uid: Uid([2; 16]),
+                    name: TopicName::new("a/b").unwrap(),
+                    settings: TopicSettings::default(),
+                    log_start_offset: Offset(0),
+                    next_offset: Offset(0),
+                    last_time: Timestamp(0),
+                    active: None,
+                    sealed: vec![],
+                },
+            ],
+            deleted: vec![TopicId(0)],
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_as_it_was() {
+        assert_eq!(
+            Checkpoint::decode(&example().encode()),
+            Ok(Decoded { checkpoint: example(), damaged_copy: None })
+        );
+    }
+
+    #[test]
+    fn one_damaged_copy_is_survived_and_reported() {
+        let file = example().encode();
+        let copy_bytes = u64_at(&file, 16) as usize + COPY_HEADER_BYTES;
+        for start in [0, file.len() / 2] {
+            for bit in
+                (start * 8..(start + copy_bytes) * 8).filter(|bit| !(28..32).contains(&(bit / 8 - start)))
+            {
+                let mut damaged = file.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                let decoded = Checkpoint::decode(&damaged).unwrap();
+                assert_eq!(decoded.checkpoint, example());
+                assert!(decoded.damaged_copy.is_some(), "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_checkpoint_is_refused_or_reported() {
+        let file = example().encode();
+        for cut in (0..file.len()).step_by(97) {
+            match Checkpoint::decode(&file[..cut]) {
+                Err(_) => {}
+                Ok(decoded) => {
+                    assert_eq!(decoded.checkpoint, example(), "cut at {cut}");
+                    assert!(decoded.damaged_copy.is_some(), "cut at {cut}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_checkpoint_or_an_error(bytes: Vec<u8>) {
+            let _ = Checkpoint::decode(&bytes);
+            let _ = Checkpoint::decode_content(&bytes);
+        }
+    }
+}

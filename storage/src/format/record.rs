@@ -1,0 +1,406 @@
+//! One record, in the protobuf encoding that is also on the wire.
+//!
+//! ```text
+//! message Record {
+//!   bytes  id           = 1;   // 16 bytes; absent: derived from topic, time and offset
+//!   bytes  key          = 2;   // absent: the record belongs to no stream
+//!   string type         = 3;
+//!   repeated string tags    = 4;
+//!   repeated Header headers = 5;   // message Header { string name = 1; bytes value = 2; }
+//!   string content_type = 6;
+//!   bytes  payload      = 7;   // absent: a tombstone
+//! }
+//! ```
+//!
+//! Offset, time and revision are not in it: they follow from the batch, so that the bytes of a client are stored
+//! and sent as they came. Fields with other numbers are kept and ignored.
+
+use super::Invalid;
+use super::wire::{Fields, put_bytes, varint, varint_bytes};
+
+/// Field numbers of a record.
+pub mod field {
+    #![allow(missing_docs, reason = "the drawing above says it")]
+    pub const ID: u32 = 1;
+    pub const KEY: u32 = 2;
+    pub const TYPE: u32 = 3;
+    pub const TAG: u32 = 4;
+    pub const HEADER: u32 = 5;
+    pub const CONTENT_TYPE: u32 = 6;
+    pub const PAYLOAD: u32 = 7;
+    pub const HEADER_NAME: u32 = 1;
+    pub const HEADER_VALUE: u32 = 2;
+    /// Field number of a record in the body of a batch.
+    pub const RECORD: u32 = 1;
+}
+
+/// What a record may hold at most.
+pub mod limit {
+    /// Bytes of an id, exactly.
+    pub const ID_BYTES: usize = 16;
+    /// Bytes of a key.
+    pub const KEY_BYTES_MAX: usize = 4096;
+    /// Bytes of a type.
+    pub const TYPE_BYTES_MAX: usize = 255;
+    /// Bytes of one tag.
+    pub const TAG_BYTES_MAX: usize = 255;
+    /// Tags of a record.
+    pub const TAGS_MAX: usize = 64;
+    /// Headers of a record.
+    pub const HEADERS_MAX: usize = 128;
+    /// Bytes of one header's name.
+    pub const HEADER_NAME_BYTES_MAX: usize = 255;
+    /// Bytes of one header's value.
+    pub const HEADER_VALUE_BYTES_MAX: usize = 64 << 10;
+    /// Bytes of a content type.
+    pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
+}
+
+/// A record to append.
+///
+/// A payload of `None` is a tombstone: compaction takes it as the deletion of its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// 16 bytes that name the record everywhere; `None` derives one from topic, time and offset.
+    pub id: Option<[u8; 16]>,
+    /// The entity it belongs to: up to 4096 bytes.
+    pub key: Option<Vec<u8>>,
+    /// What happened, up to 255 bytes. Empty: not said.
+    pub record_type: String,
+    /// Up to 64 labels, 1 to 255 bytes each.
+    pub tags: Vec<String>,
+    /// Up to 128 pairs of name (1 to 255 bytes) and value (up to 64 KiB).
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Media type of the payload, up to 255 bytes. Empty: not said.
+    pub content_type: String,
+    /// The content, or `None` for a tombstone.
+    pub payload: Option<Vec<u8>>,
+}
+
+impl Record {
+    /// A record with just a payload.
+    pub fn new(payload: impl Into<Vec<u8>>) -> Self {
+        Self { payload: Some(payload.into()), ..Self::default() }
+    }
+
+    /// A record of a key.
+    pub fn keyed(key: impl Into<Vec<u8>>, payload: impl Into<Vec<u8>>) -> Self {
+        Self { key: Some(key.into()), ..Self::new(payload) }
+    }
+
+    /// The deletion of a key.
+    pub fn tombstone(key: impl Into<Vec<u8>>) -> Self {
+        Self { key: Some(key.into()), ..Self::default() }
+    }
+
+    /// The same record with a type.
+    #[must_use]
+    pub fn with_type(mut self, record_type: impl Into<String>) -> Self {
+        self.record_type = record_type.into();
+        self
+    }
+
+    /// The same record with one more tag.
+    #[must_use]
+    pub fn with_tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// The same record with one more header.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// How many bytes [`encode`](Self::encode) appends.
+    pub fn encoded_bytes(&self) -> usize {
+        // Every field number here is below 16: its tag is one byte.
+        let of = |bytes: usize| 1 + varint_bytes(bytes as u64) + bytes;
+        let text = |text: &str| if text.is_empty() { 0 } else { of(text.len()) };
+        let headers: usize =
+            self.headers.iter().map(|(name, value)| of(of(name.len()) + of(value.len()))).sum();
+        self.id.map_or(0, |id| of(id.len()))
+            + self.key.as_ref().map_or(0, |key| of(key.len()))
+            + text(&self.record_type)
+            + self.tags.iter().map(|tag| of(tag.len())).sum::<usize>()
+            + headers
+            + text(&self.content_type)
+            + self.payload.as_ref().map_or(0, |payload| of(payload.len()))
+    }
+
+    /// Appends the encoding. Bounds are not checked here but by [`RecordView::check`], on bytes, wherever they
+    /// come from.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        if let Some(id) = &self.id {
+            put_bytes(out, field::ID, id);
+        }
+        if let Some(key) = &self.key {
+            put_bytes(out, field::KEY, key);
+        }
+        if !self.record_type.is_empty() {
+            put_bytes(out, field::TYPE, self.record_type.as_bytes());
+        }
+        for tag in &self.tags {
+            put_bytes(out, field::TAG, tag.as_bytes());
+        }
+        for (name, value) in &self.headers {
+            let of = |bytes: usize| 1 + varint_bytes(bytes as u64) + bytes;
+            super::wire::put_varint(out, u64::from(field::HEADER) << 3 | 2);
+            super::wire::put_varint(out, (of(name.len()) + of(value.len())) as u64);
+            put_bytes(out, field::HEADER_NAME, name.as_bytes());
+            put_bytes(out, field::HEADER_VALUE, value);
+        }
+        if !self.content_type.is_empty() {
+            put_bytes(out, field::CONTENT_TYPE, self.content_type.as_bytes());
+        }
+        if let Some(payload) = &self.payload {
+            put_bytes(out, field::PAYLOAD, payload);
+        }
+    }
+}
+
+/// The fields of a record, borrowed from its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordView<'a> {
+    /// See [`Record::id`].
+    pub id: Option<[u8; 16]>,
+    /// See [`Record::key`].
+    pub key: Option<&'a [u8]>,
+    /// See [`Record::record_type`].
+    pub record_type: &'a str,
+    /// See [`Record::content_type`].
+    pub content_type: &'a str,
+    /// See [`Record::payload`].
+    pub payload: Option<&'a [u8]>,
+    bytes: &'a [u8],
+}
+
+impl<'a> RecordView<'a> {
+    /// Decodes a record. Of a field that may stand once, the last one counts, as protobuf has it.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, Invalid> {
+        let mut view = Self { bytes, ..Self::default() };
+        let mut fields = Fields::new(bytes);
+        while let Some(next) = fields.next() {
+            let (number, value) = next?;
+            let end = fields.position();
+            let at = |invalid: Invalid| Invalid { position: end, ..invalid };
+            match number {
+                field::ID => {
+                    let id = value.bytes().map_err(at)?;
+                    view.id = Some(id.try_into().map_err(|_| Invalid::new("an id has 16 bytes", end))?);
+                }
+                field::KEY => view.key = Some(value.bytes().map_err(at)?),
+                field::TYPE => view.record_type = value.text().map_err(at)?,
+                field::CONTENT_TYPE => view.content_type = value.text().map_err(at)?,
+                field::PAYLOAD => view.payload = Some(value.bytes().map_err(at)?),
+                field::TAG => drop(value.text().map_err(at)?),
+                field::HEADER => drop(header(value.bytes().map_err(at)?).map_err(at)?),
+                _ => {}
+            }
+        }
+        Ok(view)
+    }
+
+    /// The encoded record.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The tags, in order.
+    pub fn tags(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.repeated(field::TAG).filter_map(|bytes| std::str::from_utf8(bytes).ok())
+    }
+
+    /// The headers, in order.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
+        self.repeated(field::HEADER).filter_map(|bytes| header(bytes).ok())
+    }
+
+    /// A copy that stands alone.
+    pub fn to_record(&self) -> Record {
+        Record {
+            id: self.id,
+            key: self.key.map(<[u8]>::to_vec),
+            record_type: self.record_type.into(),
+            tags: self.tags().map(String::from).collect(),
+            headers: self.headers().map(|(name, value)| (name.into(), value.to_vec())).collect(),
+            content_type: self.content_type.into(),
+            payload: self.payload.map(<[u8]>::to_vec),
+        }
+    }
+
+    /// The first bound that the record breaks: what, its size, and the limit.
+    pub fn check(&self) -> Result<(), (&'static str, usize, usize)> {
+        use limit::*;
+        let bound = |what, actual, max| if actual > max { Err((what, actual, max)) } else { Ok(()) };
+        bound("key", self.key.map_or(0, <[u8]>::len), KEY_BYTES_MAX)?;
+        bound("type", self.record_type.len(), TYPE_BYTES_MAX)?;
+        bound("content type", self.content_type.len(), CONTENT_TYPE_BYTES_MAX)?;
+        let (mut tags, mut headers) = (0, 0);
+        for tag in self.tags() {
+            bound("tag", tag.len(), TAG_BYTES_MAX)?;
+            tags += 1;
+        }
+        bound("list of tags", tags, TAGS_MAX)?;
+        for (name, value) in self.headers() {
+            bound("header name", name.len(), HEADER_NAME_BYTES_MAX)?;
+            bound("header value", value.len(), HEADER_VALUE_BYTES_MAX)?;
+            headers += 1;
+        }
+        bound("list of headers", headers, HEADERS_MAX)
+    }
+
+    fn repeated(&self, wanted: u32) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        Fields::new(self.bytes).filter_map(move |field| match field {
+            Ok((number, super::wire::Value::Bytes(bytes))) if number == wanted => Some(bytes),
+            _ => None,
+        })
+    }
+}
+
+fn header(bytes: &[u8]) -> Result<(&str, &[u8]), Invalid> {
+    let (mut name, mut value) = ("", &[][..]);
+    for next in Fields::new(bytes) {
+        match next? {
+            (field::HEADER_NAME, found) => name = found.text()?,
+            (field::HEADER_VALUE, found) => value = found.bytes()?,
+            _ => {}
+        }
+    }
+    Ok((name, value))
+}
+
+/// Walks over the records in the body of a batch: `repeated Record records = 1`.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    body: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Records<'a> {
+    /// The records of `body`.
+    pub fn new(body: &'a [u8]) -> Self {
+        Self { body, at: 0 }
+    }
+
+    /// Where the next record's field starts.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    #[inline]
+    fn record(&mut self) -> Result<&'a [u8], Invalid> {
+        const TAG: u8 = (field::RECORD << 3 | 2) as u8;
+        if self.body[self.at] != TAG {
+            return Err(Invalid::new("the body of a batch holds records only", self.at));
+        }
+        let (length, from) = varint(self.body, self.at + 1)?;
+        let record = usize::try_from(length)
+            .ok()
+            .and_then(|length| self.body.get(from..from.checked_add(length)?))
+            .ok_or(Invalid::new("a record is longer than its batch", self.at))?;
+        self.at = from + record.len();
+        Ok(record)
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<&'a [u8], Invalid>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.body.len() {
+            return None;
+        }
+        let record = self.record();
+        if record.is_err() {
+            self.at = self.body.len();
+        }
+        Some(record)
+    }
+}
+
+/// Appends a record to the body of a batch.
+pub fn put_record(body: &mut Vec<u8>, record: &Record) {
+    super::wire::put_varint(body, u64::from(field::RECORD) << 3 | 2);
+    super::wire::put_varint(body, record.encoded_bytes() as u64);
+    record.encode(body);
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) fn any_record() -> impl Strategy<Value = Record> {
+        let text = "[a-zA-Zäß0-9]{0,8}";
+        (
+            any::<Option<[u8; 16]>>(),
+            any::<Option<Vec<u8>>>(),
+            text,
+            prop::collection::vec(text, 0..4),
+            prop::collection::vec((text, any::<Vec<u8>>()), 0..4),
+            text,
+            any::<Option<Vec<u8>>>(),
+        )
+            .prop_map(|(id, key, record_type, tags, headers, content_type, payload)| Record {
+                id,
+                key,
+                record_type,
+                tags,
+                headers,
+                content_type,
+                payload,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_comes_back_as_it_was(record in any_record()) {
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            prop_assert_eq!(bytes.len(), record.encoded_bytes());
+            prop_assert_eq!(RecordView::decode(&bytes).unwrap().to_record(), record);
+        }
+
+        #[test]
+        fn records_of_a_body_come_back_in_order(records in prop::collection::vec(any_record(), 0..5)) {
+            let mut body = Vec::new();
+            for record in &records {
+                put_record(&mut body, record);
+            }
+            let found: Vec<_> =
+                Records::new(&body).map(|r| RecordView::decode(r.unwrap()).unwrap().to_record()).collect();
+            prop_assert_eq!(found, records);
+        }
+
+        #[test]
+        fn any_bytes_are_a_record_or_an_error(bytes: Vec<u8>) {
+            if let Ok(view) = RecordView::decode(&bytes) {
+                let _ = (view.tags().count(), view.headers().count(), view.check());
+            }
+            prop_assert!(Records::new(&bytes).count() <= bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_field_of_a_later_version_is_kept_and_ignored() {
+        let mut bytes = Vec::new();
+        Record::keyed("k", "v").encode(&mut bytes);
+        put_bytes(&mut bytes, 90, b"later");
+        let view = RecordView::decode(&bytes).unwrap();
+        assert_eq!((view.key, view.payload), (Some(&b"k"[..]), Some(&b"v"[..])));
+        assert_eq!(view.as_bytes(), bytes);
+    }
+
+    #[test]
+    fn an_empty_payload_is_not_a_tombstone() {
+        let mut bytes = Vec::new();
+        Record::new("").encode(&mut bytes);
+        assert_eq!(RecordView::decode(&bytes).unwrap().payload, Some(&[][..]));
+        assert_eq!(RecordView::decode(&[]).unwrap().payload, None);
+    }
+}
