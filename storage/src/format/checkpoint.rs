@@ -17,7 +17,7 @@
 //! | 3 | generation of the journal file that holds this position |
 //! | 4 | whether the store was closed cleanly: the journal ends at the position |
 //! | 5 | the next topic's id |
-//! | 6 | each topic: 1 id, 2 uid, 3 name, 4 settings, 5 log start offset, 6 next offset, 7 time of the last append, 8 active segment (base offset, bytes and first time as packed varints), 9 each sealed segment (base offset, next offset, bytes, records, first time and last time as packed varints) |
+//! | 6 | each topic: 1 id, 2 uid, 3 name, 4 settings, 5 log start offset, 6 next offset, 7 time of the last append, 8 active segment (base offset, bytes and first time as packed varints), 9 each sealed segment (base offset, rewrites, next offset, bytes, records, first time and last time as packed varints) |
 //! | 7 | each deleted topic whose files may still be there: its id |
 
 use super::wire::{Fields, put_bytes, put_message, put_number, put_varint, varint};
@@ -34,6 +34,8 @@ const COPY_ALIGNMENT: usize = 4096;
 pub struct SealedSegment {
     /// Its first offset, which names its file.
     pub base_offset: Offset,
+    /// How often compaction has rewritten it, which names its file too.
+    pub rewrites: u32,
     /// One past the last offset it covers.
     pub next_offset: Offset,
     /// Length of its file.
@@ -44,6 +46,36 @@ pub struct SealedSegment {
     pub first_time: Timestamp,
     /// Append time of its last batch.
     pub last_time: Timestamp,
+}
+
+impl SealedSegment {
+    /// Appends the numbers in order of declaration, as varints.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let numbers = [
+            self.base_offset.0,
+            u64::from(self.rewrites),
+            self.next_offset.0,
+            self.bytes,
+            self.record_count,
+            self.first_time.0,
+            self.last_time.0,
+        ];
+        numbers.iter().for_each(|&number| put_varint(out, number));
+    }
+
+    /// Decodes what [`encode`](Self::encode) made.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        let [base, rewrites, next, bytes, record_count, first, last] = packed(bytes)?;
+        Ok(Self {
+            base_offset: Offset(base),
+            rewrites: u32::try_from(rewrites).map_err(|_| Invalid::new("a number is too large", 0))?,
+            next_offset: Offset(next),
+            bytes,
+            record_count,
+            first_time: Timestamp(first),
+            last_time: Timestamp(last),
+        })
+    }
 }
 
 /// The segment that is being written.
@@ -224,15 +256,7 @@ impl TopicState {
             put_packed(out, 8, &[active.base_offset.0, active.bytes, active.first_time.0]);
         }
         for sealed in &self.sealed {
-            let numbers = [
-                sealed.base_offset.0,
-                sealed.next_offset.0,
-                sealed.bytes,
-                sealed.record_count,
-                sealed.first_time.0,
-                sealed.last_time.0,
-            ];
-            put_packed(out, 9, &numbers);
+            put_message(out, 9, |out| sealed.encode(out));
         }
     }
 
@@ -255,17 +279,7 @@ impl TopicState {
                         first_time: Timestamp(first),
                     });
                 }
-                (9, value) => {
-                    let [base, next, bytes, record_count, first, last] = packed(value.bytes()?)?;
-                    sealed.push(SealedSegment {
-                        base_offset: Offset(base),
-                        next_offset: Offset(next),
-                        bytes,
-                        record_count,
-                        first_time: Timestamp(first),
-                        last_time: Timestamp(last),
-                    });
-                }
+                (9, value) => sealed.push(SealedSegment::decode(value.bytes()?)?),
                 _ => return Err(Invalid::new("unknown field of a topic", 0)),
             }
         }
@@ -310,6 +324,7 @@ mod tests {
     fn example() -> Checkpoint {
         let sealed = SealedSegment {
             base_offset: Offset(10),
+            rewrites: 2,
             next_offset: Offset(300),
             bytes: 4096,
             record_count: 290,
@@ -350,7 +365,7 @@ mod tests {
                     sealed: vec![],
                 },
             ],
-            deleted: vec![TopicId(0)],
+            deleted: vec![TopicId(4)],
         }
     }
 

@@ -41,13 +41,14 @@
 //! | 4 | topic deleted | 1 id |
 //! | 5 | trimmed | 1 id, 2 log start offset |
 //! | 6 | offsets reserved (topics in memory) | 1 id, 2 first offset that is still free |
-//! | 7 | file ends: the next generation follows | |
+//! | 7 | segments replaced by compaction | 1 id, 5 the new segment as in a checkpoint: it takes the place of all from its base offset to its next offset |
 //!
 //! Fields 8 to 15 are reserved for acknowledgements, leases and producers.
 
 use bytes::Bytes;
 
-use super::wire::{Fields, Value, put_bytes, put_message, put_number, put_varint};
+use super::checkpoint::SealedSegment;
+use super::wire::{Fields, Value, put_bytes, put_message, put_number};
 use super::{HeaderProblem, Invalid, aligned, check_preamble, crc, put_preamble, u32_at, u64_at};
 use crate::settings::TopicSettings;
 use crate::types::{Offset, Position, TopicId, TopicName, Uid};
@@ -167,8 +168,13 @@ pub enum Change {
         /// The first offset that is still free.
         next_offset: Offset,
     },
-    /// The journal goes on in the next generation.
-    FileEnds,
+    /// Compaction has rewritten a range of sealed segments into one.
+    SegmentsReplaced {
+        /// The topic's number.
+        topic: TopicId,
+        /// The new one; it takes the place of all from its base offset to its next offset.
+        segment: SealedSegment,
+    },
 }
 
 /// A batch to be put into a frame.
@@ -252,10 +258,10 @@ impl FrameBuilder {
                 put_number(out, 1, u64::from(topic.0));
                 put_number(out, 2, offset.0);
             }),
-            Change::FileEnds => {
-                put_varint(out, 7 << 3 | 2);
-                out.push(0);
-            }
+            Change::SegmentsReplaced { topic, segment } => put_message(out, 7, |out| {
+                put_number(out, 1, u64::from(topic.0));
+                put_message(out, 5, |out| segment.encode(out));
+            }),
         }
     }
 
@@ -362,7 +368,10 @@ impl FrameHeader {
                 4 => Change::TopicDeleted { topic: entry.topic },
                 5 => Change::Trimmed { topic: entry.topic, log_start_offset: Offset(entry.number) },
                 6 => Change::OffsetsReserved { topic: entry.topic, next_offset: Offset(entry.number) },
-                _ => Change::FileEnds,
+                _ => Change::SegmentsReplaced {
+                    topic: entry.topic,
+                    segment: SealedSegment::decode(entry.segment)?,
+                },
             });
         }
         if batch_at != self.frame_bytes {
@@ -395,12 +404,20 @@ struct Entry<'a> {
     flag: bool,
     name: &'a str,
     settings: &'a [u8],
+    segment: &'a [u8],
 }
 
 impl<'a> Entry<'a> {
     fn decode(bytes: &'a [u8]) -> Result<Self, Invalid> {
-        let mut entry =
-            Self { topic: TopicId(0), uid: None, number: 0, flag: false, name: "", settings: &[] };
+        let mut entry = Self {
+            topic: TopicId(0),
+            uid: None,
+            number: 0,
+            flag: false,
+            name: "",
+            settings: &[],
+            segment: &[],
+        };
         for field in Fields::new(bytes) {
             match field? {
                 (1, value) => entry.topic = TopicId(value.small()?),
@@ -409,6 +426,7 @@ impl<'a> Entry<'a> {
                 (3, Value::Number(flag)) => entry.flag = flag != 0,
                 (3, value) => entry.name = value.text()?,
                 (4, value) => entry.settings = value.bytes()?,
+                (5, value) => entry.segment = value.bytes()?,
                 _ => {}
             }
         }
@@ -431,6 +449,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::types::Timestamp;
 
     const PLACE: Place = Place { seed: 3, generation: 2, position: Position(800), synced: Position(640) };
 
@@ -469,7 +488,18 @@ mod tests {
             Change::Trimmed { topic, log_start_offset: Offset(9) },
             Change::OffsetsReserved { topic, next_offset: Offset(1 << 40) },
             Change::TopicDeleted { topic },
-            Change::FileEnds,
+            Change::SegmentsReplaced {
+                topic,
+                segment: SealedSegment {
+                    base_offset: Offset(1),
+                    rewrites: 1,
+                    next_offset: Offset(9),
+                    bytes: 160,
+                    record_count: 0,
+                    first_time: Timestamp(0),
+                    last_time: Timestamp(0),
+                },
+            },
         ]
     }
 
