@@ -8,5 +8,7 @@
 //! All chance comes from a seeded [`rng::Rng`]: a failing test prints its seed and is repeated by it.
 #![forbid(unsafe_code)]
 
+pub mod faulty;
+pub mod lying;
 pub mod rng;
 pub mod sim;
