@@ -63,22 +63,27 @@ impl<T> Versions<T> {
 pub(super) struct Dice<'a> {
     mode: CrashMode,
     rng: &'a mut Rng,
+    /// The odds for every node, where this power cut treats all alike.
+    shared_percent: Option<u64>,
     keep_percent: u64,
 }
 
+/// How likely the current version of something is to be kept. With the same odds always, a large file would
+/// never lose just one sector, nor all, and a store would never lose just one file.
+const KEEP_PERCENTS: [u64; 6] = [0, 10, 50, 90, 98, 100];
+
 impl<'a> Dice<'a> {
     pub(super) fn new(mode: CrashMode, rng: &'a mut Rng) -> Self {
-        Self { mode, rng, keep_percent: 50 }
+        let shared_percent =
+            (mode == CrashMode::Random && rng.chance(25)).then(|| *rng.choose(&KEEP_PERCENTS));
+        Self { mode, rng, shared_percent, keep_percent: 0 }
     }
 
-    /// Decides how much of the next file or directory is kept on the whole. With the same odds for every
-    /// sector, a large file would never lose just one of them, nor all.
+    /// Decides how much of the next file or directory is kept on the whole.
     pub(super) fn next_node(&mut self) {
-        self.keep_percent = match self.mode {
-            CrashMode::KeepAll => 100,
-            CrashMode::LoseAll => 0,
-            CrashMode::Random => *self.rng.choose(&[0, 10, 50, 90, 98, 100]),
-        };
+        if self.mode == CrashMode::Random {
+            self.keep_percent = self.shared_percent.unwrap_or_else(|| *self.rng.choose(&KEEP_PERCENTS));
+        }
     }
 
     /// Whether the current version of something is on the disk.
