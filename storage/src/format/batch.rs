@@ -178,9 +178,15 @@ impl BatchBuilder {
     /// A dense batch of `record_count` records whose protobuf encoding `fill` appends; it is told about
     /// how many bytes it will write, to reserve them at once.
     pub fn new(record_count: u32, codec: Codec, body_bytes: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Self {
-        let mut bytes = Vec::with_capacity(aligned(HEADER_BYTES + body_bytes));
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + body_bytes);
         bytes.resize(HEADER_BYTES, 0);
         fill(&mut bytes);
+        Self::from_body(bytes, record_count, codec)
+    }
+
+    /// A dense batch of `record_count` records. `bytes` has [`HEADER_BYTES`] of room and behind it their protobuf
+    /// encoding.
+    pub fn from_body(bytes: Vec<u8>, record_count: u32, codec: Codec) -> Self {
         Self::finish(bytes, 0, record_count, record_count, codec)
     }
 

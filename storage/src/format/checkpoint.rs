@@ -8,6 +8,10 @@
 //! The second copy starts in the middle of the file, so that damage to one does not take the store with it.
 //! `crc` is of the 24 bytes before it and the content. A checkpoint is written aside, synced and renamed.
 //!
+//! A store that was closed properly also has a file `clean`: preamble (16), journal position (8), crc of the 24 bytes
+//! before it (4). While it is there and names the checkpoint's position, the journal ends there. It is removed, and
+//! its removal synced, before anything is written again.
+//!
 //! The content is protobuf:
 //!
 //! | Field | Content |
@@ -15,10 +19,9 @@
 //! | 1 | store uid |
 //! | 2 | journal position |
 //! | 3 | generation of the journal file that holds this position |
-//! | 4 | whether the store was closed cleanly: the journal ends at the position |
-//! | 5 | the next topic's id |
-//! | 6 | each topic: 1 id, 2 uid, 3 name, 4 settings, 5 log start offset, 6 next offset, 7 time of the last append, 8 active segment (base offset, bytes and first time as packed varints), 9 each sealed segment (base offset, rewrites, next offset, bytes, records, first time and last time as packed varints) |
-//! | 7 | each deleted topic whose files may still be there: its id |
+//! | 4 | the next topic's id |
+//! | 5 | each topic: 1 id, 2 uid, 3 name, 4 settings, 5 log start offset, 6 next offset, 7 time of the last append, 8 active segment (base offset, bytes and first time as packed varints), 9 each sealed segment (base offset, rewrites, next offset, bytes, records, first time and last time as packed varints) |
+//! | 6 | each deleted topic whose files may still be there: its id |
 
 use super::wire::{Fields, put_bytes, put_message, put_number, put_varint, varint};
 use super::{HeaderProblem, Invalid, PREAMBLE_BYTES, check_preamble, crc, put_preamble, u32_at, u64_at};
@@ -121,8 +124,6 @@ pub struct Checkpoint {
     pub position: Position,
     /// Generation of the journal file that holds this position.
     pub generation: u64,
-    /// Whether the journal ends here.
-    pub is_clean: bool,
     /// The id of the next topic to be created.
     pub next_topic: TopicId,
     /// All topics.
@@ -201,13 +202,12 @@ impl Checkpoint {
         put_bytes(out, 1, &self.store.0);
         put_number(out, 2, self.position.0);
         put_number(out, 3, self.generation);
-        put_number(out, 4, u64::from(self.is_clean));
-        put_number(out, 5, u64::from(self.next_topic.0));
+        put_number(out, 4, u64::from(self.next_topic.0));
         for topic in &self.topics {
-            put_message(out, 6, |out| topic.encode(out));
+            put_message(out, 5, |out| topic.encode(out));
         }
         for topic in &self.deleted {
-            put_message(out, 7, |out| put_number(out, 1, u64::from(topic.0)));
+            put_message(out, 6, |out| put_number(out, 1, u64::from(topic.0)));
         }
     }
 
@@ -216,7 +216,6 @@ impl Checkpoint {
             store: Uid([0; 16]),
             position: Position::ZERO,
             generation: 0,
-            is_clean: false,
             next_topic: TopicId(0),
             topics: Vec::new(),
             deleted: Vec::new(),
@@ -226,10 +225,9 @@ impl Checkpoint {
                 (1, value) => checkpoint.store = uid(value.bytes()?)?,
                 (2, value) => checkpoint.position = Position(value.number()?),
                 (3, value) => checkpoint.generation = value.number()?,
-                (4, value) => checkpoint.is_clean = value.number()? != 0,
-                (5, value) => checkpoint.next_topic = TopicId(value.small()?),
-                (6, value) => checkpoint.topics.push(TopicState::decode(value.bytes()?)?),
-                (7, value) => {
+                (4, value) => checkpoint.next_topic = TopicId(value.small()?),
+                (5, value) => checkpoint.topics.push(TopicState::decode(value.bytes()?)?),
+                (6, value) => {
                     for field in Fields::new(value.bytes()?) {
                         if let (1, id) = field? {
                             checkpoint.deleted.push(TopicId(id.small()?));
@@ -241,6 +239,25 @@ impl Checkpoint {
         }
         Ok(checkpoint)
     }
+}
+
+const CLEAN_MAGIC: &[u8; 8] = b"QUIPUCLN";
+/// Bytes of the file `clean`.
+pub const CLEAN_BYTES: usize = PREAMBLE_BYTES + 12;
+
+/// The file `clean` of a store whose journal ends at `position`.
+pub fn encode_clean(position: Position) -> [u8; CLEAN_BYTES] {
+    let mut out = [0; CLEAN_BYTES];
+    put_preamble(CLEAN_MAGIC, &mut out[..PREAMBLE_BYTES]);
+    out[16..24].copy_from_slice(&position.0.to_le_bytes());
+    let sum = crc(0, &out[..24]);
+    out[24..].copy_from_slice(&sum.to_le_bytes());
+    out
+}
+
+/// Whether `bytes` are the file `clean` of a store whose journal ends at `position`.
+pub fn is_clean(bytes: &[u8], position: Position) -> bool {
+    bytes == encode_clean(position)
 }
 
 impl TopicState {
@@ -335,7 +352,6 @@ mod tests {
             store: Uid([7; 16]),
             position: Position(1 << 40),
             generation: 9,
-            is_clean: true,
             next_topic: TopicId(3),
             topics: vec![
                 TopicState {

@@ -4,11 +4,11 @@
 //! file  | header, padded to 4096 | frame | frame | ... | zeros, or frames of an earlier use |
 //! ```
 //!
-//! Header, 64 bytes:
+//! Header, 72 bytes:
 //!
 //! ```text
-//!  0          16          32           40               48      56       60    64
-//!  | preamble | store uid | generation | start position | epoch | salt   | crc |
+//!  0          16          32           40               48         56      64     68    72
+//!  | preamble | store uid | generation | start position | previous | epoch | salt | crc |
 //! ```
 //!
 //! A file is used again and again; each use is a *generation*, numbered through over all files. Positions run on
@@ -61,7 +61,7 @@ pub const FRAME_HEADER_BYTES: usize = 40;
 pub const FRAME_BYTES_LIMIT: usize = 128 << 20;
 
 const MAGIC: &[u8; 8] = b"QUIPUJNL";
-const ENCODED_HEADER_BYTES: usize = 64;
+const ENCODED_HEADER_BYTES: usize = 72;
 
 /// The start of a journal file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,8 @@ pub struct FileHeader {
     pub generation: u64,
     /// Position of its first frame.
     pub start: Position,
+    /// The generation that it follows.
+    pub previous: u64,
     /// Random.
     pub salt: u32,
 }
@@ -84,9 +86,10 @@ impl FileHeader {
         out[16..32].copy_from_slice(&self.store.0);
         out[32..40].copy_from_slice(&self.generation.to_le_bytes());
         out[40..48].copy_from_slice(&self.start.0.to_le_bytes());
-        out[56..60].copy_from_slice(&self.salt.to_le_bytes());
-        let sum = crc(0, &out[..60]);
-        out[60..].copy_from_slice(&sum.to_le_bytes());
+        out[48..56].copy_from_slice(&self.previous.to_le_bytes());
+        out[64..68].copy_from_slice(&self.salt.to_le_bytes());
+        let sum = crc(0, &out[..68]);
+        out[68..].copy_from_slice(&sum.to_le_bytes());
         out
     }
 
@@ -109,7 +112,8 @@ impl FileHeader {
             store: Uid(bytes[16..32].try_into().expect("16 bytes")),
             generation: u64_at(bytes, 32),
             start: Position(u64_at(bytes, 40)),
-            salt: u32_at(bytes, 56),
+            previous: u64_at(bytes, 48),
+            salt: u32_at(bytes, 64),
         })
     }
 
@@ -540,8 +544,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_file_header_comes_back(uid: [u8; 16], generation: u64, start: u64, salt: u32) {
-            let header = FileHeader { store: Uid(uid), generation, start: Position(start), salt };
+        fn a_file_header_comes_back(uid: [u8; 16], generation: u64, start: u64, previous: u64, salt: u32) {
+            let header = FileHeader { store: Uid(uid), generation, start: Position(start), previous, salt };
             prop_assert_eq!(FileHeader::decode(&header.encode()), Ok(header));
         }
 

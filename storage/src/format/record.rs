@@ -130,8 +130,17 @@ impl Record {
             + self.payload.as_ref().map_or(0, |payload| of(payload.len()))
     }
 
-    /// Appends the encoding. Bounds are not checked here but by [`RecordView::check`], on bytes, wherever they
-    /// come from.
+    /// The first bound that the record breaks: what, its size, and the limit.
+    pub fn check(&self) -> Result<(), (&'static str, usize, usize)> {
+        check_bounds(
+            self.key.as_deref(),
+            [&self.record_type, &self.content_type],
+            self.tags.iter().map(String::len),
+            self.headers.iter().map(|(name, value)| (name.len(), value.len())),
+        )
+    }
+
+    /// Appends the encoding. Bounds are checked by [`check`](Self::check).
     pub fn encode(&self, out: &mut Vec<u8>) {
         if let Some(id) = &self.id {
             put_bytes(out, field::ID, id);
@@ -233,23 +242,12 @@ impl<'a> RecordView<'a> {
 
     /// The first bound that the record breaks: what, its size, and the limit.
     pub fn check(&self) -> Result<(), (&'static str, usize, usize)> {
-        use limit::*;
-        let bound = |what, actual, max| if actual > max { Err((what, actual, max)) } else { Ok(()) };
-        bound("key", self.key.map_or(0, <[u8]>::len), KEY_BYTES_MAX)?;
-        bound("type", self.record_type.len(), TYPE_BYTES_MAX)?;
-        bound("content type", self.content_type.len(), CONTENT_TYPE_BYTES_MAX)?;
-        let (mut tags, mut headers) = (0, 0);
-        for tag in self.tags() {
-            bound("tag", tag.len(), TAG_BYTES_MAX)?;
-            tags += 1;
-        }
-        bound("list of tags", tags, TAGS_MAX)?;
-        for (name, value) in self.headers() {
-            bound("header name", name.len(), HEADER_NAME_BYTES_MAX)?;
-            bound("header value", value.len(), HEADER_VALUE_BYTES_MAX)?;
-            headers += 1;
-        }
-        bound("list of headers", headers, HEADERS_MAX)
+        check_bounds(
+            self.key,
+            [self.record_type, self.content_type],
+            self.tags().map(str::len),
+            self.headers().map(|(name, value)| (name.len(), value.len())),
+        )
     }
 
     fn repeated(&self, wanted: u32) -> impl Iterator<Item = &'a [u8]> + use<'a> {
@@ -258,6 +256,31 @@ impl<'a> RecordView<'a> {
             _ => None,
         })
     }
+}
+
+fn check_bounds(
+    key: Option<&[u8]>,
+    [record_type, content_type]: [&str; 2],
+    tags: impl Iterator<Item = usize>,
+    headers: impl Iterator<Item = (usize, usize)>,
+) -> Result<(), (&'static str, usize, usize)> {
+    use limit::*;
+    let bound = |what, actual, max| if actual > max { Err((what, actual, max)) } else { Ok(()) };
+    bound("key", key.map_or(0, <[u8]>::len), KEY_BYTES_MAX)?;
+    bound("type", record_type.len(), TYPE_BYTES_MAX)?;
+    bound("content type", content_type.len(), CONTENT_TYPE_BYTES_MAX)?;
+    let (mut tag_count, mut header_count) = (0, 0);
+    for bytes in tags {
+        bound("tag", bytes, TAG_BYTES_MAX)?;
+        tag_count += 1;
+    }
+    bound("list of tags", tag_count, TAGS_MAX)?;
+    for (name, value) in headers {
+        bound("header name", name, HEADER_NAME_BYTES_MAX)?;
+        bound("header value", value, HEADER_VALUE_BYTES_MAX)?;
+        header_count += 1;
+    }
+    bound("list of headers", header_count, HEADERS_MAX)
 }
 
 fn header(bytes: &[u8]) -> Result<(&str, &[u8]), Invalid> {

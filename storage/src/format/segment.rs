@@ -274,6 +274,17 @@ impl IndexBuilder {
         self.position += header.stored_bytes() as u64;
     }
 
+    /// The same for a batch that was found at `position`, behind damage perhaps.
+    pub fn push_at(&mut self, position: u64, header: &super::batch::BatchHeader, header_bytes: &[u8]) {
+        self.position = position;
+        self.push(header, header_bytes);
+    }
+
+    /// The next batch goes to `position`: behind damage at the end, perhaps.
+    pub fn move_to(&mut self, position: u64) {
+        self.position = position;
+    }
+
     /// Where the next batch goes.
     pub fn position(&self) -> u64 {
         self.position

@@ -1,0 +1,140 @@
+//! What every part of an open store shares: disk, clock, settings, counters, and whether it is still well.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::clock::Clock;
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::segment::MapBudget;
+use crate::settings::StoreSettings;
+use crate::stats::Counters;
+use crate::types::{TopicId, Uid};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) dir: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) settings: StoreSettings,
+    pub(crate) store: Uid,
+    pub(crate) is_read_only: bool,
+    pub(crate) counters: Counters,
+    pub(crate) maps: MapBudget,
+    failure: OnceLock<Error>,
+    is_closed: AtomicBool,
+    is_disk_full: AtomicBool,
+}
+
+impl Context {
+    pub(crate) fn new(
+        dir: PathBuf,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        settings: StoreSettings,
+        store: Uid,
+        is_read_only: bool,
+    ) -> Self {
+        Self {
+            maps: MapBudget::new(settings.maps_max),
+            dir,
+            disk,
+            clock,
+            settings,
+            store,
+            is_read_only,
+            counters: Counters::default(),
+            failure: OnceLock::new(),
+            is_closed: AtomicBool::new(false),
+            is_disk_full: AtomicBool::new(false),
+        }
+    }
+
+    /// The directory that holds all topics.
+    pub(crate) fn topics_dir(&self) -> PathBuf {
+        self.dir.join("topics")
+    }
+
+    /// The directory of a topic. Named by number: no topic name ever becomes a file name.
+    pub(crate) fn topic_dir(&self, topic: TopicId) -> PathBuf {
+        self.topics_dir().join(topic.to_string())
+    }
+
+    /// Fails the store for good: after a failed write or sync nothing is known about what it covered, and the
+    /// page cache may show what the disk does not hold. Returns the first failure.
+    pub(crate) fn fail(&self, error: Error) -> Error {
+        self.failure.get_or_init(|| error).clone()
+    }
+
+    /// What failed the store.
+    pub(crate) fn failure(&self) -> Option<&Error> {
+        self.failure.get()
+    }
+
+    /// Whether changes are taken: an error if the store has failed, is closed or is read-only.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        if self.is_read_only {
+            return Err(Error::ReadOnly);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn close(&self) -> bool {
+        !self.is_closed.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.is_disk_full.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_disk_full(&self, is_full: bool) {
+        self.is_disk_full.store(is_full, Ordering::Release);
+    }
+
+    /// Makes the entries of a directory durable. A failure is final, like that of every sync.
+    pub(crate) fn sync_dir(&self, path: &Path) -> Result<()> {
+        if crate::planted::skips_directory_sync() {
+            return Ok(());
+        }
+        match self.disk.sync_dir(path) {
+            Err(error) if !crate::planted::ignores_sync_errors() => {
+                Err(self.fail(Error::failed("sync directory", path, error)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a file durable. A failure is final.
+    pub(crate) fn sync_file(&self, file: &dyn crate::disk::File, path: &Path) -> Result<()> {
+        match file.sync() {
+            Err(error) if !crate::planted::ignores_sync_errors() => Err(self.fail(Error::failed("sync", path, error))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Random bytes from the system.
+pub(crate) fn random<const BYTES: usize>() -> Result<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
+    let mut filled = 0;
+    while filled < BYTES {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::io("read random bytes", "/dev/urandom", error.into())),
+        }
+    }
+    Ok(bytes)
+}

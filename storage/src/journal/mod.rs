@@ -1,0 +1,277 @@
+//! The journal: where every change of the store is ordered and made durable.
+//!
+//! It is a ring of preallocated files, used one generation after the other. A frame is one write into the current
+//! file; one sync makes all frames so far durable. What the checkpoint covers is used again.
+//!
+//! Promises:
+//!
+//! - J1 A frame is written whole or the append fails and nothing was applied.
+//! - J2 Files are synced in order: a later file is not reported synced before an earlier one.
+//! - J3 A file is used again only when the checkpoint on disk lies at or behind its end.
+//!
+//! Reading it back is [`recovery`]'s.
+
+pub(crate) mod recovery;
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::context::{Context, random};
+use crate::disk::{File, OpenMode, Writer};
+use crate::error::{Error, Result};
+use crate::format::frame::{FILE_HEADER_BYTES, FileHeader, FrameBuilder, Place};
+use crate::format::{ALIGNMENT, aligned};
+use crate::types::Position;
+
+/// A journal file that can be written: allocated, and open.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    writer: Box<dyn Writer>,
+    bytes: u64,
+}
+
+impl Slot {
+    /// Opens an existing file of `bytes`.
+    pub(crate) fn open(context: &Context, path: PathBuf, bytes: u64) -> Result<Self> {
+        let open = || {
+            let file = context.disk.open(&path, OpenMode::Write)?;
+            let writer = Arc::clone(&file).writer(bytes)?;
+            Ok((file, writer))
+        };
+        let (file, writer) = open().map_err(|error| Error::io("open journal file", &path, error))?;
+        Ok(Self { path, file, writer, bytes })
+    }
+
+    /// Creates a file full of zeros: an overwrite of blocks that were written before changes no metadata, so a
+    /// sync has only the data to write.
+    pub(crate) fn create(context: &Context, number: u64) -> Result<Self> {
+        let dir = dir(context);
+        let path = dir.join(format!("{number:06}.journal"));
+        let bytes = context.settings.journal_file_bytes;
+        let fill = || {
+            let file = context.disk.open(&path, OpenMode::Create)?;
+            file.allocate(bytes)?;
+            let zeros = vec![0; usize::try_from(bytes.min(1 << 20)).unwrap_or(1 << 20)];
+            let mut position = 0;
+            while position < bytes {
+                let part = zeros.len().min(usize::try_from(bytes - position).unwrap_or(usize::MAX));
+                file.write_at(&[IoSlice::new(&zeros[..part])], position)?;
+                position += part as u64;
+            }
+            Ok(file)
+        };
+        let discard = |error| {
+            // Half a file is of no use, and may be what fills the disk. That it goes is not essential.
+            let _ = context.disk.remove(&path);
+            Error::io("create journal file", &path, error)
+        };
+        let file = fill().map_err(discard)?;
+        context.sync_file(&*file, &path)?;
+        context.sync_dir(&dir)?;
+        let writer = Arc::clone(&file).writer(bytes).map_err(|error| Error::io("map journal file", &path, error))?;
+        Ok(Self { path, file, writer, bytes })
+    }
+
+    fn number(&self) -> u64 {
+        number_of(&self.path)
+    }
+}
+
+/// The directory of the journal's files.
+pub(crate) fn dir(context: &Context) -> PathBuf {
+    context.dir.join("journal")
+}
+
+fn number_of(path: &std::path::Path) -> u64 {
+    path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).unwrap_or(0)
+}
+
+/// A file of an earlier generation that the checkpoint does not cover yet.
+#[derive(Debug)]
+struct Retired {
+    slot: Slot,
+    end: Position,
+}
+
+/// The journal, open for writing. The store's writer lock guards it.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    current: Slot,
+    header: FileHeader,
+    seed: u32,
+    /// Where in the current file the next frame goes.
+    file_position: u64,
+    position: Position,
+    retired: VecDeque<Retired>,
+    free: Vec<Slot>,
+    /// Retired files with frames that no sync has covered yet, oldest first.
+    unsynced: Vec<(Arc<dyn File>, PathBuf)>,
+    next_number: u64,
+    files: u64,
+}
+
+/// What a sync has to do: these files, in order, and then everything below the position is durable.
+#[derive(Debug)]
+pub(crate) struct SyncWork {
+    pub(crate) files: Vec<(Arc<dyn File>, PathBuf)>,
+    pub(crate) end: Position,
+}
+
+impl Journal {
+    /// Begins a new generation in `slot` at `position`.
+    pub(crate) fn begin(
+        context: &Context,
+        slot: Slot,
+        generation: u64,
+        previous: u64,
+        position: Position,
+        retired: Vec<(Slot, Position)>,
+        free: Vec<Slot>,
+    ) -> Result<Self> {
+        let next_number = free
+            .iter()
+            .chain([&slot])
+            .chain(retired.iter().map(|(slot, _)| slot))
+            .map(Slot::number)
+            .max()
+            .map_or(0, |number| number + 1);
+        let header = FileHeader { store: context.store, generation: previous, start: position, previous: 0, salt: 0 };
+        let mut journal = Self {
+            files: 1 + retired.len() as u64 + free.len() as u64,
+            current: slot,
+            header,
+            seed: 0,
+            file_position: 0,
+            position,
+            retired: retired.into_iter().map(|(slot, end)| Retired { slot, end }).collect(),
+            free,
+            unsynced: Vec::new(),
+            next_number,
+        };
+        journal.start_generation(generation)?;
+        Ok(journal)
+    }
+
+    fn start_generation(&mut self, generation: u64) -> Result<()> {
+        let salt = u32::from_le_bytes(random()?);
+        self.header = FileHeader { generation, start: self.position, previous: self.header.generation, salt, ..self.header };
+        self.seed = self.header.seed();
+        self.current
+            .writer
+            .write_at(&[IoSlice::new(&self.header.encode())], 0)
+            .map_err(|error| Error::failed("write journal header", &self.current.path, error))?;
+        self.file_position = FILE_HEADER_BYTES as u64;
+        Ok(())
+    }
+
+    /// Where the next frame goes.
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The current generation.
+    pub(crate) fn generation(&self) -> u64 {
+        self.header.generation
+    }
+
+    /// Files, in use and free.
+    pub(crate) fn files(&self) -> u64 {
+        self.files
+    }
+
+    /// Whether a frame of `bytes` fits without a further file.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.file_position + bytes as u64 <= self.current.bytes || !self.free.is_empty()
+    }
+
+    /// Whether the next roll would find no file although there may be more.
+    pub(crate) fn wants_file(&self, context: &Context) -> bool {
+        self.free.is_empty() && (self.files + 1) * context.settings.journal_file_bytes <= context.settings.journal_bytes_max
+    }
+
+    /// The number for a file to be created, for [`Slot::create`] and then [`add`](Self::add).
+    pub(crate) fn take_number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number - 1
+    }
+
+    /// Adds a file to be used.
+    pub(crate) fn add(&mut self, slot: Slot) {
+        self.files += 1;
+        self.free.push(slot);
+    }
+
+    /// Writes a frame: what `frame` holds, and behind it `batches`, each padded. There must be room for it.
+    ///
+    /// # Errors
+    /// The frame counts as not written, but its place in the file may hold anything: the store must fail.
+    pub(crate) fn write(&mut self, frame: &mut FrameBuilder, frame_bytes: usize, batches: &[&[u8]], synced: Position) -> Result<Position> {
+        if self.file_position + frame_bytes as u64 > self.current.bytes {
+            self.roll()?;
+        }
+        let place = Place { seed: self.seed, generation: self.header.generation, position: self.position, synced };
+        let prefix = frame.seal(&place);
+        let outcome = match batches {
+            [] => self.current.writer.write_at(&[IoSlice::new(prefix)], self.file_position),
+            [batch] => {
+                let parts = [IoSlice::new(prefix), IoSlice::new(batch), IoSlice::new(padding(batch.len()))];
+                self.current.writer.write_at(&parts, self.file_position)
+            }
+            _ => {
+                let mut parts = Vec::with_capacity(1 + 2 * batches.len());
+                parts.push(IoSlice::new(prefix));
+                for batch in batches {
+                    parts.push(IoSlice::new(batch));
+                    parts.push(IoSlice::new(padding(batch.len())));
+                }
+                self.current.writer.write_at(&parts, self.file_position)
+            }
+        };
+        outcome.map_err(|error| Error::failed("write journal", &self.current.path, error))?;
+        self.file_position += frame_bytes as u64;
+        self.position = self.position + frame_bytes as u64;
+        Ok(self.position)
+    }
+
+    /// Goes on in the next free file.
+    fn roll(&mut self) -> Result<()> {
+        let next = self.free.pop().expect("the caller has made sure that there is room");
+        let full = std::mem::replace(&mut self.current, next);
+        self.unsynced.push((Arc::clone(&full.file), full.path.clone()));
+        self.retired.push_back(Retired { slot: full, end: self.position });
+        self.start_generation(self.header.generation + 1)
+    }
+
+    /// What to sync so that everything up to here is durable. The files are handed over: if their sync fails, the
+    /// store must fail.
+    pub(crate) fn sync_work(&mut self) -> SyncWork {
+        let mut files = std::mem::take(&mut self.unsynced);
+        files.push((Arc::clone(&self.current.file), self.current.path.clone()));
+        SyncWork { files, end: self.position }
+    }
+
+    /// The checkpoint on disk covers everything below `position`: files that end there are free again. Returns the
+    /// paths of those that have another size than the settings say now: they are to be removed.
+    pub(crate) fn release(&mut self, context: &Context, position: Position) -> Vec<PathBuf> {
+        let mut odd = Vec::new();
+        while self.retired.front().is_some_and(|retired| retired.end <= position) {
+            let Some(Retired { slot, .. }) = self.retired.pop_front() else { break };
+            if slot.bytes == context.settings.journal_file_bytes {
+                self.free.push(slot);
+            } else {
+                self.files -= 1;
+                odd.push(slot.path);
+            }
+        }
+        odd
+    }
+}
+
+/// The zeros behind something of `bytes`.
+pub(crate) fn padding(bytes: usize) -> &'static [u8] {
+    &[0; ALIGNMENT][..aligned(bytes) - bytes]
+}

@@ -1,0 +1,342 @@
+//! Reading the journal back: what was acknowledged, and where it ends.
+//!
+//! | Found | Decision |
+//! |---|---|
+//! | frames up to a place with nothing of this generation behind it | the journal ends cleanly there |
+//! | a bad frame, and no later frame says that it was synced | a torn write, never acknowledged: keep a copy, cut |
+//! | a bad frame, and a later frame says that it was synced | rot of something acknowledged: refuse |
+//! | frames of an earlier generation | not looked at: their position and generation are another |
+//! | a file header that is neither blank nor intact | rot: refuse, unless the store was closed cleanly |
+//! | a file of another store | refuse |
+//!
+//! That a later frame exists is not enough to tell rot from a torn write: after a power cut a later unsynced write
+//! may be there and an earlier one not. Each frame therefore says up to where the journal was synced when it was
+//! written. What is intact but above every such mark is in doubt: it may be in the page cache only, left there by a
+//! sync that failed. It was perhaps acknowledged, so it is kept; and it is written and synced once more before
+//! anybody is told of it.
+
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::dir;
+use crate::context::Context;
+use crate::disk::{EntryKind, File, OpenMode};
+use crate::error::{Error, Result};
+use crate::format::frame::{Change, FILE_HEADER_BYTES, FileHeader, FrameHeader, FrameProblem};
+use crate::format::{ALIGNMENT, FORMAT_VERSION, HeaderProblem};
+use crate::types::Position;
+
+/// A file of the journal, as found.
+#[derive(Debug)]
+pub(crate) struct FoundFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) bytes: u64,
+    /// `None` if it was never used, or its header is damaged and does not matter.
+    pub(crate) header: Option<FileHeader>,
+}
+
+/// How the journal ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalEnd {
+    /// With its last frame.
+    Clean,
+    /// With a write that had not been acknowledged; it was cut.
+    Torn {
+        /// Bytes of it that were found.
+        bytes: u64,
+    },
+}
+
+/// What the journal holds behind the checkpoint.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    start: Position,
+    pub(crate) end: Position,
+    pub(crate) how: JournalEnd,
+    /// The highest generation seen anywhere.
+    pub(crate) generation: u64,
+    /// The generation that the next one follows.
+    pub(crate) last_generation: u64,
+    /// Where frames are that may not be durable, by file: bytes and where they start in it.
+    pub(crate) in_doubt: Vec<(usize, u64, Bytes)>,
+    /// For each file that the checkpoint does not cover, its number in the list of files and where it ends.
+    pub(crate) needed: Vec<(usize, Position)>,
+    /// What was cut.
+    pub(crate) torn: Bytes,
+}
+
+impl Recovered {
+    /// Files that end here or before are not needed.
+    pub(crate) fn needed_from(&self) -> Position {
+        self.start
+    }
+}
+
+/// Finds the journal's files and reads their headers.
+pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>) -> Result<Vec<FoundFile>> {
+    let dir = dir(context);
+    let entries = context.disk.list(&dir).map_err(|error| Error::io("list", &dir, error))?;
+    let mut names: Vec<_> = entries
+        .into_iter()
+        .filter(|entry| entry.kind == EntryKind::File && entry.name.ends_with(".journal"))
+        .map(|entry| entry.name)
+        .collect();
+    names.sort();
+    let mut files = Vec::new();
+    for name in names {
+        let path = dir.join(name);
+        let mode = if context.is_read_only { OpenMode::Read } else { OpenMode::Write };
+        let mut start = [0; FILE_HEADER_BYTES];
+        let read = || {
+            let file = context.disk.open(&path, mode)?;
+            let bytes = file.len()?;
+            file.read_at(&mut start, 0)?;
+            Ok((file, bytes))
+        };
+        let (file, bytes) = read().map_err(|error| Error::io("read journal header", &path, error))?;
+        let header = match FileHeader::decode(&start) {
+            Ok(header) if header.store == context.store => Some(header),
+            Ok(_) => return Err(Error::NotAStore { path, detail: "the journal file is of another store".into() }),
+            Err(HeaderProblem::Blank) => None,
+            Err(HeaderProblem::Newer(found)) => {
+                return Err(Error::NewerFormat { path, found, supported: u32::from(FORMAT_VERSION) });
+            }
+            Err(HeaderProblem::Invalid(_)) if is_clean => {
+                damaged.push(path.clone());
+                None
+            }
+            Err(HeaderProblem::Invalid(invalid)) => {
+                return Err(Error::CorruptFile { path, position: Position::ZERO, detail: invalid.detail.into() });
+            }
+        };
+        files.push(FoundFile { path, file, bytes, header });
+    }
+    Ok(files)
+}
+
+/// Reads the journal from `start` (in `generation`, or the one after it) to its end, handing over the changes of each frame. `apply` verifies
+/// the batches of a frame and answers `Ok(false)` if one is bad; then nothing of the frame may have been applied.
+pub(crate) fn replay(
+    files: &[FoundFile],
+    start: Position,
+    generation: u64,
+    is_clean: bool,
+    mut apply: impl FnMut(Vec<Change>) -> Result<bool>,
+) -> Result<Recovered> {
+    let highest = files.iter().filter_map(|file| file.header).map(|header| header.generation).max();
+    let mut recovered = Recovered {
+        start,
+        end: start,
+        how: JournalEnd::Clean,
+        generation: highest.unwrap_or(0).max(generation),
+        last_generation: generation,
+        in_doubt: Vec::new(),
+        needed: Vec::new(),
+        torn: Bytes::new(),
+    };
+    let chain = chain(files, start, generation);
+    if chain.is_empty() {
+        // Generation 0 is that of a new store, which has no journal yet.
+        if is_clean || generation == 0 && highest.is_none() {
+            return Ok(recovered);
+        }
+        let path = files.first().map_or_else(PathBuf::new, |file| file.path.clone());
+        let detail = format!("the journal file of generation {generation} is missing: the checkpoint needs it from position {start} on");
+        return Err(Error::CorruptFile { path, position: Position::ZERO, detail });
+    }
+    let mut synced = start;
+    let mut contents: Vec<(usize, FileHeader, Bytes)> = Vec::new();
+    for (link, &(number, header)) in chain.iter().enumerate() {
+        let file = &files[number];
+        // Where the next generation starts, this one ends, whatever stands behind.
+        let limit = chain.get(link + 1).map(|(_, next)| next.start);
+        let from = recovered.end.max(header.start);
+        let bytes = read_from(file, file_position(&header, from))?;
+        contents.push((number, header, bytes.clone()));
+        let begin = from;
+        while limit.is_none_or(|limit| recovered.end < limit) {
+            let rest = bytes.slice(index(recovered.end - begin)..);
+            match frame(&rest, &header, recovered.end, &mut apply) {
+                Ok(Some((frame_bytes, mark))) => {
+                    synced = synced.max(mark);
+                    recovered.end = recovered.end + frame_bytes as u64;
+                }
+                Ok(None) => break,
+                Err(FrameError::Problem(FrameProblem::UnknownChange(found))) => {
+                    return Err(Error::NewerFormat { path: file.path.clone(), found, supported: 7 });
+                }
+                Err(FrameError::Problem(FrameProblem::Invalid(_))) => break,
+                Err(FrameError::Other(error)) => return Err(error),
+            }
+        }
+        recovered.needed.push((number, recovered.end));
+        recovered.last_generation = header.generation;
+        if limit != Some(recovered.end) {
+            // Either this is the last file, or the next one starts behind a bad frame.
+            let later = &chain[link + 1..];
+            judge_end(files, later, &bytes, begin, &header, &mut recovered)?;
+            break;
+        }
+    }
+    for (number, header, bytes) in contents {
+        let begin = header.start.max(start);
+        let end = (begin + bytes.len() as u64).min(recovered.end);
+        let from = begin.max(synced);
+        if from < end {
+            let part = bytes.slice(index(from - begin)..index(end - begin));
+            recovered.in_doubt.push((number, file_position(&header, from), part));
+        }
+    }
+    Ok(recovered)
+}
+
+/// The files that hold the journal from `start` on, in order. Each follows the one before; of two that follow the
+/// same one, the higher generation was begun when the other had been found torn.
+fn chain(files: &[FoundFile], start: Position, generation: u64) -> Vec<(usize, FileHeader)> {
+    let headers = || files.iter().enumerate().filter_map(|(number, file)| Some((number, file.header?)));
+    let next = |generation: u64| {
+        headers()
+            .filter(|(_, header)| header.previous == generation && header.generation > generation)
+            .max_by_key(|(_, header)| header.generation)
+    };
+    let mut link = headers().find(|(_, header)| header.generation == generation && header.start <= start);
+    // Of files that end at or before `start` nothing is needed, and they may be gone.
+    while let Some(found) = next(link.map_or(generation, |(_, header)| header.generation)) {
+        if found.1.start > start {
+            break;
+        }
+        link = Some(found);
+    }
+    let mut chain = Vec::new();
+    while let Some(found) = link {
+        chain.push(found);
+        link = next(found.1.generation).filter(|(_, header)| header.start >= found.1.start);
+    }
+    chain
+}
+
+enum FrameError {
+    Problem(FrameProblem),
+    Other(Error),
+}
+
+/// Applies the frame at the start of `bytes`; answers its length and its mark, or `None` if one of its batches is bad.
+fn frame(
+    bytes: &Bytes,
+    header: &FileHeader,
+    position: Position,
+    apply: &mut impl FnMut(Vec<Change>) -> Result<bool>,
+) -> std::result::Result<Option<(usize, Position)>, FrameError> {
+    let problem = |invalid| FrameError::Problem(FrameProblem::Invalid(invalid));
+    let frame = FrameHeader::decode(bytes, header.seed(), header.generation, position).map_err(problem)?;
+    let changes = frame.changes(bytes).map_err(FrameError::Problem)?;
+    let applied = apply(changes).map_err(FrameError::Other)?;
+    Ok(applied.then_some((frame.frame_bytes, frame.synced)))
+}
+
+/// Nothing intact stands at `recovered.end`: a torn write, or rot?
+fn judge_end(
+    files: &[FoundFile],
+    later: &[(usize, FileHeader)],
+    bytes: &Bytes,
+    begin: Position,
+    header: &FileHeader,
+    recovered: &mut Recovered,
+) -> Result<()> {
+    let end = recovered.end;
+    let at = index(end - begin);
+    let mut last_seen = 0;
+    let mut is_rot = false;
+    for offset in (at..bytes.len()).step_by(ALIGNMENT) {
+        let position = begin + offset as u64;
+        if !claims(&bytes[offset..], header, position) {
+            continue;
+        }
+        last_seen = offset - at + ALIGNMENT;
+        if let Ok(frame) = FrameHeader::decode(&bytes[offset..], header.seed(), header.generation, position) {
+            is_rot |= frame.synced > end;
+            last_seen = (offset - at + frame.frame_bytes).min(bytes.len() - at);
+        }
+    }
+    for (number, header) in later {
+        let bytes = read_from(&files[*number], FILE_HEADER_BYTES as u64)?;
+        for offset in (0..bytes.len()).step_by(ALIGNMENT) {
+            let position = header.start + offset as u64;
+            if claims(&bytes[offset..], header, position)
+                && let Ok(frame) = FrameHeader::decode(&bytes[offset..], header.seed(), header.generation, position)
+            {
+                is_rot |= frame.synced > end;
+            }
+        }
+    }
+    if is_rot && !crate::planted::truncates_on_rot() {
+        let number = recovered.needed.last().map_or(0, |(number, _)| *number);
+        return Err(Error::CorruptFile {
+            path: files[number].path.clone(),
+            position: Position(file_position(header, end)),
+            detail: format!("the frame at journal position {end} is damaged, and a later one says that it was synced"),
+        });
+    }
+    if last_seen > 0 || !later.is_empty() {
+        recovered.how = JournalEnd::Torn { bytes: last_seen as u64 };
+        recovered.torn = bytes.slice(at..at + last_seen);
+    }
+    Ok(())
+}
+
+/// Whether a frame header at `position` could start here; cheap, and all that most places need.
+fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
+    bytes.len() >= crate::format::frame::FRAME_HEADER_BYTES
+        && crate::format::u64_at(bytes, 8) == position.0
+        && crate::format::u64_at(bytes, 24) == header.generation
+}
+
+/// Writes what is in doubt once more and syncs it. The same bytes at the same place: a crash on the way changes nothing.
+pub(crate) fn settle(context: &Context, files: &[FoundFile], recovered: &Recovered) -> Result<()> {
+    for (number, position, bytes) in &recovered.in_doubt {
+        let file = &files[*number];
+        file.file
+            .write_at(&[IoSlice::new(bytes)], *position)
+            .map_err(|error| Error::io("write journal", &file.path, error))?;
+        context.sync_file(&*file.file, &file.path)?;
+    }
+    Ok(())
+}
+
+/// Keeps what is cut off: at most 1 MiB, and one such file.
+pub(crate) fn keep_torn(context: &Context, recovered: &Recovered) -> Option<PathBuf> {
+    if recovered.torn.is_empty() {
+        return None;
+    }
+    let path = dir(context).join("torn-tail");
+    let _ = context.disk.remove(&path);
+    let part = &recovered.torn[..recovered.torn.len().min(1 << 20)];
+    let kept = context
+        .disk
+        .open(&path, OpenMode::Create)
+        .and_then(|file| file.write_at(&[IoSlice::new(part)], 0));
+    // It is for a curious person only: that it cannot be kept must not keep the store from opening.
+    kept.ok().map(|()| path)
+}
+
+fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
+    let mut bytes = vec![0; index(file.bytes.saturating_sub(position))];
+    let read = file
+        .file
+        .read_at(&mut bytes, position)
+        .map_err(|error| Error::io("read journal", &file.path, error))?;
+    bytes.truncate(read);
+    Ok(bytes.into())
+}
+
+fn file_position(header: &FileHeader, position: Position) -> u64 {
+    FILE_HEADER_BYTES as u64 + (position - header.start)
+}
+
+fn index(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a file of the journal fits into memory")
+}

@@ -1,0 +1,455 @@
+//! The way of an append.
+//!
+//! 1. Encode and sum the records, in the caller's thread and outside of every lock ([`Append`]).
+//! 2. Take the writer lock; wait for room if there is none.
+//! 3. Give offsets and times, seal the batches.
+//! 4. Write one frame with all of them into the journal. If that fails nothing was applied.
+//! 5. Put the batches into their topics' tails.
+//! 6. Release the lock; wait for the sync if the caller wants it ([`Ticket`]).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Handle, Store, StoreInner};
+use crate::error::{Error, Result};
+use crate::format::aligned;
+use crate::format::batch::{self, BatchBuilder};
+use crate::format::frame::{BatchEntry, Change};
+use crate::format::record::{Record, RecordView, Records, put_record};
+use crate::journal::Slot;
+use crate::settings::Durability;
+use crate::topic::TopicInner;
+use crate::types::{Offset, Position, Timestamp};
+use crate::{Topic, format};
+
+/// Offsets of a topic in memory that are set aside at once.
+const RESERVED_AT_ONCE: u64 = 1 << 24;
+/// Signals the flusher whenever this much more waits in the tails.
+const FLUSH_SIGNAL_BYTES: u64 = 1 << 20;
+
+/// Records for one topic or more, to be appended as one: all or nothing.
+#[derive(Debug, Default)]
+pub struct Append {
+    durability: Durability,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    topic: Topic,
+    /// Room for a batch header, and behind it the encoded records.
+    body: Vec<u8>,
+    record_count: u64,
+}
+
+/// Where the records of an append are now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of the first record.
+    pub first_offset: Offset,
+    /// One past the offset of the last record.
+    pub next_offset: Offset,
+    /// The time they were given.
+    pub append_time: Timestamp,
+    /// What they survive: at least what was asked for, except in a topic in memory.
+    pub durability: Durability,
+}
+
+impl Append {
+    /// An empty one, acknowledged when it is synced.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Acknowledged as said.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Adds records for a topic, behind those that were added for it before.
+    ///
+    /// # Errors
+    /// [`Error::RecordTooLarge`], which names the record.
+    pub fn records<'a>(mut self, topic: &Topic, records: impl IntoIterator<Item = &'a Record>) -> Result<Self> {
+        let part = self.part(topic);
+        for record in records {
+            let index = usize::try_from(part.record_count).unwrap_or(usize::MAX);
+            record.check().map_err(|(what, actual, limit)| Error::RecordTooLarge { index, what, actual, limit })?;
+            put_record(&mut part.body, record);
+            part.record_count += 1;
+        }
+        Ok(self)
+    }
+
+    /// Adds records that are encoded already: protobuf `repeated Record records = 1`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidEncoding`] or [`Error::RecordTooLarge`].
+    pub fn encoded(mut self, topic: &Topic, body: &[u8]) -> Result<Self> {
+        let part = self.part(topic);
+        let mut records = Records::new(body);
+        let mut count = 0;
+        while let Some(record) = records.next() {
+            let at = |invalid: format::Invalid| Error::InvalidEncoding {
+                detail: invalid.detail,
+                position: records.position().max(invalid.position),
+            };
+            let view = record.and_then(RecordView::decode).map_err(at)?;
+            let index = usize::try_from(part.record_count + count).unwrap_or(usize::MAX);
+            view.check().map_err(|(what, actual, limit)| Error::RecordTooLarge { index, what, actual, limit })?;
+            count += 1;
+        }
+        part.body.extend_from_slice(body);
+        part.record_count += count;
+        Ok(self)
+    }
+
+    fn part(&mut self, topic: &Topic) -> &mut Part {
+        let found = self.parts.iter().position(|part| Arc::ptr_eq(&part.topic.inner, &topic.inner));
+        let number = found.unwrap_or_else(|| {
+            self.parts.push(Part { topic: topic.clone(), body: vec![0; batch::HEADER_BYTES], record_count: 0 });
+            self.parts.len() - 1
+        });
+        &mut self.parts[number]
+    }
+
+    /// Checks the bounds and makes the batches.
+    fn prepare(self, store: &StoreInner) -> Result<(Vec<Prepared>, Durability)> {
+        let settings = &store.context.settings;
+        let records: u64 = self.parts.iter().map(|part| part.record_count).sum();
+        let bytes: u64 = self.parts.iter().map(|part| (part.body.len() - batch::HEADER_BYTES) as u64).sum();
+        let too_large = |what, actual, limit| Err(Error::AppendTooLarge { what, actual, limit });
+        if self.parts.iter().any(|part| part.record_count == 0) || self.parts.is_empty() {
+            return Err(Error::InvalidAppend { rule: "each topic of it needs at least one record" });
+        }
+        if records > settings.append_records_max {
+            return too_large("records", records, settings.append_records_max);
+        }
+        if bytes > settings.append_bytes_max {
+            return too_large("bytes", bytes, settings.append_bytes_max);
+        }
+        // What the frame adds for each topic; the frame must fit into a journal file.
+        let topics_max = (settings.journal_file_bytes - settings.append_bytes_max) / 256;
+        if self.parts.len() as u64 > topics_max {
+            return too_large("topics", self.parts.len() as u64, topics_max);
+        }
+        let mut prepared = Vec::with_capacity(self.parts.len());
+        for part in self.parts {
+            if !Arc::ptr_eq(&part.topic.handle.inner.context, &store.context) {
+                return Err(Error::InvalidAppend { rule: "all its topics must be of this store" });
+            }
+            let codec = part.topic.inner.settings.load().codec;
+            let count = u32::try_from(part.record_count).expect("checked against the limit");
+            prepared.push(Prepared {
+                topic: part.topic.inner,
+                batch: BatchBuilder::from_body(part.body, count, codec),
+                record_count: part.record_count,
+            });
+        }
+        Ok((prepared, self.durability))
+    }
+}
+
+/// A part of an append, ready to be sealed.
+struct Prepared {
+    topic: Arc<TopicInner>,
+    batch: BatchBuilder,
+    record_count: u64,
+}
+
+/// An append that was written and may still have to be synced.
+///
+/// Wait for it with [`wait`](Self::wait), or as a future. It may also be dropped: the records are synced in any case.
+#[derive(Debug)]
+#[must_use = "without waiting for it nothing is known about the append"]
+pub struct Ticket {
+    handle: Arc<Handle>,
+    position: Position,
+    durability: Durability,
+    appended: Vec<Appended>,
+    waker: Option<u64>,
+    begun: Instant,
+}
+
+impl Ticket {
+    /// Where the records are, whether they are durable yet or not.
+    pub fn appended(&self) -> &[Appended] {
+        &self.appended
+    }
+
+    /// Blocks until the append is as durable as was asked for; one answer for each topic, in order of first mention.
+    ///
+    /// # Errors
+    /// [`Error::StorageFailed`]: whether the records survive is known when the store is reopened.
+    pub fn wait(mut self) -> Result<Vec<Appended>> {
+        let inner = &self.handle.inner;
+        if self.durability == Durability::Synced {
+            inner.wait_synced(self.position)?;
+        }
+        inner.context.counters.append_latency.record(self.begun.elapsed());
+        Ok(std::mem::take(&mut self.appended))
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Vec<Appended>>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let inner = &this.handle.inner;
+        if this.durability == Durability::Synced {
+            match inner.commit.poll(this.position.0, &mut this.waker, task.waker()) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => {
+                    inner.wake.sync.signal();
+                    return Poll::Pending;
+                }
+            }
+        }
+        inner.context.counters.append_latency.record(this.begun.elapsed());
+        Poll::Ready(Ok(std::mem::take(&mut this.appended)))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(id) = self.waker {
+            self.handle.inner.commit.forget(id);
+        }
+    }
+}
+
+impl Store {
+    /// Appends and blocks until it is as durable as was asked for; one answer for each topic, in order of first mention.
+    ///
+    /// # Errors
+    /// Everything but [`Error::StorageFailed`] means that nothing was appended.
+    pub fn append(&self, append: Append) -> Result<Vec<Appended>> {
+        self.start(append, true)?.wait()
+    }
+
+    /// Appends without waiting, neither for room nor for the sync. Appends of one thread keep their order.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append); [`Error::Overloaded`] if there is no room right now.
+    pub fn submit(&self, append: Append) -> Result<Ticket> {
+        self.start(append, false)
+    }
+
+    fn start(&self, append: Append, may_wait: bool) -> Result<Ticket> {
+        let begun = Instant::now();
+        let inner = &self.handle.inner;
+        let outcome = append
+            .prepare(inner)
+            .and_then(|(parts, durability)| Ok((inner.write(parts, durability, may_wait)?, durability)));
+        let ((position, appended), durability) =
+            outcome.inspect_err(|_| inner.context.counters.appends_refused.add(1))?;
+        Ok(Ticket { handle: Arc::clone(&self.handle), position, durability, appended, waker: None, begun })
+    }
+}
+
+impl StoreInner {
+    /// Steps 2 to 5.
+    fn write(&self, mut parts: Vec<Prepared>, asked: Durability, may_wait: bool) -> Result<(Position, Vec<Appended>)> {
+        let context = &*self.context;
+        // A frame has its header, its list and each batch padded.
+        let bytes_most: usize = parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
+        let mut writer = loop {
+            let writer = self.writer();
+            context.check_writable()?;
+            for part in &parts {
+                part.topic.check_alive()?;
+            }
+            let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
+                && parts.iter().any(|part| !part.topic.is_in_memory());
+            if writer.journal.has_room(bytes_most) && !tail_is_full {
+                break writer;
+            }
+            drop(writer);
+            let (what, limit) = if tail_is_full {
+                ("the memory for recent records", context.settings.tail_bytes_max)
+            } else {
+                ("the journal", context.settings.journal_bytes_max)
+            };
+            self.make_room(tail_is_full, may_wait, Error::Overloaded { what, limit })?;
+        };
+        let writer = &mut *writer;
+        let now = context.clock.now();
+        writer.frame.begin();
+        let mut appended = Vec::with_capacity(parts.len());
+        let mut plans = Vec::with_capacity(parts.len());
+        let mut is_journaled = false;
+        for part in &mut parts {
+            let topic = &*part.topic;
+            let head = topic.head();
+            let settings = topic.settings.load();
+            let append_time = now.max(head.last_time);
+            let next_offset = head.next_offset + part.record_count;
+            part.batch.seal(topic.seed, head.next_offset, append_time);
+            let in_memory = topic.is_in_memory();
+            let rolls = !in_memory && head.rolls(&settings, part.batch.len(), append_time);
+            if in_memory {
+                let reserved = topic.reserved.load(Ordering::Relaxed);
+                if next_offset.0 + RESERVED_AT_ONCE / 2 > reserved {
+                    let free = Offset(next_offset.0 + RESERVED_AT_ONCE);
+                    writer.frame.put(&Change::OffsetsReserved { topic: topic.id, next_offset: free });
+                    topic.reserved.store(free.0, Ordering::Relaxed);
+                    is_journaled = true;
+                }
+            } else {
+                writer.frame.put_batch(&BatchEntry { topic: topic.id, bytes: part.batch.as_bytes(), rolls });
+                is_journaled = true;
+            }
+            plans.push((rolls, in_memory));
+            // What is written into the journal is in the page cache at least.
+            let durability = match asked {
+                _ if in_memory => Durability::Accepted,
+                Durability::Accepted => Durability::Written,
+                asked => asked,
+            };
+            appended.push(Appended { first_offset: head.next_offset, next_offset, append_time, durability });
+        }
+        let mut position = writer.journal.position();
+        if is_journaled {
+            let frame_bytes = writer.frame.finish();
+            let synced = Position(self.commit.synced());
+            let one;
+            let many: Vec<&[u8]>;
+            let batches: &[&[u8]] = match &parts[..] {
+                [part] if !plans[0].1 => {
+                    one = [part.batch.as_bytes()];
+                    &one
+                }
+                parts => {
+                    many = parts.iter().zip(&plans).filter(|(_, plan)| !plan.1).map(|(part, _)| part.batch.as_bytes()).collect();
+                    &many
+                }
+            };
+            position = writer
+                .journal
+                .write(&mut writer.frame, frame_bytes, batches, synced)
+                .map_err(|error| self.context.fail(error))?;
+        }
+        let mut bytes = 0;
+        let mut topics = Vec::with_capacity(parts.len());
+        for ((part, (rolls, in_memory)), appended) in parts.into_iter().zip(plans).zip(&appended) {
+            let Prepared { topic, batch, record_count } = part;
+            let stored: Bytes = batch.into_bytes();
+            bytes += stored.len() as u64;
+            topic.push(stored, appended.next_offset, appended.append_time, rolls);
+            topic.records_appended.add(record_count);
+            context.counters.records_appended.add(record_count);
+            if in_memory {
+                topic.move_high_watermark(appended.next_offset);
+            } else if !topic.is_unsynced.swap(true, Ordering::Relaxed) {
+                writer.unsynced.push(Arc::clone(&topic));
+            }
+            topics.push(topic);
+        }
+        context.counters.appends.add(1);
+        context.counters.bytes_appended.add(bytes);
+        self.signal_work(bytes);
+        for topic in topics {
+            topic.watch.notify();
+        }
+        Ok((position, appended))
+    }
+
+    /// Writes a frame with one change and waits until it is durable; `apply` runs under the writer lock.
+    pub(crate) fn change<T>(
+        &self,
+        plan: impl FnOnce(&mut super::Writer) -> Result<Change>,
+        apply: impl FnOnce(&mut super::Writer) -> T,
+    ) -> Result<T> {
+        const CHANGE_BYTES_MAX: usize = 4096;
+        let mut guard = loop {
+            let writer = self.writer();
+            self.context.check_writable()?;
+            if writer.journal.has_room(CHANGE_BYTES_MAX) {
+                break writer;
+            }
+            drop(writer);
+            let limit = self.context.settings.journal_bytes_max;
+            self.make_room(false, true, Error::Overloaded { what: "the journal", limit })?;
+        };
+        let writer = &mut *guard;
+        let change = plan(writer)?;
+        writer.frame.begin();
+        writer.frame.put(&change);
+        let frame_bytes = writer.frame.finish();
+        let synced = Position(self.commit.synced());
+        let position = writer
+            .journal
+            .write(&mut writer.frame, frame_bytes, &[], synced)
+            .map_err(|error| self.context.fail(error))?;
+        let applied = apply(writer);
+        drop(guard);
+        self.wait_synced(position)?;
+        Ok(applied)
+    }
+
+    /// Lets the flusher and the checkpointer know when there is enough to do.
+    fn signal_work(&self, bytes: u64) {
+        let tail_bytes = self.context.counters.tail_bytes.value();
+        if tail_bytes / FLUSH_SIGNAL_BYTES != (tail_bytes.saturating_sub(bytes)) / FLUSH_SIGNAL_BYTES {
+            self.wake.flush.signal();
+        }
+    }
+
+    /// There is no room for an append: waits for some, or makes it, or says `overloaded`.
+    fn make_room(&self, tail_is_full: bool, may_wait: bool, overloaded: Error) -> Result<()> {
+        let context = &*self.context;
+        if !tail_is_full && self.add_journal_file()? {
+            return Ok(());
+        }
+        if !context.settings.background {
+            return self.checkpoint();
+        }
+        self.wake.flush.signal();
+        self.wake.checkpoint.signal();
+        if context.is_disk_full() {
+            return Err(Error::DiskFull { action: "write segments below", path: context.topics_dir() });
+        }
+        if !may_wait {
+            return Err(overloaded);
+        }
+        let before = self.checkpointed.load(Ordering::Acquire);
+        let deadline = Instant::now() + Duration::from_secs(1);
+        self.room.wait_until(Some(deadline), || {
+            let tail_has_room = context.counters.tail_bytes.value() <= context.settings.tail_bytes_max;
+            context.check_writable().is_err()
+                || context.is_disk_full()
+                || if tail_is_full { tail_has_room } else { self.checkpointed.load(Ordering::Acquire) != before }
+        });
+        Ok(())
+    }
+
+    /// Creates one more journal file if there may be one; says whether there is one more.
+    pub(crate) fn add_journal_file(&self) -> Result<bool> {
+        let number = {
+            let mut writer = self.writer();
+            if !writer.journal.wants_file(&self.context) {
+                return Ok(false);
+            }
+            writer.journal.take_number()
+        };
+        match Slot::create(&self.context, number) {
+            Ok(slot) => {
+                self.writer().journal.add(slot);
+                Ok(true)
+            }
+            // There are other files, which will be free again.
+            Err(Error::DiskFull { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The threads of a store: they do by themselves what a caller could also ask for.
+//!
+//! | Thread | Does | Woken by |
+//! |---|---|---|
+//! | sync | syncs the journal | tickets that are waited for without blocking; `sync_interval` |
+//! | flush | writes tails into segments, prepares journal files | every MiB appended |
+//! | checkpoint | makes checkpoints | half of the journal in use, a full tail, `checkpoint_interval` |
+//! | retention | retention and compaction | `retention_interval` |
+//!
+//! An error that fails the store is seen by everybody in the context; a full disk is tried again at the next
+//! turn.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::StoreInner;
+use crate::error::{Error, Result};
+use crate::types::Position;
+use crate::watch::Watch;
+
+/// Tails below this wait for more, as long as memory allows.
+const FLUSH_BYTES_MIN: u64 = 256 << 10;
+
+/// Wakes one thread.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    is_set: AtomicBool,
+    watch: Watch,
+}
+
+impl Signal {
+    pub(crate) fn signal(&self) {
+        if !self.is_set.swap(true, Ordering::SeqCst) {
+            self.watch.notify();
+        }
+    }
+
+    fn wait(&self, time: Duration) {
+        self.watch.wait_until(Some(Instant::now() + time), || self.is_set.load(Ordering::SeqCst));
+        self.is_set.store(false, Ordering::SeqCst);
+    }
+}
+
+/// The signals of all threads.
+#[derive(Debug, Default)]
+pub(crate) struct Wake {
+    pub(crate) sync: Signal,
+    pub(crate) flush: Signal,
+    pub(crate) checkpoint: Signal,
+    pub(crate) retention: Signal,
+}
+
+impl Wake {
+    pub(crate) fn all(&self) {
+        [&self.sync, &self.flush, &self.checkpoint, &self.retention].into_iter().for_each(Signal::signal);
+    }
+}
+
+/// The running threads; dropping it waits for their end. The store must be closed before.
+#[derive(Debug)]
+pub(crate) struct Background {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Background {
+    pub(crate) fn start(store: &Arc<StoreInner>) -> Result<Self> {
+        let mut background = Self { threads: Vec::new() };
+        let turns: [(&str, fn(&StoreInner)); 4] = [
+            ("quipu-sync", sync_turn),
+            ("quipu-flush", flush_turn),
+            ("quipu-checkpoint", checkpoint_turn),
+            ("quipu-retention", retention_turn),
+        ];
+        for (name, turn) in turns {
+            let store = Arc::clone(store);
+            let run = move || {
+                while !store.context.is_closed() && store.context.failure().is_none() {
+                    turn(&store);
+                }
+            };
+            let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+            match thread {
+                Ok(thread) => background.threads.push(thread),
+                Err(error) => return Err(Error::io("start a thread for", &store_path(&background), error)),
+            }
+        }
+        Ok(background)
+    }
+}
+
+fn store_path(_: &Background) -> std::path::PathBuf {
+    std::path::PathBuf::new()
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        for thread in self.threads.drain(..) {
+            // A panic there was an invariant broken; the locks it held are poisoned and say so.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn sync_turn(store: &StoreInner) {
+    store.wake.sync.wait(store.context.settings.sync_interval);
+    let position = store.writer().journal.position();
+    if Position(store.commit.synced()) < position {
+        // A failure is kept in the context, where everybody finds it.
+        let _ = store.wait_synced(position);
+    }
+}
+
+fn flush_turn(store: &StoreInner) {
+    store.wake.flush.wait(Duration::from_secs(1));
+    let context = &store.context;
+    for topic in store.all_topics() {
+        let waiting = context.counters.tail_bytes.value();
+        if waiting < FLUSH_BYTES_MIN {
+            break;
+        }
+        let is_tight = waiting > context.settings.tail_bytes_max / 2;
+        if topic.tail().bytes() >= if is_tight { 1 } else { FLUSH_BYTES_MIN } {
+            match topic.flush_below(topic.log_end()) {
+                Err(Error::DiskFull { .. }) => {
+                    store.give_up_reserve();
+                    store.wake.retention.signal();
+                    context.set_disk_full(true);
+                    break;
+                }
+                _ => store.room.notify(),
+            }
+        }
+    }
+    let (position, wants_file) = {
+        let writer = store.writer();
+        (writer.journal.position(), writer.journal.wants_file(context))
+    };
+    let used = position - Position(store.checkpointed.load(Ordering::Acquire));
+    if used > context.settings.journal_bytes_max / 2 {
+        store.wake.checkpoint.signal();
+    }
+    // Ahead of its use, so that no append waits for it; not before there is need.
+    if wants_file && used > context.settings.journal_file_bytes / 2 {
+        let _ = store.add_journal_file();
+    }
+}
+
+fn checkpoint_turn(store: &StoreInner) {
+    store.wake.checkpoint.wait(store.context.settings.checkpoint_interval);
+    if store.context.is_closed() {
+        return;
+    }
+    let position = store.writer().journal.position();
+    if store.checkpointed.load(Ordering::Acquire) != position.0 || store.context.is_disk_full() {
+        let outcome = store.checkpoint();
+        if matches!(outcome, Err(Error::DiskFull { .. })) {
+            store.wake.retention.signal();
+        }
+    }
+}
+
+fn retention_turn(store: &StoreInner) {
+    store.wake.retention.wait(store.context.settings.retention_interval);
+    if store.context.is_closed() {
+        return;
+    }
+    let freed = store.run_retention().is_ok_and(|reports| !reports.is_empty());
+    if freed && store.context.is_disk_full() {
+        store.wake.checkpoint.signal();
+    }
+    store.run_compaction();
+}

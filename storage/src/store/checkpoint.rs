@@ -1,0 +1,212 @@
+//! Checkpoints: what the journal holds becomes durable in segments, and the journal's files are free again.
+//!
+//! 1. Note the journal's end and where every topic stands there.
+//! 2. Sync the journal up to it.
+//! 3. Write every topic's tail up to there into its segments.
+//! 4. Sync these segments and their directories.
+//! 5. Write the checkpoint aside, sync it, rename it, sync the directory.
+//! 6. Journal files that end at or before the noted place are free.
+//!
+//! Appends and reads go on meanwhile. If a step fails because the disk is full, the old checkpoint holds and the
+//! next try begins at step 1; the reserve file is given up first. A failed sync in step 4 fails the store.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::StoreInner;
+use super::open::write_checkpoint;
+use crate::disk::{EntryKind, File, OpenMode};
+use crate::error::{Error, Result};
+use crate::format::checkpoint::Checkpoint;
+use crate::topic::TopicInner;
+use crate::topic::tail::Head;
+use crate::types::{Offset, TopicId};
+
+/// The file that is given up on a full disk.
+const RESERVE: &str = "reserve";
+/// Most threads that sync segments at once: one file after the other would take as long as they are many.
+const SYNC_THREADS_MAX: usize = 16;
+
+struct Noted {
+    topic: Arc<TopicInner>,
+    head: Head,
+    log_start: Offset,
+}
+
+impl StoreInner {
+    /// Makes a checkpoint of everything written so far.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        let _one_at_a_time = self.checkpointing.lock().expect("no panic under this lock");
+        if let Some(failure) = self.context.failure() {
+            return Err(failure.clone());
+        }
+        let begun = Instant::now();
+        let outcome = self.try_checkpoint();
+        let outcome = match outcome {
+            Err(Error::DiskFull { .. }) if self.give_up_reserve() => self.try_checkpoint(),
+            outcome => outcome,
+        };
+        self.context.set_disk_full(matches!(outcome, Err(Error::DiskFull { .. })));
+        if outcome.is_ok() {
+            self.context.counters.checkpoints.add(1);
+            self.context.counters.checkpoint_latency.record(begun.elapsed());
+            self.keep_reserve();
+        }
+        self.room.notify();
+        outcome
+    }
+
+    fn try_checkpoint(&self) -> Result<()> {
+        let (position, mut checkpoint, noted, deleted) = {
+            let writer = self.writer();
+            let position = writer.journal.position();
+            let noted: Vec<_> = writer
+                .topics
+                .values()
+                .map(|topic| Noted {
+                    topic: Arc::clone(topic),
+                    head: topic.head(),
+                    log_start: topic.log_start(),
+                })
+                .collect();
+            let checkpoint = Checkpoint {
+                store: self.context.store,
+                position,
+                generation: writer.journal.generation(),
+                next_topic: writer.next_topic,
+                topics: Vec::new(),
+                deleted: Vec::new(),
+            };
+            (position, checkpoint, noted, writer.deleted.clone())
+        };
+        self.wait_synced(position)?;
+        for Noted { topic, head, .. } in &noted {
+            match topic.flush_below(head.next_offset) {
+                // A topic that is refused keeps its records in the journal's frames no longer: stop here.
+                Err(error) if !topic.is_deleted.load(Ordering::Acquire) => return Err(error),
+                _ => {}
+            }
+        }
+        self.sync_segments(noted.iter().map(|noted| &*noted.topic))?;
+        let gone = self.remove_deleted(&deleted);
+        checkpoint.deleted = deleted.into_iter().filter(|topic| !gone.contains(topic)).collect();
+        checkpoint.topics = noted.iter().map(|noted| noted.topic.state(&noted.head, noted.log_start)).collect();
+        write_checkpoint(&*self.context.disk, &self.context.dir, &checkpoint).map_err(|error| match error {
+            failed @ Error::StorageFailed { .. } => self.context.fail(failed),
+            error => error,
+        })?;
+        self.checkpointed.store(position.0, Ordering::Release);
+        let odd = {
+            let mut writer = self.writer();
+            writer.deleted.retain(|topic| !gone.contains(topic));
+            writer.journal.release(&self.context, position)
+        };
+        for path in odd {
+            // It is not used any more; the next opening removes it if this fails.
+            let _ = self.context.disk.remove(&path);
+        }
+        Ok(())
+    }
+
+    /// Syncs what the topics' flushers have written.
+    fn sync_segments<'a>(&self, topics: impl Iterator<Item = &'a TopicInner>) -> Result<()> {
+        let mut files: Vec<(Arc<dyn File>, PathBuf)> = Vec::new();
+        let mut dirs = Vec::new();
+        let mut open = 0;
+        for topic in topics {
+            let mut flush = topic.flush.lock().expect("no panic under this lock");
+            let (unsynced, is_dir_unsynced) = flush.take_unsynced();
+            if is_dir_unsynced {
+                dirs.push(topic.dir.clone());
+            }
+            open += u64::from(flush.has_open_file());
+            files.extend(unsynced);
+            if open > self.context.settings.open_files_max {
+                flush.close_file();
+                open -= 1;
+            }
+        }
+        let is_threaded = self.context.settings.background && files.len() + dirs.len() > 2;
+        let sync_one = |number: usize| match number.checked_sub(files.len()) {
+            None => self.context.sync_file(&*files[number].0, &files[number].1),
+            Some(number) => self.context.sync_dir(&dirs[number]),
+        };
+        let count = files.len() + dirs.len();
+        if is_threaded {
+            let next = std::sync::atomic::AtomicUsize::new(0);
+            let work = || {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return Ok(());
+                    }
+                    sync_one(number)?;
+                }
+            };
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..count.min(SYNC_THREADS_MAX)).map(|_| scope.spawn(work)).collect();
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().expect("syncing does not panic"))
+                    .collect::<Result<()>>()
+            })?;
+        } else {
+            (0..count).try_for_each(sync_one)?;
+        }
+        if !dirs.is_empty() {
+            self.context.sync_dir(&self.context.topics_dir())?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files of deleted topics; answers which are gone.
+    fn remove_deleted(&self, deleted: &[TopicId]) -> Vec<TopicId> {
+        let disk = &self.context.disk;
+        let remove = |topic: TopicId| -> std::io::Result<()> {
+            let dir = self.context.topic_dir(topic);
+            let entries = match disk.list(&dir) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                entries => entries?,
+            };
+            for entry in entries {
+                let is_ours =
+                    entry.kind == EntryKind::File && crate::segment::parse_file_name(&entry.name).is_some();
+                if is_ours {
+                    disk.remove(&dir.join(entry.name))?;
+                    self.context.counters.segments_removed.add(1);
+                }
+            }
+            // Fails if somebody put something else there: that stays.
+            let _ = disk.remove_dir(&dir);
+            Ok(())
+        };
+        let gone: Vec<_> = deleted.iter().copied().filter(|&topic| remove(topic).is_ok()).collect();
+        if !gone.is_empty() && self.context.sync_dir(&self.context.topics_dir()).is_err() {
+            return Vec::new();
+        }
+        gone
+    }
+
+    /// Frees the reserve; says whether there was one.
+    pub(crate) fn give_up_reserve(&self) -> bool {
+        self.context.disk.remove(&self.context.dir.join(RESERVE)).is_ok()
+    }
+
+    /// Sets bytes aside for the time when the disk is full. That it cannot be done is no failure.
+    pub(crate) fn keep_reserve(&self) {
+        let bytes = self.context.settings.reserve_bytes;
+        let path = self.context.dir.join(RESERVE);
+        if bytes == 0 || self.context.is_disk_full() {
+            return;
+        }
+        let create = || self.context.disk.open(&path, OpenMode::Create)?.allocate(bytes);
+        match create() {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                let _ = self.context.disk.remove(&path);
+            }
+            _ => {}
+        }
+    }
+}

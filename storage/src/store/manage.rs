@@ -1,0 +1,189 @@
+//! Creating, altering, trimming and deleting topics.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Store, StoreInner};
+use crate::Topic;
+use crate::context::random;
+use crate::error::{Error, Result};
+use crate::format::checkpoint::TopicState;
+use crate::format::frame::Change;
+use crate::settings::TopicSettings;
+use crate::topic::TopicInner;
+use crate::types::{Offset, Timestamp, TopicId, TopicName, Uid};
+
+impl Store {
+    /// The topic of that name.
+    ///
+    /// # Errors
+    /// [`Error::TopicNotFound`]; [`Error::InvalidTopicName`].
+    pub fn topic(&self, name: &str) -> Result<Topic> {
+        match self.handle.inner.topic(name) {
+            Some(inner) => Ok(Topic { inner, handle: Arc::clone(&self.handle) }),
+            None => Err(Error::TopicNotFound { name: TopicName::new(name)? }),
+        }
+    }
+
+    /// The topic of that name, created with default settings if there is none.
+    ///
+    /// # Errors
+    /// As [`create_topic`](Self::create_topic).
+    pub fn topic_or_create(&self, name: &str) -> Result<Topic> {
+        loop {
+            match self.topic(name) {
+                Err(Error::TopicNotFound { .. }) => match self.create_topic(name, TopicSettings::default()) {
+                    // Somebody else was faster.
+                    Err(Error::TopicExists { .. }) => {}
+                    outcome => return outcome,
+                },
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Creates a topic; when this returns, it survives a power cut.
+    ///
+    /// # Errors
+    /// [`Error::TopicExists`], [`Error::TooManyTopics`], [`Error::InvalidTopicName`], [`Error::InvalidSetting`],
+    /// [`Error::CodecUnavailable`].
+    pub fn create_topic(&self, name: &str, settings: TopicSettings) -> Result<Topic> {
+        let name = TopicName::new(name)?;
+        settings.check()?;
+        let uid = Uid(random()?);
+        let inner = &self.handle.inner;
+        let limit = usize::try_from(inner.context.settings.topics_max).unwrap_or(usize::MAX);
+        let plan = |writer: &mut super::Writer| {
+            if inner.topic(name.as_str()).is_some() {
+                return Err(Error::TopicExists { name: name.clone() });
+            }
+            if writer.topics.len() >= limit || writer.next_topic.0 == u32::MAX {
+                return Err(Error::TooManyTopics { limit });
+            }
+            Ok(Change::TopicCreated { topic: writer.next_topic, uid, name: name.clone(), settings: settings.clone() })
+        };
+        let apply = |writer: &mut super::Writer| {
+            let state = TopicState {
+                id: writer.next_topic,
+                uid,
+                name: name.clone(),
+                settings: settings.clone(),
+                log_start_offset: Offset::ZERO,
+                next_offset: Offset::ZERO,
+                last_time: Timestamp::ZERO,
+                active: None,
+                sealed: Vec::new(),
+            };
+            let topic = Arc::new(TopicInner::new(&inner.context, &state));
+            writer.next_topic = TopicId(state.id.0 + 1);
+            writer.topics.insert(state.id, Arc::clone(&topic));
+            inner.topics.write().expect("no panic under this lock").insert(state.name, Arc::clone(&topic));
+            topic
+        };
+        let topic = inner.change(plan, apply)?;
+        Ok(Topic { inner: topic, handle: Arc::clone(&self.handle) })
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> Vec<Topic> {
+        let mut topics: Vec<_> = self
+            .handle
+            .inner
+            .all_topics()
+            .into_iter()
+            .map(|inner| Topic { inner, handle: Arc::clone(&self.handle) })
+            .collect();
+        topics.sort_by(|a, b| a.name().cmp(b.name()));
+        topics
+    }
+
+    /// Deletes a topic with all its records; when this returns, the deletion survives a power cut. Readers that
+    /// are at it get [`Error::TopicNotFound`].
+    ///
+    /// # Errors
+    /// [`Error::TopicNotFound`].
+    pub fn delete_topic(&self, name: &str) -> Result<()> {
+        let inner = &self.handle.inner;
+        let missing = |name| Ok::<_, Error>(Error::TopicNotFound { name: TopicName::new(name)? });
+        let Some(topic) = inner.topic(name) else { return Err(missing(name)?) };
+        let plan = |writer: &mut super::Writer| {
+            if writer.topics.contains_key(&topic.id) {
+                Ok(Change::TopicDeleted { topic: topic.id })
+            } else {
+                Err(Error::TopicNotFound { name: topic.name.clone() })
+            }
+        };
+        let apply = |writer: &mut super::Writer| {
+            writer.topics.remove(&topic.id);
+            inner.topics.write().expect("no panic under this lock").remove(name);
+            topic.is_deleted.store(true, Ordering::Release);
+        };
+        inner.change(plan, apply)?;
+        topic.watch.notify();
+        // Nobody writes these files any more when the flush lock was had; then they may go, now or at the next
+        // checkpoint.
+        let mut flush = topic.flush.lock().expect("no panic under this lock");
+        flush.take_unsynced();
+        flush.close_file();
+        let waiting = topic.tail().drop_below(Offset::MAX);
+        inner.context.counters.tail_bytes.sub(waiting);
+        drop(flush);
+        inner.writer().deleted.push(topic.id);
+        Ok(())
+    }
+}
+
+impl StoreInner {
+    /// Gives a topic other settings.
+    pub(crate) fn alter(&self, topic: &Arc<TopicInner>, settings: &TopicSettings) -> Result<()> {
+        settings.check()?;
+        if topic.settings.load().storage != settings.storage {
+            return Err(Error::InvalidSetting {
+                setting: "storage",
+                value: format!("{:?}", settings.storage),
+                rule: "what it was at creation".into(),
+            });
+        }
+        let plan = |_: &mut super::Writer| {
+            topic.check_alive()?;
+            Ok(Change::TopicAltered { topic: topic.id, settings: settings.clone() })
+        };
+        self.change(plan, |_| topic.settings.store(Arc::new(settings.clone())))
+    }
+
+    /// Removes what lies below `offset`. Whole segments go at once, the rest of the first one when the last of
+    /// its records goes; none of it can be read any more.
+    pub(crate) fn trim(&self, topic: &Arc<TopicInner>, offset: Offset) -> Result<()> {
+        let plan = |_: &mut super::Writer| {
+            topic.check_alive()?;
+            let next_offset = topic.high_watermark();
+            if offset > next_offset {
+                return Err(Error::OffsetUnwritten { topic: topic.name.clone(), offset, next_offset });
+            }
+            Ok(Change::Trimmed { topic: topic.id, log_start_offset: offset })
+        };
+        if offset <= topic.log_start() {
+            return topic.check_alive();
+        }
+        self.change(plan, |_| topic.move_log_start(offset))?;
+        if topic.is_in_memory() {
+            return Ok(());
+        }
+        self.remove_trimmed(topic)
+    }
+
+    /// Removes the files of segments that were trimmed. The trim is in the journal, durable.
+    pub(crate) fn remove_trimmed(&self, topic: &Arc<TopicInner>) -> Result<()> {
+        let mut flush = topic.lock_flush()?;
+        let trimmed = topic.forget_trimmed();
+        for segment in &trimmed {
+            self.context
+                .disk
+                .remove(&segment.path)
+                .map_err(|error| Error::io("remove segment", &segment.path, error))?;
+            self.context.counters.segments_removed.add(1);
+        }
+        flush.is_dir_unsynced |= !trimmed.is_empty();
+        Ok(())
+    }
+}

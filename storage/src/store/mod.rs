@@ -1,0 +1,306 @@
+//! The store: a directory of topics behind one journal.
+//!
+//! ```text
+//! append ─> writer lock: offsets, times ─> journal (one copy) ─> tail of the topic ─> group commit: one fdatasync
+//!            ─> high watermark moves, readers wake                       later: tail ─> segments ─> checkpoint
+//! ```
+//!
+//! | Module | What it does |
+//! |---|---|
+//! | [`open`] | create, recover |
+//! | [`append`] | the way of an append, and waiting for it |
+//! | [`manage`] | create, alter, trim and delete topics |
+//! | [`checkpoint`] | from the tails to synced segments, and journal files free again |
+//! | [`background`] | the threads that do that without being asked |
+//!
+//! Locks are taken in this order: checkpoint, flush of a topic, writer, tail of a topic.
+
+pub(crate) mod append;
+pub(crate) mod background;
+pub(crate) mod checkpoint;
+pub(crate) mod manage;
+pub(crate) mod open;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::Duration;
+
+use crate::commit::Commit;
+use crate::context::Context;
+use crate::disk::DirLock;
+use crate::error::{Error, Result};
+use crate::format::frame::FrameBuilder;
+use crate::journal::Journal;
+use crate::journal::recovery::JournalEnd;
+use crate::stats::StoreStats;
+use crate::topic::TopicInner;
+use crate::types::{Offset, Position, TopicId, TopicName};
+use crate::watch::Watch;
+use background::Background;
+
+pub use open::StoreBuilder;
+
+/// An open store.
+///
+/// Cheap to clone; safe to use from any thread. It is closed when [`close`](Self::close) is called or the last clone,
+/// topic and cursor is gone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) handle: Arc<Handle>,
+}
+
+/// Closes the store when the last of its users goes. The store's threads do not hold it.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) inner: Arc<StoreInner>,
+    background: Mutex<Option<Background>>,
+    lock: Mutex<Option<Box<dyn DirLock>>>,
+}
+
+/// What the threads of the store share.
+#[derive(Debug)]
+pub(crate) struct StoreInner {
+    pub(crate) context: Arc<Context>,
+    pub(crate) commit: Commit,
+    writer: Mutex<Writer>,
+    topics: RwLock<HashMap<TopicName, Arc<TopicInner>>>,
+    /// Held while a checkpoint is made.
+    checkpointing: Mutex<()>,
+    checkpointed: AtomicU64,
+    /// For those who wait for room in the journal or the tails.
+    room: Watch,
+    pub(crate) wake: background::Wake,
+    recovery: RecoveryReport,
+}
+
+/// Everything that one change after the other goes through.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) journal: Journal,
+    frame: FrameBuilder,
+    topics: BTreeMap<TopicId, Arc<TopicInner>>,
+    next_topic: TopicId,
+    /// Deleted topics whose files may still be there.
+    deleted: Vec<TopicId>,
+    /// Topics whose high watermark the next sync moves.
+    unsynced: Vec<Arc<TopicInner>>,
+}
+
+/// What opening a store found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Whether the store had been closed properly.
+    pub was_clean: bool,
+    /// How the journal ended.
+    pub journal_end: JournalEnd,
+    /// Frames read behind the checkpoint.
+    pub frames: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes that were intact but perhaps not on the disk, and were written and synced once more.
+    pub in_doubt_bytes: u64,
+    /// Where the torn end of the journal was kept.
+    pub torn_kept: Option<PathBuf>,
+    /// Files with damage that cost nothing.
+    pub damaged: Vec<PathBuf>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl StoreInner {
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().expect("no panic under this lock")
+    }
+
+    pub(crate) fn topic(&self, name: &str) -> Option<Arc<TopicInner>> {
+        self.topics.read().expect("no panic under this lock").get(name).cloned()
+    }
+
+    pub(crate) fn all_topics(&self) -> Vec<Arc<TopicInner>> {
+        self.topics.read().expect("no panic under this lock").values().cloned().collect()
+    }
+
+    /// Makes everything written so far durable, and lets readers see it; returns up to where.
+    pub(crate) fn sync_journal(&self) -> Result<u64> {
+        let (work, topics) = {
+            let mut writer = self.writer();
+            if let Some(failure) = self.context.failure() {
+                return Err(failure.clone());
+            }
+            let topics: Vec<_> = std::mem::take(&mut writer.unsynced)
+                .into_iter()
+                .map(|topic| {
+                    topic.is_unsynced.store(false, Ordering::Relaxed);
+                    let end = topic.log_end();
+                    (topic, end)
+                })
+                .collect();
+            (writer.journal.sync_work(), topics)
+        };
+        let begun = std::time::Instant::now();
+        for (file, path) in &work.files {
+            self.context.sync_file(&**file, path)?;
+        }
+        self.context.counters.sync_latency.record(begun.elapsed());
+        for (topic, end) in topics {
+            topic.move_high_watermark(end);
+        }
+        Ok(work.end.0)
+    }
+
+    /// Waits until everything below `position` is durable.
+    pub(crate) fn wait_synced(&self, position: Position) -> Result<()> {
+        if crate::planted::acknowledges_before_sync() {
+            return Ok(());
+        }
+        if self.commit.wait(position.0, || self.sync_journal())? {
+            self.context.counters.syncs_shared.add(1);
+        }
+        Ok(())
+    }
+
+    /// Makes all that was written durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let position = self.writer().journal.position();
+        self.wait_synced(position)
+    }
+}
+
+impl Store {
+    /// Opens the store in directory `path` with default settings, and creates it if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] if another process has it open for writing; [`Error::NotAStore`] if the directory holds
+    /// something else; [`Error::CorruptFile`] if the journal or the checkpoint is damaged in a way that a power
+    /// cut cannot explain.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open(path)
+    }
+
+    /// To open a store with other settings, another disk or another clock.
+    pub fn builder() -> StoreBuilder {
+        StoreBuilder::default()
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.handle.inner.context.dir
+    }
+
+    /// What opening it found and did.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.handle.inner.recovery
+    }
+
+    /// Makes every earlier append durable, whatever it asked for.
+    ///
+    /// # Errors
+    /// [`Error::StorageFailed`] if the disk cannot: reopen the store.
+    pub fn sync(&self) -> Result<()> {
+        self.handle.inner.context.check_writable()?;
+        self.handle.inner.sync()
+    }
+
+    /// Writes all recent records into their segments, syncs these, and frees the journal. Happens by itself as well.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], after which everything goes on as before; [`Error::StorageFailed`].
+    pub fn checkpoint(&self) -> Result<()> {
+        self.handle.inner.context.check_writable()?;
+        self.handle.inner.checkpoint()
+    }
+
+    /// Closes the store: no appends from now on, everything synced, a checkpoint. Readers may go on.
+    ///
+    /// # Errors
+    /// What kept it from being closed cleanly. It is closed nevertheless; the next opening recovers.
+    pub fn close(&self) -> Result<()> {
+        self.handle.close()
+    }
+
+    /// Counters and positions at this moment.
+    pub fn stats(&self) -> StoreStats {
+        let inner = &*self.handle.inner;
+        let context = &inner.context;
+        let counters = &context.counters;
+        let topics = inner.all_topics();
+        let (journal_position, journal_files) = {
+            let writer = inner.writer();
+            (writer.journal.position(), writer.journal.files())
+        };
+        StoreStats {
+            appends: counters.appends.value(),
+            appends_refused: counters.appends_refused.value(),
+            records_appended: counters.records_appended.value(),
+            bytes_appended: counters.bytes_appended.value(),
+            batches_read: counters.batches_read.value(),
+            records_read: counters.records_read.value(),
+            bytes_read: counters.bytes_read.value(),
+            damage_found: counters.damage_found.value(),
+            append_latency: counters.append_latency.snapshot(),
+            sync_latency: counters.sync_latency.snapshot(),
+            syncs_shared: counters.syncs_shared.value(),
+            checkpoints: counters.checkpoints.value(),
+            checkpoint_latency: counters.checkpoint_latency.snapshot(),
+            tail_bytes: counters.tail_bytes.value(),
+            segments_created: counters.segments_created.value(),
+            segments_removed: counters.segments_removed.value(),
+            journal_position,
+            synced_position: Position(inner.commit.synced()),
+            checkpoint_position: Position(inner.checkpointed.load(Ordering::Acquire)),
+            journal_bytes: journal_files * context.settings.journal_file_bytes,
+            journal_files,
+            topics: topics.len() as u64,
+            segment_bytes: topics
+                .iter()
+                .flat_map(|topic| topic.segments().iter().map(|segment| segment.file_bytes()).collect::<Vec<_>>())
+                .sum(),
+            disk_free_bytes: context.disk.free_bytes(&context.dir).ok(),
+            is_disk_full: context.is_disk_full(),
+            failure: context.failure().cloned(),
+        }
+    }
+}
+
+impl Handle {
+    fn close(&self) -> Result<()> {
+        let inner = &*self.inner;
+        if !inner.context.close() {
+            return Ok(());
+        }
+        inner.room.notify();
+        let background = self.background.lock().expect("no panic under this lock").take();
+        inner.wake.all();
+        drop(background);
+        let outcome = match inner.context.failure() {
+            Some(failure) => Err(failure.clone()),
+            None => inner.sync().and_then(|()| inner.checkpoint()).and_then(|()| {
+                let position = inner.checkpointed.load(Ordering::Acquire);
+                open::put_clean(&inner.context, Position(position))
+            }),
+        };
+        inner.commit.fail(Error::Closed);
+        for topic in inner.all_topics() {
+            topic.watch.notify();
+        }
+        *self.lock.lock().expect("no panic under this lock") = None;
+        outcome
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `close`. What is acknowledged is safe either way.
+        let _ = self.close();
+    }
+}
+
+/// The offset one past the last one that a reader of this visibility may see.
+pub(crate) fn visible_end(topic: &TopicInner, visibility: crate::cursor::Visibility) -> Offset {
+    match visibility {
+        crate::cursor::Visibility::Synced => topic.high_watermark(),
+        crate::cursor::Visibility::Written => topic.log_end(),
+    }
+}

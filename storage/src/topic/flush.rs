@@ -1,0 +1,284 @@
+//! From the tail into segments.
+//!
+//! Batches that the journal holds are written to their topic's active segment, many in one call, and leave the tail
+//! when they are there. Nothing is synced here; [`Flush::unsynced`] says what a checkpoint has to.
+//!
+//! 1. Take the first batches of the tail.
+//! 2. Where one starts a new segment: write index and footer of the one before, create the new file.
+//! 3. Write those of one segment in one call, then let readers see them there.
+//! 4. Drop them from the tail.
+//!
+//! A failed write or sync fails the store; a full disk or a missing file handle does not: the journal has the records,
+//! they stay in the tail, and the next try begins at step 1. Every step can be done again after a crash, because the
+//! journal says which batch starts a segment: the same bytes go to the same places.
+
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::TopicInner;
+use super::tail::TailBatch;
+use crate::disk::{File, OpenMode};
+use crate::error::{Error, Result};
+use crate::format::batch::BatchHeader;
+use crate::format::checkpoint::{SealedSegment, TopicState};
+use crate::format::segment::{HEADER_BYTES, IndexBuilder, SegmentHeader};
+use crate::journal::padding;
+use crate::segment::Segment;
+use crate::types::{Offset, Timestamp};
+
+/// Most batches in one write; the kernel takes 1024 parts, and each batch is two.
+const BATCHES_PER_WRITE: usize = 512;
+/// Bytes in one write, about.
+const BYTES_PER_WRITE: u64 = 1 << 20;
+
+/// What a topic's flusher holds. Its lock is held while files are written.
+#[derive(Debug)]
+pub(crate) struct Flush {
+    is_checked: bool,
+    active: Option<Active>,
+    /// Segments that were written to and not synced since, with their files. The file stays open: the kernel
+    /// reports a failed write-back to those who had the file open.
+    pub(crate) unsynced: Vec<(Arc<dyn File>, PathBuf)>,
+    /// Whether the directory has entries that were not synced.
+    pub(crate) is_dir_unsynced: bool,
+    /// Where the active segment stood at the checkpoint; what is behind it in the file is to be cut.
+    resume: Option<Resume>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Resume {
+    base_offset: Offset,
+    bytes: u64,
+}
+
+/// The segment being written.
+#[derive(Debug)]
+struct Active {
+    segment: Arc<Segment>,
+    file: Arc<dyn File>,
+    /// Along with the segment's own, so that sealing has it at hand.
+    index: Box<IndexBuilder>,
+    is_unsynced: bool,
+}
+
+impl Flush {
+    pub(crate) fn new(state: &TopicState) -> Self {
+        Self {
+            is_checked: false,
+            active: None,
+            unsynced: Vec::new(),
+            is_dir_unsynced: false,
+            resume: state
+                .active
+                .filter(|active| active.bytes > HEADER_BYTES as u64)
+                .map(|active| Resume { base_offset: active.base_offset, bytes: active.bytes }),
+        }
+    }
+
+    /// Closes the active segment's file; it is opened again when it is needed. It must be synced.
+    pub(crate) fn close_file(&mut self) {
+        if let Some(active) = self.active.take() {
+            self.resume =
+                Some(Resume { base_offset: active.segment.base_offset, bytes: active.index.position() });
+        }
+    }
+
+    /// Whether a file is open.
+    pub(crate) fn has_open_file(&self) -> bool {
+        self.active.is_some()
+    }
+
+    /// What is to be synced, handed over.
+    pub(crate) fn take_unsynced(&mut self) -> (Vec<(Arc<dyn File>, PathBuf)>, bool) {
+        if let Some(active) = &mut self.active {
+            active.is_unsynced = false;
+        }
+        (std::mem::take(&mut self.unsynced), std::mem::take(&mut self.is_dir_unsynced))
+    }
+}
+
+impl TopicInner {
+    /// Checks the topic's files once. Every way to them comes through here.
+    pub(crate) fn check_files(&self, flush: &mut Flush) -> Result<()> {
+        if !flush.is_checked {
+            super::files::check(self)?;
+            flush.is_checked = true;
+        }
+        Ok(())
+    }
+
+    /// Locks the flush state, its files checked.
+    pub(crate) fn lock_flush(&self) -> Result<std::sync::MutexGuard<'_, Flush>> {
+        let mut flush = self.flush.lock().expect("no panic under this lock");
+        self.check_files(&mut flush)?;
+        Ok(flush)
+    }
+
+    /// Writes everything below `limit` that is still in the tail into segments.
+    pub(crate) fn flush_below(&self, limit: Offset) -> Result<()> {
+        if self.is_in_memory() || self.tail().first_offset() >= limit {
+            return Ok(());
+        }
+        let mut flush = self.lock_flush()?;
+        loop {
+            let batches = {
+                let tail = self.tail();
+                if tail.first_offset() >= limit {
+                    return Ok(());
+                }
+                tail.front(BATCHES_PER_WRITE, BYTES_PER_WRITE)
+            };
+            let mut rest = &batches[..];
+            while let Some(first) = rest.first() {
+                let count = rest.iter().take_while(|batch| batch.segment == first.segment).count();
+                let (run, behind) = rest.split_at(count);
+                self.write_run(&mut flush, run)?;
+                rest = behind;
+            }
+            let written = batches.last().map_or(limit, |batch| batch.next_offset);
+            let dropped = self.tail().drop_below(written);
+            self.context.counters.tail_bytes.sub(dropped);
+        }
+    }
+
+    fn write_run(&self, flush: &mut Flush, run: &[TailBatch]) -> Result<()> {
+        self.activate(flush, run[0].segment)?;
+        let Some(active) = &mut flush.active else { unreachable!("it was just activated") };
+        let start = active.index.position();
+        let mut parts = Vec::with_capacity(2 * run.len());
+        let mut headers = Vec::with_capacity(run.len());
+        for batch in run {
+            parts.push(IoSlice::new(&batch.bytes));
+            parts.push(IoSlice::new(padding(batch.bytes.len())));
+            let header = BatchHeader::decode(&batch.bytes, self.seed).expect("the tail holds intact batches only");
+            let crc: [u8; 4] = batch.bytes[..4].try_into().expect("a header has four bytes");
+            headers.push((header, crc));
+        }
+        if !active.is_unsynced {
+            active.is_unsynced = true;
+            flush.unsynced.push((Arc::clone(&active.file), active.segment.path.clone()));
+        }
+        active.file.write_at(&parts, start).map_err(|error| self.write_failed("write segment", &active.segment, error))?;
+        headers.iter().for_each(|(header, crc)| active.index.push(header, crc));
+        let next_offset = run[run.len() - 1].next_offset;
+        active.segment.publish(&headers, active.index.position(), next_offset);
+        Ok(())
+    }
+
+    /// A full disk is not the end: what was to be written is in the journal and in the tail.
+    fn write_failed(&self, action: &'static str, segment: &Segment, error: std::io::Error) -> Error {
+        match Error::io(action, &segment.path, error) {
+            full @ Error::DiskFull { .. } => full,
+            Error::Io { action, path, source } => self.context.fail(Error::StorageFailed { action, path, source }),
+            other => other,
+        }
+    }
+
+    /// Makes the segment that starts at `base_offset` the active one.
+    fn activate(&self, flush: &mut Flush, base_offset: Offset) -> Result<()> {
+        if flush.active.as_ref().is_some_and(|active| active.segment.base_offset == base_offset) {
+            return Ok(());
+        }
+        if flush.active.is_none()
+            && let Some(resume) = flush.resume
+        {
+            flush.active = Some(self.reopen(resume)?);
+            flush.resume = None;
+            return self.activate(flush, base_offset);
+        }
+        if let Some(active) = &flush.active {
+            self.seal(active)?;
+            flush.active = None;
+        }
+        let active = self.create(flush, base_offset)?;
+        flush.active = Some(active);
+        Ok(())
+    }
+
+    /// Opens the active segment again and cuts what a crash left behind its end.
+    fn reopen(&self, resume: Resume) -> Result<Active> {
+        let segments = self.segments();
+        let segment = segments
+            .iter()
+            .find(|segment| segment.base_offset == resume.base_offset)
+            .expect("the active segment is in the list");
+        let open = || {
+            let file = self.context.disk.open(&segment.path, OpenMode::Write)?;
+            let bytes = file.len()?;
+            Ok((file, bytes))
+        };
+        let (file, bytes) = open().map_err(|error| Error::io("open segment", &segment.path, error))?;
+        if bytes < resume.bytes {
+            return Err(Error::TopicRefused {
+                topic: self.name.clone(),
+                path: segment.path.clone(),
+                detail: format!("the segment has {bytes} bytes, but {} were synced", resume.bytes),
+            });
+        }
+        if bytes > resume.bytes {
+            file.set_len(resume.bytes).map_err(|error| Error::io("cut segment", &segment.path, error))?;
+        }
+        let mut index = segment.take_index(&self.context)?;
+        index.move_to(resume.bytes);
+        Ok(Active { segment: Arc::clone(segment), file, index, is_unsynced: false })
+    }
+
+    /// Writes index and footer.
+    fn seal(&self, active: &Active) -> Result<()> {
+        let segment = &active.segment;
+        let footer = active.index.footer(self.uid, segment.next_offset());
+        let encoded = footer.encode(self.seed);
+        let parts = [IoSlice::new(active.index.entries()), IoSlice::new(&encoded)];
+        active
+            .file
+            .write_at(&parts, footer.data_bytes)
+            .map_err(|error| self.write_failed("write the footer of", segment, error))?;
+        let bytes = footer.data_bytes + (active.index.entries().len() + encoded.len()) as u64;
+        segment.seal(SealedSegment {
+            base_offset: segment.base_offset,
+            rewrites: segment.rewrites,
+            next_offset: footer.next_offset,
+            bytes,
+            record_count: footer.record_count,
+            first_time: footer.first_time,
+            last_time: footer.last_time,
+        });
+        Ok(())
+    }
+
+    fn create(&self, flush: &mut Flush, base_offset: Offset) -> Result<Active> {
+        let disk = &self.context.disk;
+        disk.create_dir(&self.dir).map_err(|error| Error::io("create directory", &self.dir, error))?;
+        let fresh = SealedSegment {
+            base_offset,
+            rewrites: 0,
+            next_offset: base_offset,
+            bytes: HEADER_BYTES as u64,
+            record_count: 0,
+            first_time: Timestamp::ZERO,
+            last_time: Timestamp::ZERO,
+        };
+        let segment = self.new_segment(&fresh, false);
+        segment.begin_index();
+        let header = SegmentHeader { store: self.context.store, topic: self.uid, base_offset };
+        let create = || {
+            let file = match disk.open(&segment.path, OpenMode::Create) {
+                // Half made when the disk was full; nobody knows of it yet.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    disk.remove(&segment.path)?;
+                    disk.open(&segment.path, OpenMode::Create)?
+                }
+                outcome => outcome?,
+            };
+            file.write_at(&[IoSlice::new(&header.encode())], 0)?;
+            Ok(file)
+        };
+        flush.is_dir_unsynced = true;
+        let file = create().map_err(|error| Error::io("create segment", &segment.path, error))?;
+        self.context.counters.segments_created.add(1);
+        let listed = Arc::clone(&segment);
+        self.update_segments(move |segments| segments.push(Arc::clone(&listed)));
+        Ok(Active { segment, file, index: Box::new(IndexBuilder::new(base_offset)), is_unsynced: false })
+    }
+}

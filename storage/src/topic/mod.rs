@@ -1,0 +1,282 @@
+//! A topic: a named, totally ordered log of the store.
+//!
+//! ```text
+//! log_start_offset <= high_watermark <= log_end_offset
+//! ```
+//!
+//! | Module | What it does |
+//! |---|---|
+//! | [`tail`] | the recent end, in memory |
+//! | [`flush`] | from the tail into segments |
+//! | [`files`] | whether the files are those that the store knows of |
+
+pub(crate) mod files;
+pub(crate) mod flush;
+pub(crate) mod tail;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+
+use crate::compaction::CompactionReport;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::format::batch;
+use crate::format::checkpoint::{SealedSegment, TopicState};
+use crate::format::segment::HEADER_BYTES;
+use crate::retention::RetentionReport;
+use crate::segment::{Segment, file_name};
+use crate::settings::{Storage, TopicSettings};
+use crate::stats::{Counter, TopicStats};
+use crate::types::{Offset, Timestamp, TopicId, TopicName, Uid};
+use crate::watch::Watch;
+use flush::Flush;
+use tail::{Head, Tail};
+
+/// A topic as the store holds it. See the [module](self).
+#[derive(Debug)]
+pub(crate) struct TopicInner {
+    pub(crate) id: TopicId,
+    pub(crate) uid: Uid,
+    pub(crate) name: TopicName,
+    /// What the header CRCs of its batches begin with.
+    pub(crate) seed: u32,
+    pub(crate) dir: PathBuf,
+    pub(crate) context: Arc<Context>,
+    pub(crate) settings: ArcSwap<TopicSettings>,
+    log_start: AtomicU64,
+    high_watermark: AtomicU64,
+    log_end: AtomicU64,
+    tail: Mutex<Tail>,
+    /// In order of offsets; the last one may be active. Replaced as a whole.
+    segments: ArcSwap<Vec<Arc<Segment>>>,
+    pub(crate) flush: Mutex<Flush>,
+    pub(crate) watch: Watch,
+    pub(crate) is_deleted: AtomicBool,
+    /// Whether the next sync has to move this topic's high watermark. Guarded by the store's writer lock.
+    pub(crate) is_unsynced: AtomicBool,
+    /// Offsets of a topic in memory that the journal has set aside. Guarded by the store's writer lock.
+    pub(crate) reserved: AtomicU64,
+    pub(crate) records_appended: Counter,
+    pub(crate) bytes_appended: Counter,
+    pub(crate) last_retention: Mutex<Option<RetentionReport>>,
+    pub(crate) last_compaction: Mutex<Option<CompactionReport>>,
+    pub(crate) is_compacting: AtomicBool,
+}
+
+impl TopicInner {
+    /// A topic as the checkpoint describes it, or a new one. Touches no file.
+    pub(crate) fn new(context: &Arc<Context>, state: &TopicState) -> Self {
+        let dir = context.topic_dir(state.id);
+        let seed = batch::seed(state.uid);
+        let capacity = map_capacity(context, &state.settings);
+        let open = |sealed: &SealedSegment, is_sealed| {
+            let path = dir.join(file_name(sealed.base_offset, sealed.rewrites));
+            Arc::new(Segment::new(path, state.name.clone(), seed, capacity, sealed, is_sealed))
+        };
+        let mut segments: Vec<_> = state.sealed.iter().map(|sealed| open(sealed, true)).collect();
+        if let Some(active) = state.active.filter(|active| active.bytes > HEADER_BYTES as u64) {
+            let unsealed = SealedSegment {
+                base_offset: active.base_offset,
+                rewrites: 0,
+                next_offset: state.next_offset,
+                bytes: active.bytes,
+                record_count: 0,
+                first_time: active.first_time,
+                last_time: state.last_time,
+            };
+            segments.push(open(&unsealed, false));
+        }
+        let head = Head { next_offset: state.next_offset, last_time: state.last_time, active: state.active };
+        Self {
+            id: state.id,
+            uid: state.uid,
+            name: state.name.clone(),
+            seed,
+            dir,
+            context: Arc::clone(context),
+            settings: ArcSwap::from_pointee(state.settings.clone()),
+            log_start: AtomicU64::new(state.log_start_offset.0),
+            high_watermark: AtomicU64::new(state.next_offset.0),
+            log_end: AtomicU64::new(state.next_offset.0),
+            tail: Mutex::new(Tail::new(head)),
+            segments: ArcSwap::from_pointee(segments),
+            flush: Mutex::new(Flush::new(state)),
+            watch: Watch::default(),
+            is_deleted: AtomicBool::new(false),
+            is_unsynced: AtomicBool::new(false),
+            reserved: AtomicU64::new(state.next_offset.0),
+            records_appended: Counter::default(),
+            bytes_appended: Counter::default(),
+            last_retention: Mutex::new(None),
+            last_compaction: Mutex::new(None),
+            is_compacting: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether its records are in memory only.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(self.settings.load().storage, Storage::Memory { .. })
+    }
+
+    pub(crate) fn log_start(&self) -> Offset {
+        Offset(self.log_start.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn high_watermark(&self) -> Offset {
+        Offset(self.high_watermark.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn log_end(&self) -> Offset {
+        Offset(self.log_end.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().expect("no panic under this lock")
+    }
+
+    pub(crate) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
+        self.segments.load_full()
+    }
+
+    pub(crate) fn head(&self) -> Head {
+        self.tail().head
+    }
+
+    /// Takes in a batch that the journal holds now. Under the store's writer lock.
+    pub(crate) fn push(&self, bytes: Bytes, next_offset: Offset, append_time: Timestamp, rolls: bool) {
+        let length = bytes.len() as u64;
+        {
+            let mut tail = self.tail();
+            tail.push(bytes, next_offset, append_time, rolls);
+            if let Storage::Memory { bytes_max } = self.settings.load().storage {
+                let dropped = tail.drop_beyond(bytes_max);
+                self.context.counters.tail_bytes.sub(dropped);
+                self.log_start.fetch_max(tail.first_offset().0, Ordering::AcqRel);
+            }
+        }
+        self.context.counters.tail_bytes.add(length);
+        self.bytes_appended.add(length);
+        self.log_end.store(next_offset.0, Ordering::Release);
+    }
+
+    /// What is below `offset` is synced: readers may see it.
+    pub(crate) fn move_high_watermark(&self, offset: Offset) {
+        self.high_watermark.fetch_max(offset.0, Ordering::AcqRel);
+        self.watch.notify();
+    }
+
+    /// The log starts at `offset` from now on. Files go later.
+    pub(crate) fn move_log_start(&self, offset: Offset) {
+        self.log_start.fetch_max(offset.0, Ordering::AcqRel);
+        if self.is_in_memory() {
+            let dropped = self.tail().drop_below(offset);
+            self.context.counters.tail_bytes.sub(dropped);
+        }
+        self.watch.notify();
+    }
+
+    /// Goes on at `offset`: a topic in memory after a restart.
+    pub(crate) fn skip_to(&self, offset: Offset) {
+        self.tail().head.next_offset = offset;
+        self.log_start.store(offset.0, Ordering::Release);
+        self.log_end.store(offset.0, Ordering::Release);
+        self.high_watermark.store(offset.0, Ordering::Release);
+        self.reserved.store(offset.0, Ordering::Release);
+    }
+
+    /// Changes the list of segments. Callers hold the flush lock, so that changes do not overtake each other.
+    pub(crate) fn update_segments(&self, change: impl Fn(&mut Vec<Arc<Segment>>)) {
+        self.segments.rcu(|segments| {
+            let mut segments = Vec::clone(segments);
+            change(&mut segments);
+            segments
+        });
+    }
+
+    /// Takes segments that hold nothing but trimmed records out of the list; returns them.
+    pub(crate) fn forget_trimmed(&self) -> Vec<Arc<Segment>> {
+        let log_start = self.log_start();
+        let is_trimmed = |segment: &Arc<Segment>| segment.next_offset() <= log_start && segment.sealed().is_some();
+        let trimmed: Vec<_> = self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect();
+        if !trimmed.is_empty() {
+            self.update_segments(|segments| segments.retain(|segment| !is_trimmed(segment)));
+        }
+        trimmed
+    }
+
+    /// Puts `new` into the list in place of all segments from its base offset up to `next_offset`; returns those.
+    pub(crate) fn replace_segments(&self, new: &Arc<Segment>, next_offset: Offset) -> Vec<Arc<Segment>> {
+        let is_replaced = |segment: &Arc<Segment>| {
+            segment.base_offset >= new.base_offset
+                && segment.base_offset < next_offset
+        };
+        let replaced: Vec<_> = self.segments().iter().filter(|segment| is_replaced(segment)).cloned().collect();
+        self.update_segments(|segments| {
+            segments.retain(|segment| !is_replaced(segment));
+            let number = segments.partition_point(|segment| segment.base_offset < new.base_offset);
+            segments.insert(number, Arc::clone(new));
+        });
+        replaced
+    }
+
+    /// A segment of this topic, not in the list yet.
+    pub(crate) fn new_segment(&self, sealed: &SealedSegment, is_sealed: bool) -> Arc<Segment> {
+        let path = self.dir.join(file_name(sealed.base_offset, sealed.rewrites));
+        let capacity = map_capacity(&self.context, &self.settings.load());
+        Arc::new(Segment::new(path, self.name.clone(), self.seed, capacity, sealed, is_sealed))
+    }
+
+    /// An error if the topic was deleted.
+    pub(crate) fn check_alive(&self) -> Result<()> {
+        if self.is_deleted.load(Ordering::Acquire) {
+            return Err(Error::TopicNotFound { name: self.name.clone() });
+        }
+        Ok(())
+    }
+
+    /// The sealed segments, for the checkpoint: those before the active one of `head`.
+    pub(crate) fn state(&self, head: &Head, log_start: Offset) -> TopicState {
+        let limit = head.active.map_or(head.next_offset, |active| active.base_offset);
+        let segments = self.segments();
+        TopicState {
+            id: self.id,
+            uid: self.uid,
+            name: self.name.clone(),
+            settings: TopicSettings::clone(&self.settings.load()),
+            log_start_offset: log_start,
+            next_offset: head.next_offset,
+            last_time: head.last_time,
+            active: head.active,
+            sealed: segments.iter().filter(|segment| segment.base_offset < limit).filter_map(|s| s.sealed()).collect(),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> TopicStats {
+        let segments = self.segments();
+        let tail = self.tail();
+        TopicStats {
+            id: self.id,
+            name: self.name.clone(),
+            log_start_offset: self.log_start(),
+            high_watermark: self.high_watermark(),
+            log_end_offset: self.log_end(),
+            last_append_time: tail.head.last_time,
+            segments: segments.len() as u64,
+            segment_bytes: segments.iter().map(|segment| segment.file_bytes()).sum(),
+            tail_bytes: tail.bytes(),
+            records_appended: self.records_appended.value(),
+            bytes_appended: self.bytes_appended.value(),
+            last_retention: self.last_retention.lock().expect("no panic under this lock").clone(),
+            last_compaction: self.last_compaction.lock().expect("no panic under this lock").clone(),
+        }
+    }
+}
+
+/// How far segments are mapped. A larger batch than a segment may hold gets a segment of its own.
+fn map_capacity(context: &Context, settings: &TopicSettings) -> u64 {
+    settings.segment_bytes_max.max(context.settings.append_bytes_max * 2) + (1 << 16)
+}
