@@ -14,7 +14,7 @@
 //!
 //! What it assumes of a disk: a flush makes every earlier write durable; a write that is not yet flushed may be
 //! kept or lost, whatever was written before or after it, and may be torn between 512-byte sectors. A sector
-//! is never torn within itself.
+//! is never torn within itself, and a superblock not at all (see `mount`).
 //!
 //! Everything happens in a mount namespace of our own. So nobody else sees the mounts or can keep them busy, and
 //! the kernel takes them down when the last of our processes is gone, however it ends.

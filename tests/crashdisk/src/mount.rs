@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -70,6 +71,16 @@ impl FileSystem {
         }
         let why = String::from_utf8_lossy(&made.stderr).trim().to_owned();
         Err(Error::Trouble(format!("{tool} failed: {why}")))
+    }
+
+    /// Where its first superblock is. ext4 and btrfs overwrite theirs in place under a checksum, and need it to find
+    /// their journal or trees: they count on the disk to write it whole.
+    pub(crate) fn superblock(&self) -> Range<u64> {
+        match self.name.as_str() {
+            "ext4" => 1024..2048,
+            "btrfs" => 65536..69632,
+            _ => 0..512,
+        }
     }
 
     fn flags_and_data(&self) -> (MountFlags, CString) {

@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::error::{Context, Error, Result};
+use crate::sys;
 
 /// The programs that run now.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +64,8 @@ impl Programs {
             return Err(Error::Interrupted);
         }
         let name = command.get_program().to_string_lossy().into_owned();
-        let mut child = command.process_group(0).spawn().context(|| format!("start {name}"))?;
+        let mut child =
+            sys::die_with_us(command).process_group(0).spawn().context(|| format!("start {name}"))?;
         let group = Pid::from_child(&child);
         match pidfd_open(group, PidfdFlags::empty()) {
             Ok(exit) => {

@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use crate::log::{BlockLog, Op};
@@ -26,7 +27,7 @@ pub(crate) enum Policy {
     None,
     /// Each write or not, by chance: the disk reordered them.
     Subset,
-    /// Most writes, and of half of these each 512-byte sector or not, by chance.
+    /// Most writes, and of half of these each 512-byte sector or not, by chance; but see [`Replay::new`].
     Torn,
 }
 
@@ -51,11 +52,21 @@ pub(crate) struct Replay<'a> {
     /// The pending writes are between here and the position.
     pending_begin: usize,
     acks: Vec<&'a str>,
+    untorn: Range<u64>,
 }
 
 impl<'a> Replay<'a> {
-    pub(crate) fn new(log: &'a BlockLog) -> Self {
-        Self { log, position: 0, flushed: Image::new(log.disk_bytes), pending_begin: 0, acks: Vec::new() }
+    /// A replay from the log's begin. No cut tears the bytes `untorn`: the file system's superblock, if it is
+    /// larger than a sector and must be whole before recovery can begin. No program can do anything about that.
+    pub(crate) fn new(log: &'a BlockLog, untorn: Range<u64>) -> Self {
+        Self {
+            log,
+            position: 0,
+            flushed: Image::new(log.disk_bytes),
+            pending_begin: 0,
+            acks: Vec::new(),
+            untorn,
+        }
     }
 
     /// Goes on to the cut just before operation `position`.
@@ -108,8 +119,14 @@ impl<'a> Replay<'a> {
                         continue;
                     }
                     let torn = rng.one_in(2);
+                    let mut untorn_kept = None;
                     for (sector, at) in bytes.chunks(SECTOR_BYTES).zip((position..).step_by(SECTOR_BYTES)) {
-                        if !torn || rng.one_in(2) {
+                        let kept = match &mut untorn_kept {
+                            _ if !torn => true,
+                            kept if self.untorn.contains(&at) => *kept.get_or_insert_with(|| rng.one_in(2)),
+                            _ => rng.one_in(2),
+                        };
+                        if kept {
                             file.write_all_at(sector, at)?;
                         }
                     }
@@ -202,7 +219,7 @@ mod tests {
     #[test]
     fn what_was_flushed_is_there_whatever_the_policy() {
         let log = log();
-        let mut replay = Replay::new(&log);
+        let mut replay = Replay::new(&log, 0..0);
         replay.advance(3);
         assert_eq!(sectors(&image(&replay, Policy::None, 1)), [0, 0, 0]);
         replay.advance(4);
@@ -215,7 +232,7 @@ mod tests {
     #[test]
     fn a_policy_decides_about_what_was_not_flushed() {
         let log = log();
-        let mut replay = Replay::new(&log);
+        let mut replay = Replay::new(&log, 0..0);
         replay.advance(7);
         assert_eq!(replay.acks(), ["early", "late"]);
         assert_eq!(sectors(&image(&replay, Policy::All, 1)), [1, 3, 4]);
@@ -228,7 +245,7 @@ mod tests {
     #[test]
     fn a_torn_write_is_old_or_new_in_each_sector_and_the_same_for_the_same_seed() {
         let log = log();
-        let mut replay = Replay::new(&log);
+        let mut replay = Replay::new(&log, 0..0);
         replay.advance(7);
         let mut torn = 0;
         for seed in 0..20 {
@@ -242,12 +259,25 @@ mod tests {
     }
 
     #[test]
+    fn a_superblock_is_never_torn_and_what_lies_around_it_is() {
+        let log = BlockLog { disk_bytes: DISK_BYTES as u64, ops: vec![write(0, 9, 8)] };
+        let mut replay = Replay::new(&log, 1024..2048);
+        replay.advance(1);
+        let states: std::collections::BTreeSet<[u8; 3]> = (0..100)
+            .map(|seed| image(&replay, Policy::Torn, seed))
+            .map(|image| [image[512], image[1024], image[1536]])
+            .collect();
+        assert!(states.iter().all(|[_, first, second]| first == second));
+        assert_eq!(states.len(), 4);
+    }
+
+    #[test]
     fn a_block_that_becomes_zero_again_is_zero_in_the_image() {
         let log = BlockLog {
             disk_bytes: DISK_BYTES as u64,
             ops: vec![write(8, 7, 8), Op::Flush, write(8, 0, 8), Op::Flush],
         };
-        let mut replay = Replay::new(&log);
+        let mut replay = Replay::new(&log, 0..0);
         replay.advance(4);
         assert_eq!(image(&replay, Policy::None, 1), vec![0; DISK_BYTES]);
     }

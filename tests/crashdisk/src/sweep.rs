@@ -75,6 +75,9 @@ impl Sweep {
 
         let Findings { images, failures } =
             progress.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if images == 0 {
+            println!("FAIL no image was checked");
+        }
         let seconds = begin.elapsed().as_secs_f64();
         println!(
             "sweep: images={images} failures={failures} seed={} acks={} flushes={} cuts={} seconds={seconds:.1} \
@@ -85,9 +88,6 @@ impl Sweep {
             cuts.len(),
             seconds * 1000.0 / images.max(1) as f64,
         );
-        if images == 0 {
-            println!("FAIL no image was checked");
-        }
         Ok(enough && failures == 0 && images > 0)
     }
 }
@@ -150,7 +150,7 @@ impl Progress<'_> {
 
     /// Takes cut after cut. They are handed out by rising position, so that each worker's replay goes forwards.
     fn take_cuts(&self, slot: &Slot) -> Result<()> {
-        let mut replay = Replay::new(self.log);
+        let mut replay = Replay::new(self.log, self.sweep.file_system.superblock());
         let mut acks_written = None;
         loop {
             self.programs.proceed()?;

@@ -1,4 +1,5 @@
-//! The system calls for which no crate offers a safe function: three ioctls of loop devices, and `unshare`.
+//! What no crate offers a safe function for: three ioctls of loop devices, `unshare`, and a call between fork and
+//! exec.
 //!
 //! The one module of this package with unsafe code. What holds:
 //!
@@ -11,10 +12,13 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr;
 
 use rustix::io::Result;
 use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode, Setter, ioctl};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 const LOOP_CONFIGURE: Opcode = 0x4C0A;
@@ -88,6 +92,12 @@ pub(crate) fn clear_loop_device(device: &File) -> Result<()> {
 pub(crate) fn own_mount_namespace() -> Result<()> {
     // SAFETY: the function is unsafe for the sake of `UnshareFlags::FILES`, which is not among our flags.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
+}
+
+/// Lets the program die with the thread that starts it, should we be killed without a chance to do it.
+pub(crate) fn die_with_us(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec only this one system call is made; it takes no lock and no memory.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) }
 }
 
 /// `LOOP_CTL_GET_FREE` answers in its return value, a pattern that rustix lacks.
