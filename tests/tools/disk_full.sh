@@ -13,7 +13,7 @@ Runs a writer on a disk that fills up: it must refuse cleanly, and lose nothing 
              space was freed.
   --again    run once space is free; it must end with 0. What it acknowledges is checked as well.
   --fs       ext4 (the default), xfs (>= 320 MiB), btrfs (>= 128 MiB) or tmpfs
-  --mib      size of the disk, 24 by default
+  --mib      size of the disk, 24 by default; it is kept in $TMPDIR
 
 In the commands {dir} is the directory, {ack} the TEXT of the last 'ack TEXT' (-1: none), {acks} a file of all of
 them, one a line. Exit: 0 all well, 1 a failure, 2 trouble with the disk, 64 wrong usage, 77 not possible here.

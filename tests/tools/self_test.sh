@@ -6,6 +6,7 @@ set -euo pipefail
 tools=$(dirname "$(readlink -f "$0")")
 tinylog=$(readlink -f "${1:?which tinylog?}")
 work=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo /tmp)")
+export TMPDIR=$work # disk_full.sh keeps its disk there
 trap 'rm -rf "$work"' EXIT
 
 failures=0
@@ -28,18 +29,18 @@ expect() {
 
 # syscall_faults [OPTION...] BUG
 syscall_faults() {
-    "$tools/syscall_faults.py" --dir "$work/log" --check "$tinylog check {dir} {ack}" --max-per-call 6 \
-        "${@:1:$#-1}" -- "$tinylog" write '{dir}' 25 "${!#}"
+    "$tools/syscall_faults.py" --dir "$work/log" --check "$tinylog check {dir} {ack}" --max-per-call 3 \
+        "${@:1:$#-1}" -- "$tinylog" write '{dir}' 21 "${!#}"
 }
 
 # disk_full FS BUG [OPTION...]
 disk_full() {
-    "$tools/disk_full.sh" --fs "$1" --mib 20 --write "$tinylog write {dir} 100000 $2" \
+    "$tools/disk_full.sh" --fs "$1" --mib 10 --write "$tinylog write {dir} 100000 $2" \
         --check "$tinylog check {dir} {ack}" "${@:3}"
 }
 
 echo '--- syscall_faults.py'
-expect 0 'no bug' syscall_faults --faults-min 40 none
+expect 0 'no bug' syscall_faults --faults-min 25 none
 expect 1 'a sync error is ignored' syscall_faults --calls fdatasync ignore-sync-error
 expect 1 'a write error is ignored' syscall_faults --calls write --errors write=ENOSPC ignore-write-error
 expect 1 'an error is a panic' syscall_faults --calls fdatasync panic-on-error
