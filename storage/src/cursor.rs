@@ -1,0 +1,658 @@
+//! Reading a topic: where to start, a cursor over batches, and iterators over records.
+//!
+//! A cursor reads segments until it has caught up with the tail, takes recent batches from there, and waits for more
+//! without polling. It holds no lock while its user works with what it returned, and what it returned stays valid
+//! for as long as it is held.
+//!
+//! What a cursor promises: offsets rise, none is skipped without a word. Where records were trimmed it answers
+//! [`Error::OffsetTrimmed`], where they are damaged [`Error::Corrupt`], each with the bounds; [`Cursor::seek`] goes on
+//! behind. Offsets that compaction took out are simply not there.
+
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::Topic;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::format::batch::{Batch, BatchHeader, BodyProblem};
+use crate::format::record::RecordView;
+use crate::segment::{Found, Segment, SegmentReader};
+use crate::store::visible_end;
+use crate::topic::TopicInner;
+use crate::types::{Offset, Timestamp, Uid};
+
+/// Where to start reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At the first record there is.
+    Earliest,
+    /// Behind the last record there is.
+    Latest,
+    /// At this offset.
+    Offset(Offset),
+    /// Behind this offset.
+    AfterOffset(Offset),
+    /// At the first record appended at this time or later.
+    Time(Timestamp),
+    /// At the last so many records.
+    Last(u64),
+}
+
+impl From<Offset> for Start {
+    fn from(offset: Offset) -> Self {
+        Self::Offset(offset)
+    }
+}
+
+/// Which records a reader sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Visibility {
+    /// Those that survive a power cut. The default: nothing that was seen can vanish.
+    #[default]
+    Synced,
+    /// Also those that are not synced yet: a power cut may take back what was seen, and give its offset to another
+    /// record.
+    Written,
+}
+
+/// A batch as a cursor returns it: intact, and perhaps entered in its middle.
+#[derive(Clone, Debug)]
+pub struct ReadBatch {
+    batch: Batch,
+    from: Offset,
+    topic: Uid,
+}
+
+impl ReadBatch {
+    /// The batch, with records before [`from`](Self::from) perhaps.
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// The first offset that was asked for.
+    pub fn from(&self) -> Offset {
+        self.from
+    }
+
+    /// The records from there on, borrowed: the fastest way to look at them.
+    pub fn records(&self) -> impl Iterator<Item = Result<(Offset, RecordView<'_>)>> + '_ {
+        let from = self.from;
+        self.batch.records().filter_map(move |next| match next {
+            Ok((offset, _)) if offset < from => None,
+            Ok(record) => Some(Ok(record)),
+            Err(invalid) => Some(Err(unreadable(invalid))),
+        })
+    }
+
+    /// The records from there on, each with its own hold on the batch's memory.
+    pub fn owned(&self) -> Vec<Result<StoredRecord>> {
+        let body = self.batch.body();
+        self.records()
+            .map(|next| {
+                let (offset, view) = next?;
+                Ok(StoredRecord {
+                    offset,
+                    append_time: self.batch.append_time(),
+                    topic: self.topic,
+                    bytes: body.slice_ref(view.as_bytes()),
+                })
+            })
+            .collect()
+    }
+}
+
+/// A batch whose checksums hold was written by us, after a check. So this cannot happen unless the engine has a bug.
+fn unreadable(invalid: crate::format::Invalid) -> Error {
+    Error::InvalidEncoding { detail: invalid.detail, position: invalid.position }
+}
+
+/// A record of a topic. Holds the memory that it lies in; nothing is copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRecord {
+    offset: Offset,
+    append_time: Timestamp,
+    topic: Uid,
+    bytes: Bytes,
+}
+
+impl StoredRecord {
+    /// Its number in the topic.
+    pub fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// When it was appended.
+    pub fn append_time(&self) -> Timestamp {
+        self.append_time
+    }
+
+    /// All its fields. Decodes them: keep the view to look at several.
+    pub fn view(&self) -> RecordView<'_> {
+        RecordView::decode(&self.bytes).expect("it was decoded before it was handed out")
+    }
+
+    /// The content, or `None` for a tombstone.
+    pub fn payload(&self) -> Option<&[u8]> {
+        self.view().payload
+    }
+
+    /// The content, with its own hold on the memory.
+    pub fn payload_bytes(&self) -> Option<Bytes> {
+        self.view().payload.map(|payload| self.bytes.slice_ref(payload))
+    }
+
+    /// The key.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.view().key
+    }
+
+    /// The encoded record.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The id that the record was given, or one derived from topic, time and offset: a UUID of version 7 that no
+    /// other record has and that stays the same.
+    pub fn id(&self) -> [u8; 16] {
+        self.view().id.unwrap_or_else(|| derived_id(self.topic, self.append_time, self.offset))
+    }
+}
+
+/// ```text
+/// 48 bits: time in ms | 4: version 7 | 12: of the topic's uid | 2: variant | 62: offset xor the topic's uid
+/// ```
+fn derived_id(topic: Uid, time: Timestamp, offset: Offset) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..6].copy_from_slice(&time.0.to_be_bytes()[2..]);
+    id[6] = 0x70 | topic.0[0] & 0x0f;
+    id[7] = topic.0[1];
+    let salt = u64::from_be_bytes(topic.0[8..].try_into().expect("eight bytes"));
+    let low = (salt ^ offset.0) & (u64::MAX >> 2) | 1 << 63;
+    id[8..].copy_from_slice(&low.to_be_bytes());
+    id
+}
+
+/// Reads the batches of a topic. See the [module](self).
+#[derive(Debug)]
+pub struct Cursor {
+    topic: Topic,
+    next: Offset,
+    visibility: Visibility,
+    place: Option<Place>,
+    reader: SegmentReader,
+    waker: Option<u64>,
+}
+
+/// Where the next batch lies, if that is known.
+#[derive(Debug)]
+struct Place {
+    segment: Arc<Segment>,
+    position: u64,
+}
+
+impl Cursor {
+    pub(crate) fn new(topic: &Topic, start: Start, visibility: Visibility) -> Result<Self> {
+        let mut cursor = Self {
+            topic: topic.clone(),
+            next: Offset::ZERO,
+            visibility,
+            place: None,
+            reader: SegmentReader::new(),
+            waker: None,
+        };
+        cursor.next = cursor.resolve(start)?;
+        Ok(cursor)
+    }
+
+    /// The offset of the record that comes next.
+    pub fn next_offset(&self) -> Offset {
+        self.next
+    }
+
+    /// One past the last offset that this cursor may see now.
+    pub fn visible_end(&self) -> Offset {
+        visible_end(&self.topic.inner, self.visibility)
+    }
+
+    /// Goes on at `offset`.
+    pub fn seek(&mut self, offset: Offset) {
+        self.next = offset;
+        self.place = None;
+    }
+
+    /// The next batch, or `None` if there is none yet.
+    ///
+    /// # Errors
+    /// [`Error::OffsetTrimmed`] if the next record was removed; [`Error::Corrupt`] if it is damaged. The cursor stays
+    /// where it is.
+    pub fn next_batch(&mut self) -> Result<Option<ReadBatch>> {
+        let topic = Arc::clone(&self.topic.inner);
+        loop {
+            let log_start_offset = topic.log_start();
+            if self.next < log_start_offset {
+                return Err(Error::OffsetTrimmed { topic: topic.name.clone(), offset: self.next, log_start_offset });
+            }
+            if self.next >= self.visible_end() {
+                topic.check_alive()?;
+                return Ok(None);
+            }
+            if let Some(batch) = self.step(&topic)? {
+                let counters = &topic.context.counters;
+                counters.batches_read.add(1);
+                counters.records_read.add(u64::from(batch.header().record_count));
+                counters.bytes_read.add(batch.as_bytes().len() as u64);
+                let from = self.next;
+                self.next = batch.next_offset();
+                return Ok(Some(ReadBatch { batch, from, topic: topic.uid }));
+            }
+        }
+    }
+
+    /// Looks once where the next batch should be. `None`: look again, from the top.
+    fn step(&mut self, topic: &TopicInner) -> Result<Option<Batch>> {
+        if let Some(place) = &self.place
+            && self.next < place.segment.next_offset()
+        {
+            let Place { segment, position } = place;
+            return match self.reader.read(segment, &topic.context, *position, self.next) {
+                Ok(Found::Batch(batch, next_position)) => {
+                    let is_behind = batch.next_offset() <= self.next;
+                    self.place = Some(Place { segment: Arc::clone(segment), position: next_position });
+                    Ok((!is_behind).then_some(batch))
+                }
+                Ok(Found::End) => {
+                    // Compaction took the last records of the segment out.
+                    self.next = segment.next_offset();
+                    self.place = None;
+                    Ok(None)
+                }
+                Err(Error::Io { .. }) if !is_listed(topic, segment) => {
+                    self.place = None;
+                    Ok(None)
+                }
+                Err(error) => {
+                    self.place = None;
+                    Err(error)
+                }
+            };
+        }
+        let found = topic.tail().find(self.next).cloned();
+        let in_tail = found.filter(|batch| batch.base_offset <= self.next);
+        if let Some(batch) = in_tail {
+            self.place = None;
+            let header = BatchHeader::decode(&batch.bytes, topic.seed).expect("the tail holds intact batches only");
+            return match Batch::trusted(header, batch.bytes) {
+                Ok(batch) => Ok(Some(batch)),
+                Err(BodyProblem::CodecUnavailable(codec)) => Err(Error::CodecUnavailable { codec: codec.name() }),
+                Err(BodyProblem::Invalid(invalid)) => Err(unreadable(invalid)),
+            };
+        }
+        self.place = self.locate(topic)?;
+        Ok(None)
+    }
+
+    /// The place of the batch with the next offset, which has left the tail.
+    fn locate(&mut self, topic: &TopicInner) -> Result<Option<Place>> {
+        drop(topic.lock_flush_checked()?);
+        let segments = topic.segments();
+        let number = segments.partition_point(|segment| segment.base_offset <= self.next);
+        let Some(segment) = number.checked_sub(1).map(|number| &segments[number]) else {
+            return Ok(None);
+        };
+        if self.next >= segment.next_offset() {
+            return match segments.get(number) {
+                // A gap between segments can only be one that compaction left.
+                Some(behind) if topic.tail().first_offset() > self.next => {
+                    self.next = behind.base_offset;
+                    Ok(None)
+                }
+                _ => Ok(None),
+            };
+        }
+        match segment.seek_offset(&topic.context, self.next) {
+            Ok(position) => Ok(Some(Place { segment: Arc::clone(segment), position })),
+            Err(Error::Io { .. }) if !is_listed(topic, segment) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Blocks until there is a next record, or the time is up; says whether there is one. `None`: for ever.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the store is closed, [`Error::TopicNotFound`] when the topic is deleted.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<bool> {
+        let topic = &self.topic.inner;
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        topic.watch.wait_until(deadline, || self.is_ready());
+        self.readiness()
+    }
+
+    /// The same without blocking: the task is woken when it is worth asking again.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn poll_ready(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<()>> {
+        let is_ready = self.is_ready() || {
+            self.waker = Some(self.topic.inner.watch.register(self.waker, task.waker()));
+            self.is_ready()
+        };
+        if is_ready { Poll::Ready(self.readiness().map(drop)) } else { Poll::Pending }
+    }
+
+    fn is_ready(&self) -> bool {
+        let topic = &self.topic.inner;
+        self.next < self.visible_end()
+            || self.next < topic.log_start()
+            || topic.context.is_closed()
+            || topic.check_alive().is_err()
+    }
+
+    fn readiness(&self) -> Result<bool> {
+        let topic = &self.topic.inner;
+        if self.next < self.visible_end() || self.next < topic.log_start() {
+            return Ok(true);
+        }
+        topic.check_alive()?;
+        if topic.context.is_closed() {
+            return Err(Error::Closed);
+        }
+        Ok(false)
+    }
+
+    fn resolve(&mut self, start: Start) -> Result<Offset> {
+        let topic = Arc::clone(&self.topic.inner);
+        topic.check_alive()?;
+        let (first, end) = (topic.log_start(), self.visible_end());
+        let at = |offset: Offset| {
+            let name = || topic.name.clone();
+            if offset < first {
+                Err(Error::OffsetTrimmed { topic: name(), offset, log_start_offset: first })
+            } else if offset > end {
+                Err(Error::OffsetUnwritten { topic: name(), offset, next_offset: end })
+            } else {
+                Ok(offset)
+            }
+        };
+        match start {
+            Start::Earliest => Ok(first),
+            Start::Latest => Ok(end),
+            Start::Offset(offset) => at(offset),
+            Start::AfterOffset(offset) => at(offset.saturating_add(1)),
+            Start::Time(time) => Ok(self.find_time(time)?.clamp(first, end.max(first))),
+            Start::Last(count) => {
+                let is_dense = topic.segments().iter().all(|segment| segment.rewrites == 0);
+                if is_dense {
+                    return Ok(end.saturating_sub(count).max(first));
+                }
+                let mut backwards = Backwards::new(&self.topic, end, self.visibility);
+                let (mut left, mut at) = (count, end);
+                while left > 0
+                    && let Some(batch) = backwards.previous_batch()?
+                {
+                    let offsets: Vec<_> = batch.batch.records().filter_map(|next| Some(next.ok()?.0)).collect();
+                    let taken = offsets.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    at = offsets[offsets.len() - taken];
+                    left -= taken as u64;
+                }
+                Ok(at.max(first))
+            }
+        }
+    }
+
+    /// The first offset appended at `time` or later.
+    fn find_time(&mut self, time: Timestamp) -> Result<Offset> {
+        let topic = Arc::clone(&self.topic.inner);
+        if self.next == Offset::ZERO {
+            self.next = topic.log_start();
+        }
+        drop(topic.lock_flush_checked()?);
+        for segment in topic.segments().iter() {
+            let is_earlier = segment.sealed().is_some_and(|sealed| sealed.last_time < time);
+            if is_earlier || segment.next_offset() <= topic.log_start() {
+                continue;
+            }
+            let mut position = segment.seek_time(&topic.context, time)?;
+            let mut expected = segment.base_offset;
+            while let Found::Batch(batch, behind) = self.reader.read(segment, &topic.context, position, expected)? {
+                if batch.append_time() >= time {
+                    return Ok(batch.base_offset());
+                }
+                position = behind;
+                expected = batch.next_offset();
+            }
+        }
+        let tail = topic.tail();
+        Ok(tail.find_time(time).map_or(tail.head.next_offset, |batch| batch.base_offset))
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        if let Some(id) = self.waker {
+            self.topic.inner.watch.forget(id);
+        }
+    }
+}
+
+fn is_listed(topic: &TopicInner, segment: &Arc<Segment>) -> bool {
+    topic.segments().iter().any(|listed| Arc::ptr_eq(listed, segment))
+}
+
+/// Reads a topic from its end to its beginning.
+#[derive(Debug)]
+pub struct Backwards {
+    topic: Topic,
+    /// What comes next lies below this offset.
+    before: Offset,
+    reader: SegmentReader,
+}
+
+impl Backwards {
+    pub(crate) fn new(topic: &Topic, before: Offset, visibility: Visibility) -> Self {
+        let before = before.min(visible_end(&topic.inner, visibility));
+        Self { topic: topic.clone(), before, reader: SegmentReader::new() }
+    }
+
+    /// Goes on below `offset`.
+    pub fn seek(&mut self, offset: Offset) {
+        self.before = offset.min(self.before);
+    }
+
+    /// The batch before, or `None` at the beginning. Of the batch only the records below the offset asked for
+    /// count; the first one may be followed by others.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn previous_batch(&mut self) -> Result<Option<ReadBatch>> {
+        let topic = Arc::clone(&self.topic.inner);
+        loop {
+            let from = topic.log_start();
+            if self.before <= from {
+                return Ok(None);
+            }
+            let found = topic.tail().find_before(self.before).cloned();
+            let batch = match found {
+                Some(batch) => {
+                    let header =
+                        BatchHeader::decode(&batch.bytes, topic.seed).expect("the tail holds intact batches only");
+                    match Batch::trusted(header, batch.bytes) {
+                        Ok(batch) => Some(batch),
+                        Err(BodyProblem::CodecUnavailable(codec)) => {
+                            return Err(Error::CodecUnavailable { codec: codec.name() });
+                        }
+                        Err(BodyProblem::Invalid(invalid)) => return Err(unreadable(invalid)),
+                    }
+                }
+                None => {
+                    drop(topic.lock_flush_checked()?);
+                    let segments = topic.segments();
+                    let number = segments.partition_point(|segment| segment.base_offset < self.before);
+                    let Some(segment) = number.checked_sub(1).map(|number| &segments[number]) else {
+                        return Ok(None);
+                    };
+                    match self.last_below(&topic.context, segment) {
+                        Err(Error::Io { .. }) if !is_listed(&topic, segment) => continue,
+                        outcome => outcome?,
+                    }
+                    .or_else(|| {
+                        self.before = segment.base_offset;
+                        None
+                    })
+                }
+            };
+            let Some(batch) = batch else { continue };
+            self.before = batch.base_offset();
+            return Ok(Some(ReadBatch { batch, from, topic: topic.uid }));
+        }
+    }
+
+    fn last_below(&mut self, context: &Context, segment: &Arc<Segment>) -> Result<Option<Batch>> {
+        let below = self.before.saturating_sub(1);
+        let mut position = segment.seek_offset(context, below)?;
+        let mut last: Option<Batch> = None;
+        loop {
+            let expected = last.as_ref().map_or(segment.base_offset, Batch::next_offset);
+            if expected >= self.before {
+                return Ok(last);
+            }
+            match self.reader.read(segment, context, position, expected)? {
+                Found::Batch(batch, _) if batch.base_offset() >= self.before => return Ok(last),
+                Found::Batch(batch, behind) => {
+                    position = behind;
+                    last = Some(batch);
+                }
+                Found::End => return Ok(last),
+            }
+        }
+    }
+}
+
+/// Iterates over records; made by [`Topic::read`] and [`Topic::follow`].
+///
+/// After an error about a range of offsets the next call goes on behind the range, so whoever asks again has been told.
+#[derive(Debug)]
+pub struct Records {
+    cursor: Cursor,
+    ready: std::vec::IntoIter<Result<StoredRecord>>,
+    follows: bool,
+}
+
+impl Records {
+    pub(crate) fn new(cursor: Cursor, follows: bool) -> Self {
+        Self { cursor, ready: Vec::new().into_iter(), follows }
+    }
+
+    /// The offset behind the batch that is being read.
+    pub fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<StoredRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(record) = self.ready.next() {
+                return Some(record);
+            }
+            match self.cursor.next_batch() {
+                Ok(Some(batch)) => self.ready = batch.owned().into_iter(),
+                Ok(None) if !self.follows => return None,
+                Ok(None) => match self.cursor.wait(None) {
+                    Ok(_) => {}
+                    Err(Error::Closed) => return None,
+                    Err(error) => {
+                        self.follows = false;
+                        return Some(Err(error));
+                    }
+                },
+                Err(error) => {
+                    match &error {
+                        Error::OffsetTrimmed { log_start_offset, .. } => self.cursor.seek(*log_start_offset),
+                        Error::Corrupt { offsets, .. } => self.cursor.seek(offsets.end),
+                        _ => {
+                            // Nothing to go on behind: end after this.
+                            self.follows = false;
+                            let end = self.cursor.visible_end();
+                            self.cursor.seek(end);
+                        }
+                    }
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// Iterates over records from the last to the first; made by [`Topic::read_backwards`].
+#[derive(Debug)]
+pub struct RecordsBackwards {
+    batches: Backwards,
+    ready: Vec<Result<StoredRecord>>,
+    before: Offset,
+}
+
+impl RecordsBackwards {
+    pub(crate) fn new(batches: Backwards) -> Self {
+        Self { before: batches.before, batches, ready: Vec::new() }
+    }
+}
+
+impl Iterator for RecordsBackwards {
+    type Item = Result<StoredRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(record) = self.ready.pop() {
+                return Some(record);
+            }
+            match self.batches.previous_batch() {
+                Ok(Some(batch)) => {
+                    let before = std::mem::replace(&mut self.before, batch.batch.base_offset());
+                    self.ready = batch.owned();
+                    self.ready.retain(|record| record.as_ref().map_or(true, |record| record.offset < before));
+                }
+                Ok(None) => return None,
+                Err(error) => {
+                    let below = match &error {
+                        Error::Corrupt { offsets, .. } => offsets.start,
+                        _ => Offset::ZERO,
+                    };
+                    self.before = below;
+                    self.batches.seek(below);
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// One record by its offset.
+pub(crate) fn get(topic: &Topic, offset: Offset, visibility: Visibility) -> Result<Option<StoredRecord>> {
+    let mut cursor = Cursor::new(topic, Start::Offset(offset), visibility)?;
+    if offset >= cursor.visible_end() {
+        let next_offset = cursor.visible_end();
+        return Err(Error::OffsetUnwritten { topic: topic.inner.name.clone(), offset, next_offset });
+    }
+    cursor.reader = SegmentReader::for_points();
+    let Some(batch) = cursor.next_batch()? else { return Ok(None) };
+    let uid = batch.topic;
+    let body = batch.batch.body();
+    let mut records = batch.batch.records();
+    while let Some(next) = records.next_encoded() {
+        let (found, bytes) = next.map_err(unreadable)?;
+        if found == offset {
+            RecordView::decode(bytes).map_err(unreadable)?;
+            let append_time = batch.batch.append_time();
+            return Ok(Some(StoredRecord { offset, append_time, topic: uid, bytes: body.slice_ref(bytes) }));
+        }
+        if found > offset {
+            break;
+        }
+    }
+    Ok(None)
+}

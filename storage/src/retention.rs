@@ -1,0 +1,180 @@
+//! Retention: which sealed segments may go, by age, bytes and number of records.
+//!
+//! It decides and trims; the trim goes through the journal, so that what was removed stays removed. It needs no
+//! room on the disk but for that frame, and runs also while appends are refused because the disk is full.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::settings::{Retention, millis};
+use crate::store::StoreInner;
+use crate::topic::TopicInner;
+use crate::types::{Offset, Timestamp, TopicName};
+
+/// What a run of retention removed from a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetentionReport {
+    /// The topic.
+    pub topic: TopicName,
+    /// When.
+    pub time: Timestamp,
+    /// Where the log started before.
+    pub from: Offset,
+    /// Where it starts now.
+    pub to: Offset,
+    /// Which bound was exceeded.
+    pub reason: RetentionReason,
+}
+
+/// Which bound of [`Retention`] made records go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetentionReason {
+    /// They were too old.
+    Age,
+    /// The topic had too many bytes.
+    Bytes,
+    /// The topic had too many records.
+    Records,
+}
+
+/// What retention knows of a piece of the log that goes as a whole.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    next_offset: Offset,
+    last_time: Timestamp,
+    bytes: u64,
+    records: u64,
+}
+
+/// How far the log may be cut, and why.
+fn decide(retention: &Retention, pieces: &[Piece], now: Timestamp) -> Option<(Offset, RetentionReason)> {
+    let mut bytes: u64 = pieces.iter().map(|piece| piece.bytes).sum();
+    let mut records: u64 = pieces.iter().map(|piece| piece.records).sum();
+    let mut decision = None;
+    for (number, piece) in pieces.iter().enumerate() {
+        let is_last = number + 1 == pieces.len();
+        let is_old = retention.age_max.is_some_and(|age| now.0.saturating_sub(piece.last_time.0) > millis(age));
+        // What is being written goes by age only: the other bounds would empty the topic.
+        let reason = if is_old {
+            RetentionReason::Age
+        } else if !is_last && retention.bytes_max.is_some_and(|bytes_max| bytes > bytes_max) {
+            RetentionReason::Bytes
+        } else if !is_last && retention.records_max.is_some_and(|most| records - piece.records >= most) {
+            RetentionReason::Records
+        } else {
+            break;
+        };
+        bytes -= piece.bytes;
+        records -= piece.records;
+        decision = Some((piece.next_offset, reason));
+    }
+    decision
+}
+
+impl StoreInner {
+    /// Applies every topic's retention once; reports what was removed. A topic that cannot be handled does not keep
+    /// the others from it; the first error is returned at the end.
+    pub(crate) fn run_retention(&self) -> Result<Vec<RetentionReport>> {
+        let mut reports = Vec::new();
+        let mut outcome = Ok(());
+        for topic in self.all_topics() {
+            match self.retain(&topic) {
+                Ok(report) => reports.extend(report),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        outcome.map(|()| reports)
+    }
+
+    fn retain(&self, topic: &Arc<TopicInner>) -> Result<Option<RetentionReport>> {
+        let retention = topic.settings.load().retention;
+        if retention == Retention::default() {
+            return Ok(None);
+        }
+        let now = self.context.clock.now();
+        let pieces = pieces(topic);
+        let from = topic.log_start();
+        let Some((to, reason)) = decide(&retention, &pieces, now).filter(|(to, _)| *to > from) else {
+            return Ok(None);
+        };
+        let to = to.min(topic.high_watermark());
+        self.trim(topic, to)?;
+        let report = RetentionReport { topic: topic.name.clone(), time: now, from, to, reason };
+        *topic.last_retention.lock().expect("no panic under this lock") = Some(report.clone());
+        Ok(Some(report))
+    }
+}
+
+/// The sealed segments, and what is being written as the last piece.
+fn pieces(topic: &TopicInner) -> Vec<Piece> {
+    let head = topic.head();
+    let log_start = topic.log_start();
+    let mut pieces: Vec<Piece> = topic
+        .segments()
+        .iter()
+        .filter_map(|segment| segment.sealed())
+        .filter(|sealed| sealed.next_offset > log_start)
+        .map(|sealed| Piece {
+            next_offset: sealed.next_offset,
+            last_time: sealed.last_time,
+            bytes: sealed.bytes,
+            records: sealed.record_count,
+        })
+        .collect();
+    let sealed_end = pieces.last().map_or(log_start, |piece| piece.next_offset);
+    if head.next_offset > sealed_end {
+        pieces.push(Piece {
+            next_offset: head.next_offset,
+            last_time: head.last_time,
+            bytes: head.active.map_or_else(|| topic.tail().bytes(), |active| active.bytes),
+            records: head.next_offset - sealed_end,
+        });
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn log() -> Vec<Piece> {
+        (1..=4)
+            .map(|n| Piece { next_offset: Offset(10 * n), last_time: Timestamp(1000 * n), bytes: 100, records: 10 })
+            .collect()
+    }
+
+    fn cut(retention: Retention, now: u64) -> Option<(u64, RetentionReason)> {
+        decide(&retention, &log(), Timestamp(now)).map(|(offset, reason)| (offset.0, reason))
+    }
+
+    #[test]
+    fn without_bounds_nothing_goes() {
+        assert_eq!(cut(Retention::default(), u64::MAX), None);
+    }
+
+    #[test]
+    fn whole_pieces_older_than_the_bound_go() {
+        let retention = Retention { age_max: Some(Duration::from_secs(2)), ..Retention::default() };
+        assert_eq!(cut(retention, 3000), None);
+        assert_eq!(cut(retention, 3001), Some((10, RetentionReason::Age)));
+        assert_eq!(cut(retention, 100_000), Some((40, RetentionReason::Age)));
+    }
+
+    #[test]
+    fn pieces_go_until_the_bytes_are_within_the_bound_but_never_the_one_being_written() {
+        let retention = |bytes| Retention { bytes_max: Some(bytes), ..Retention::default() };
+        assert_eq!(cut(retention(400), 0), None);
+        assert_eq!(cut(retention(399), 0), Some((10, RetentionReason::Bytes)));
+        assert_eq!(cut(retention(1), 0), Some((30, RetentionReason::Bytes)));
+    }
+
+    #[test]
+    fn at_least_as_many_records_stay_as_the_bound_says() {
+        let retention = |records| Retention { records_max: Some(records), ..Retention::default() };
+        assert_eq!(cut(retention(31), 0), None);
+        assert_eq!(cut(retention(30), 0), Some((10, RetentionReason::Records)));
+        assert_eq!(cut(retention(1), 0), Some((30, RetentionReason::Records)));
+    }
+}

@@ -1,0 +1,152 @@
+//! A topic, as its users hold it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::cursor::{Backwards, Cursor, Records, RecordsBackwards, Start, StoredRecord, Visibility, get};
+use crate::error::Result;
+use crate::format::record::Record;
+use crate::settings::{Durability, TopicSettings};
+use crate::stats::TopicStats;
+use crate::store::append::{Append, Appended, Ticket};
+use crate::store::{Handle, Store};
+use crate::topic::TopicInner;
+use crate::types::{Offset, TopicName, Uid};
+
+/// A topic of an open store. Cheap to clone; it keeps the store open.
+#[derive(Clone)]
+pub struct Topic {
+    pub(crate) inner: Arc<TopicInner>,
+    pub(crate) handle: Arc<Handle>,
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topic").field("name", &self.inner.name).finish_non_exhaustive()
+    }
+}
+
+impl Topic {
+    /// Its name.
+    pub fn name(&self) -> &TopicName {
+        &self.inner.name
+    }
+
+    /// What tells it from every other topic, also from a later one of the same name.
+    pub fn uid(&self) -> Uid {
+        self.inner.uid
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> TopicSettings {
+        TopicSettings::clone(&self.inner.settings.load())
+    }
+
+    /// Appends records, all or none, and returns when they are on the disk.
+    ///
+    /// # Errors
+    /// As [`Store::append`](crate::Store::append).
+    pub fn append(&self, records: &[Record]) -> Result<Appended> {
+        self.append_with(records, Durability::Synced)
+    }
+
+    /// The same with another durability.
+    ///
+    /// # Errors
+    /// As [`Store::append`](crate::Store::append).
+    pub fn append_with(&self, records: &[Record], durability: Durability) -> Result<Appended> {
+        let append = Append::new().durability(durability).records(self, records)?;
+        Ok(self.store().append(append)?[0])
+    }
+
+    /// Appends without waiting. See [`Store::submit`](crate::Store::submit).
+    ///
+    /// # Errors
+    /// As [`Store::submit`](crate::Store::submit).
+    pub fn submit(&self, records: &[Record], durability: Durability) -> Result<Ticket> {
+        self.store().submit(Append::new().durability(durability).records(self, records)?)
+    }
+
+    /// The records from `start` to the end as it is when it is reached.
+    ///
+    /// # Errors
+    /// [`Error::OffsetTrimmed`](crate::Error::OffsetTrimmed), [`Error::OffsetUnwritten`](crate::Error::OffsetUnwritten).
+    pub fn read(&self, start: impl Into<Start>) -> Result<Records> {
+        Ok(Records::new(self.cursor(start, Visibility::Synced)?, false))
+    }
+
+    /// The records from `start` on, and then each new one; ends when the store is closed.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn follow(&self, start: impl Into<Start>) -> Result<Records> {
+        Ok(Records::new(self.cursor(start, Visibility::Synced)?, true))
+    }
+
+    /// The records from the last one below `before` to the first.
+    pub fn read_backwards(&self, before: Offset) -> RecordsBackwards {
+        RecordsBackwards::new(self.batches_backwards(before, Visibility::Synced))
+    }
+
+    /// A cursor over batches: the way to read for those who want to say when to wait, or to be woken.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn cursor(&self, start: impl Into<Start>, visibility: Visibility) -> Result<Cursor> {
+        Cursor::new(self, start.into(), visibility)
+    }
+
+    /// Batches from the last one below `before` to the first.
+    pub fn batches_backwards(&self, before: Offset, visibility: Visibility) -> Backwards {
+        Backwards::new(self, before, visibility)
+    }
+
+    /// One record, or `None` if compaction took it out.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn get(&self, offset: Offset) -> Result<Option<StoredRecord>> {
+        get(self, offset, Visibility::Synced)
+    }
+
+    /// The first offset that can be read.
+    pub fn log_start_offset(&self) -> Offset {
+        self.inner.log_start()
+    }
+
+    /// The first offset not yet visible to readers: everything below survives a power cut.
+    pub fn high_watermark(&self) -> Offset {
+        self.inner.high_watermark()
+    }
+
+    /// The next offset to be assigned.
+    pub fn log_end_offset(&self) -> Offset {
+        self.inner.log_end()
+    }
+
+    /// Removes all records below `offset`; when this returns, that survives a power cut.
+    ///
+    /// # Errors
+    /// [`Error::OffsetUnwritten`](crate::Error::OffsetUnwritten) beyond the high watermark.
+    pub fn trim(&self, offset: Offset) -> Result<()> {
+        self.handle.inner.trim(&self.inner, offset)
+    }
+
+    /// Gives the topic other settings.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`](crate::Error::InvalidSetting).
+    pub fn alter(&self, settings: &TopicSettings) -> Result<()> {
+        self.handle.inner.alter(&self.inner, settings)
+    }
+
+    /// Counters and positions at this moment.
+    pub fn stats(&self) -> TopicStats {
+        self.inner.stats()
+    }
+
+    /// The store it belongs to.
+    pub fn store(&self) -> Store {
+        Store { handle: Arc::clone(&self.handle) }
+    }
+}
