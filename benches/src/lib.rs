@@ -8,13 +8,14 @@
 //! - [`measure`]: runs a row: warm-up, alternating rounds, medians
 //! - [`limits`]: the references: what memory, checksum and disk allow at best
 //! - [`payload`], [`latency`], [`writers`], [`child`], [`map`]: what contenders are made of
-//! - [`report`], [`args`]: the table, the JSON lines, the command line
+//! - [`report`], [`json`], [`args`]: the table, the JSON lines, the command line
 //! - [`rows`]: the rows themselves, one module each
 //!
 //! The lib half exists so that the comparison with peers, a workspace of its own, measures by the same rules.
 
 pub mod args;
 pub mod child;
+pub mod json;
 pub mod latency;
 pub mod limits;
 pub mod map;

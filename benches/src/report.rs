@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::json::Object;
 use crate::measure::{Outcome, Side};
 use crate::row::{Bar, Row, digits};
 
@@ -93,50 +94,6 @@ pub fn list_line(row: &Row, name_width: usize) -> String {
     format!("{:name_width$}  {:>10}  {}{against}", row.name, row.bar.show(row.unit), row.what)
 }
 
-/// A JSON object in the making.
-#[derive(Default)]
-struct Object {
-    members: String,
-}
-
-impl Object {
-    fn raw(&mut self, name: &str, value: &str) {
-        let comma = if self.members.is_empty() { "" } else { "," };
-        let _ = write!(self.members, "{comma}{}:{value}", quoted(name));
-    }
-
-    fn text(&mut self, name: &str, value: &str) {
-        self.raw(name, &quoted(value));
-    }
-
-    /// JSON has no NaN: what is no number is null.
-    fn number(&mut self, name: &str, value: Option<f64>) {
-        match value.filter(|value| value.is_finite()) {
-            Some(value) => self.raw(name, &value.to_string()),
-            None => self.raw(name, "null"),
-        }
-    }
-
-    fn finish(self) -> String {
-        format!("{{{}}}", self.members)
-    }
-}
-
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from('"');
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            control if control < ' ' => {
-                let _ = write!(quoted, "\\u{:04x}", u32::from(control));
-            }
-            other => quoted.push(other),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -174,11 +131,6 @@ mod tests {
         assert!(
             line.contains(r#""reference":null,"ratio":null,"bar_kind":"figure_only","bar":null,"held":true"#)
         );
-    }
-
-    #[test]
-    fn strings_are_escaped() {
-        assert_eq!(quoted("a\"b\\c\nd µs"), "\"a\\\"b\\\\c\\u000ad µs\"");
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Unit {
 }
 
 /// Three significant digits, as far as a decimal point helps.
-pub(crate) fn digits(figure: f64) -> String {
+pub fn digits(figure: f64) -> String {
     match figure.abs() {
         size if size >= 99.95 => format!("{figure:.0}"),
         size if size >= 9.995 => format!("{figure:.1}"),
