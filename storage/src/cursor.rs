@@ -296,7 +296,7 @@ impl Cursor {
 
     /// The place of the batch with the next offset, which has left the tail.
     fn locate(&mut self, topic: &TopicInner) -> Result<Option<Place>> {
-        drop(topic.lock_flush_checked()?);
+        topic.check_files()?;
         let segments = topic.segments();
         let number = segments.partition_point(|segment| segment.base_offset <= self.next);
         let Some(segment) = number.checked_sub(1).map(|number| &segments[number]) else {
@@ -408,7 +408,7 @@ impl Cursor {
         if self.next == Offset::ZERO {
             self.next = topic.log_start();
         }
-        drop(topic.lock_flush_checked()?);
+        topic.check_files()?;
         for segment in topic.segments().iter() {
             let is_earlier = segment.sealed().is_some_and(|sealed| sealed.last_time < time);
             if is_earlier || segment.next_offset() <= topic.log_start() {
@@ -487,7 +487,7 @@ impl Backwards {
                     }
                 }
                 None => {
-                    drop(topic.lock_flush_checked()?);
+                    topic.check_files()?;
                     let segments = topic.segments();
                     let number = segments.partition_point(|segment| segment.base_offset < self.before);
                     let Some(segment) = number.checked_sub(1).map(|number| &segments[number]) else {

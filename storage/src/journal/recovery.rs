@@ -91,7 +91,7 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
         let path = dir.join(name);
         let mode = if context.is_read_only { OpenMode::Read } else { OpenMode::Write };
         let mut start = [0; FILE_HEADER_BYTES];
-        let read = || {
+        let mut read = || {
             let file = context.disk.open(&path, mode)?;
             let bytes = file.len()?;
             file.read_at(&mut start, 0)?;

@@ -174,9 +174,12 @@ impl StoreInner {
 
     /// Removes the files of segments that were trimmed. The trim is in the journal, durable.
     pub(crate) fn remove_trimmed(&self, topic: &Arc<TopicInner>) -> Result<()> {
+        // What is trimmed may still be on its way: it must not come after its segment is gone.
+        topic.flush_below(topic.log_start())?;
         let mut flush = topic.lock_flush()?;
         let trimmed = topic.forget_trimmed();
         for segment in &trimmed {
+            flush.forget(segment);
             self.context
                 .disk
                 .remove(&segment.path)

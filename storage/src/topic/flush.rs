@@ -15,6 +15,7 @@
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::TopicInner;
 use super::tail::TailBatch;
@@ -35,7 +36,6 @@ const BYTES_PER_WRITE: u64 = 1 << 20;
 /// What a topic's flusher holds. Its lock is held while files are written.
 #[derive(Debug)]
 pub(crate) struct Flush {
-    is_checked: bool,
     active: Option<Active>,
     /// Segments that were written to and not synced since, with their files. The file stays open: the kernel
     /// reports a failed write-back to those who had the file open.
@@ -65,7 +65,6 @@ struct Active {
 impl Flush {
     pub(crate) fn new(state: &TopicState) -> Self {
         Self {
-            is_checked: false,
             active: None,
             unsynced: Vec::new(),
             is_dir_unsynced: false,
@@ -89,6 +88,14 @@ impl Flush {
         self.active.is_some()
     }
 
+    /// Lets go of the active segment if it is `segment`, which was trimmed.
+    pub(crate) fn forget(&mut self, segment: &Arc<Segment>) {
+        if self.active.as_ref().is_some_and(|active| Arc::ptr_eq(&active.segment, segment)) {
+            self.active = None;
+        }
+        self.unsynced.retain(|(_, path)| *path != segment.path);
+    }
+
     /// What is to be synced, handed over.
     pub(crate) fn take_unsynced(&mut self) -> (Vec<(Arc<dyn File>, PathBuf)>, bool) {
         if let Some(active) = &mut self.active {
@@ -99,19 +106,21 @@ impl Flush {
 }
 
 impl TopicInner {
-    /// Checks the topic's files once. Every way to them comes through here.
-    pub(crate) fn check_files(&self, flush: &mut Flush) -> Result<()> {
-        if !flush.is_checked {
-            super::files::check(self)?;
-            flush.is_checked = true;
+    /// Checks the topic's files once; every way to them comes through here. Readers wait for no flush after that.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        if self.are_files_checked.load(Ordering::Acquire) {
+            return Ok(());
         }
-        Ok(())
+        self.lock_flush().map(drop)
     }
 
     /// Locks the flush state, its files checked.
     pub(crate) fn lock_flush(&self) -> Result<std::sync::MutexGuard<'_, Flush>> {
-        let mut flush = self.flush.lock().expect("no panic under this lock");
-        self.check_files(&mut flush)?;
+        let flush = self.flush.lock().expect("no panic under this lock");
+        if !self.are_files_checked.load(Ordering::Acquire) {
+            super::files::check(self)?;
+            self.are_files_checked.store(true, Ordering::Release);
+        }
         Ok(flush)
     }
 
@@ -183,7 +192,11 @@ impl TopicInner {
         if flush.active.is_none()
             && let Some(resume) = flush.resume
         {
-            flush.active = Some(self.reopen(resume)?);
+            // It is not in the list any more if all of it was trimmed.
+            let listed = self.segments().iter().find(|segment| segment.base_offset == resume.base_offset).cloned();
+            if let Some(segment) = listed {
+                flush.active = Some(self.reopen(segment, resume)?);
+            }
             flush.resume = None;
             return self.activate(flush, base_offset);
         }
@@ -197,12 +210,7 @@ impl TopicInner {
     }
 
     /// Opens the active segment again and cuts what a crash left behind its end.
-    fn reopen(&self, resume: Resume) -> Result<Active> {
-        let segments = self.segments();
-        let segment = segments
-            .iter()
-            .find(|segment| segment.base_offset == resume.base_offset)
-            .expect("the active segment is in the list");
+    fn reopen(&self, segment: Arc<Segment>, resume: Resume) -> Result<Active> {
         let open = || {
             let file = self.context.disk.open(&segment.path, OpenMode::Write)?;
             let bytes = file.len()?;
@@ -221,7 +229,7 @@ impl TopicInner {
         }
         let mut index = segment.take_index(&self.context)?;
         index.move_to(resume.bytes);
-        Ok(Active { segment: Arc::clone(segment), file, index, is_unsynced: false })
+        Ok(Active { segment, file, index, is_unsynced: false })
     }
 
     /// Writes index and footer.

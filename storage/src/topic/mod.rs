@@ -54,6 +54,7 @@ pub(crate) struct TopicInner {
     /// In order of offsets; the last one may be active. Replaced as a whole.
     segments: ArcSwap<Vec<Arc<Segment>>>,
     pub(crate) flush: Mutex<Flush>,
+    are_files_checked: AtomicBool,
     pub(crate) watch: Watch,
     pub(crate) is_deleted: AtomicBool,
     /// Whether the next sync has to move this topic's high watermark. Guarded by the store's writer lock.
@@ -105,6 +106,7 @@ impl TopicInner {
             tail: Mutex::new(Tail::new(head)),
             segments: ArcSwap::from_pointee(segments),
             flush: Mutex::new(Flush::new(state)),
+            are_files_checked: AtomicBool::new(false),
             watch: Watch::default(),
             is_deleted: AtomicBool::new(false),
             is_unsynced: AtomicBool::new(false),
@@ -169,12 +171,19 @@ impl TopicInner {
         self.watch.notify();
     }
 
-    /// The log starts at `offset` from now on. Files go later.
+    /// The log starts at `offset` from now on. Files go later. Under the store's writer lock.
     pub(crate) fn move_log_start(&self, offset: Offset) {
         self.log_start.fetch_max(offset.0, Ordering::AcqRel);
-        if self.is_in_memory() {
-            let dropped = self.tail().drop_below(offset);
-            self.context.counters.tail_bytes.sub(dropped);
+        {
+            let mut tail = self.tail();
+            if self.is_in_memory() {
+                let dropped = tail.drop_below(offset);
+                self.context.counters.tail_bytes.sub(dropped);
+            }
+            if offset == tail.head.next_offset {
+                // Nothing is left in the active segment: the next batch starts a new one, and this one can go.
+                tail.head.active = None;
+            }
         }
         self.watch.notify();
     }
@@ -200,7 +209,9 @@ impl TopicInner {
     /// Takes segments that hold nothing but trimmed records out of the list; returns them.
     pub(crate) fn forget_trimmed(&self) -> Vec<Arc<Segment>> {
         let log_start = self.log_start();
-        let is_trimmed = |segment: &Arc<Segment>| segment.next_offset() <= log_start && segment.sealed().is_some();
+        let active = self.head().active.map(|active| active.base_offset);
+        let is_trimmed =
+            |segment: &Arc<Segment>| segment.next_offset() <= log_start && Some(segment.base_offset) != active;
         let trimmed: Vec<_> = self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect();
         if !trimmed.is_empty() {
             self.update_segments(|segments| segments.retain(|segment| !is_trimmed(segment)));
@@ -242,15 +253,17 @@ impl TopicInner {
     pub(crate) fn state(&self, head: &Head, log_start: Offset) -> TopicState {
         let limit = head.active.map_or(head.next_offset, |active| active.base_offset);
         let segments = self.segments();
+        // A topic in memory is empty after a restart, and goes on behind every offset it may have given.
+        let reserved = self.is_in_memory().then(|| Offset(self.reserved.load(Ordering::Relaxed)));
         TopicState {
             id: self.id,
             uid: self.uid,
             name: self.name.clone(),
             settings: TopicSettings::clone(&self.settings.load()),
-            log_start_offset: log_start,
-            next_offset: head.next_offset,
+            log_start_offset: reserved.unwrap_or(log_start),
+            next_offset: reserved.unwrap_or(head.next_offset),
             last_time: head.last_time,
-            active: head.active,
+            active: head.active.filter(|_| reserved.is_none()),
             sealed: segments.iter().filter(|segment| segment.base_offset < limit).filter_map(|s| s.sealed()).collect(),
         }
     }

@@ -1,0 +1,37 @@
+//! The rows, one module each. A module has one function that returns its rows; [`all`] lists them.
+
+mod limits;
+
+use crate::row::Row;
+
+/// Every row, in the order of the report.
+pub fn all() -> Vec<Row> {
+    [limits::rows()].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::measure::measure;
+    use crate::row::Scene;
+
+    #[test]
+    fn names_are_unique_and_rows_explain_themselves() {
+        let mut names = BTreeSet::new();
+        for row in all() {
+            assert!(names.insert(row.name.clone()), "two rows are called {}", row.name);
+            assert!(!row.what.is_empty(), "{} says nothing", row.name);
+            assert_eq!(row.against.is_empty(), !row.bar.needs_reference(), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn every_row_runs_and_checks_what_it_wrote() {
+        for row in all() {
+            let dir = tempfile::tempdir().unwrap();
+            measure(&row, &Scene { dir: dir.path().to_owned(), quick: true }).unwrap();
+        }
+    }
+}
