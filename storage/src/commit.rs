@@ -110,11 +110,6 @@ impl Commit {
         crate::sync::lock(&self.state).wakers.retain(|(_, slot, _)| *slot != id);
     }
 
-    /// Whether a registered waker waits for a sync.
-    pub(crate) fn has_wakers(&self) -> bool {
-        !crate::sync::lock(&self.state).wakers.is_empty()
-    }
-
     /// Everybody who waits or comes learns of `failure`.
     pub(crate) fn fail(&self, failure: Error) {
         let mut state = crate::sync::lock(&self.state);

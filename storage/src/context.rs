@@ -119,7 +119,9 @@ impl Context {
     /// Makes a file durable. A failure is final.
     pub(crate) fn sync_file(&self, file: &dyn crate::disk::File, path: &Path) -> Result<()> {
         match file.sync() {
-            Err(error) if !crate::planted::ignores_sync_errors() => Err(self.fail(Error::failed("sync", path, error))),
+            Err(error) if !crate::planted::ignores_sync_errors() => {
+                Err(self.fail(Error::failed("sync", path, error)))
+            }
             _ => Ok(()),
         }
     }

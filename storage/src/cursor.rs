@@ -233,7 +233,11 @@ impl Cursor {
         loop {
             let log_start_offset = topic.log_start();
             if self.next < log_start_offset {
-                return Err(Error::OffsetTrimmed { topic: topic.name.clone(), offset: self.next, log_start_offset });
+                return Err(Error::OffsetTrimmed {
+                    topic: topic.name.clone(),
+                    offset: self.next,
+                    log_start_offset,
+                });
             }
             if self.next >= self.visible_end() {
                 topic.check_alive()?;
@@ -259,9 +263,8 @@ impl Cursor {
             let Place { segment, position } = place;
             return match self.reader.read(segment, &topic.context, *position, self.next) {
                 Ok(Found::Batch(batch, next_position)) => {
-                    let is_behind = batch.next_offset() <= self.next;
                     self.place = Some(Place { segment: Arc::clone(segment), position: next_position });
-                    Ok((!is_behind).then_some(batch))
+                    Ok(Some(batch))
                 }
                 Ok(Found::End) => {
                     // Compaction took the last records of the segment out.
@@ -283,10 +286,13 @@ impl Cursor {
         let in_tail = found.filter(|batch| batch.base_offset <= self.next);
         if let Some(batch) = in_tail {
             self.place = None;
-            let header = BatchHeader::decode(&batch.bytes, topic.seed).expect("the tail holds intact batches only");
+            let header =
+                BatchHeader::decode(&batch.bytes, topic.seed).expect("the tail holds intact batches only");
             return match Batch::trusted(header, batch.bytes) {
                 Ok(batch) => Ok(Some(batch)),
-                Err(BodyProblem::CodecUnavailable(codec)) => Err(Error::CodecUnavailable { codec: codec.name() }),
+                Err(BodyProblem::CodecUnavailable(codec)) => {
+                    Err(Error::CodecUnavailable { codec: codec.name() })
+                }
                 Err(BodyProblem::Invalid(invalid)) => Err(unreadable(invalid)),
             };
         }
@@ -312,7 +318,10 @@ impl Cursor {
                 _ => Ok(None),
             };
         }
-        match segment.seek_offset(&topic.context, self.next) {
+        let position = segment
+            .seek_offset(&topic.context, self.next)
+            .and_then(|position| self.reader.hop(segment, &topic.context, position, self.next));
+        match position {
             Ok(position) => Ok(Some(Place { segment: Arc::clone(segment), position })),
             Err(Error::Io { .. }) if !is_listed(topic, segment) => Ok(None),
             Err(error) => Err(error),
@@ -392,7 +401,8 @@ impl Cursor {
                 while left > 0
                     && let Some(batch) = backwards.previous_batch()?
                 {
-                    let offsets: Vec<_> = batch.batch.records().filter_map(|next| Some(next.ok()?.0)).collect();
+                    let offsets: Vec<_> =
+                        batch.batch.records().filter_map(|next| Some(next.ok()?.0)).collect();
                     let taken = offsets.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     at = offsets[offsets.len() - taken];
                     left -= taken as u64;
@@ -416,7 +426,9 @@ impl Cursor {
             }
             let mut position = segment.seek_time(&topic.context, time)?;
             let mut expected = segment.base_offset;
-            while let Found::Batch(batch, behind) = self.reader.read(segment, &topic.context, position, expected)? {
+            while let Found::Batch(batch, behind) =
+                self.reader.read(segment, &topic.context, position, expected)?
+            {
                 if batch.append_time() >= time {
                     return Ok(batch.base_offset());
                 }
@@ -476,8 +488,8 @@ impl Backwards {
             let found = topic.tail().find_before(self.before).cloned();
             let batch = match found {
                 Some(batch) => {
-                    let header =
-                        BatchHeader::decode(&batch.bytes, topic.seed).expect("the tail holds intact batches only");
+                    let header = BatchHeader::decode(&batch.bytes, topic.seed)
+                        .expect("the tail holds intact batches only");
                     match Batch::trusted(header, batch.bytes) {
                         Ok(batch) => Some(batch),
                         Err(BodyProblem::CodecUnavailable(codec)) => {

@@ -53,7 +53,8 @@ fn decide(retention: &Retention, pieces: &[Piece], now: Timestamp) -> Option<(Of
     let mut decision = None;
     for (number, piece) in pieces.iter().enumerate() {
         let is_last = number + 1 == pieces.len();
-        let is_old = retention.age_max.is_some_and(|age| now.0.saturating_sub(piece.last_time.0) > millis(age));
+        let is_old =
+            retention.age_max.is_some_and(|age| now.0.saturating_sub(piece.last_time.0) > millis(age));
         // What is being written goes by age only: the other bounds would empty the topic.
         let reason = if is_old {
             RetentionReason::Age
@@ -88,6 +89,10 @@ impl StoreInner {
 
     fn retain(&self, topic: &Arc<TopicInner>) -> Result<Option<RetentionReport>> {
         let retention = topic.settings.load().retention;
+        if topic.segments().first().is_some_and(|segment| segment.next_offset() <= topic.log_start()) {
+            // A crash came between a trim and the removal of its files.
+            self.remove_trimmed(topic)?;
+        }
         if retention == Retention::default() {
             return Ok(None);
         }
@@ -141,7 +146,12 @@ mod tests {
 
     fn log() -> Vec<Piece> {
         (1..=4)
-            .map(|n| Piece { next_offset: Offset(10 * n), last_time: Timestamp(1000 * n), bytes: 100, records: 10 })
+            .map(|n| Piece {
+                next_offset: Offset(10 * n),
+                last_time: Timestamp(1000 * n),
+                bytes: 100,
+                records: 10,
+            })
             .collect()
     }
 

@@ -21,7 +21,9 @@ use crate::disk::{Map, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::batch::{self, Batch, BatchHeader, BodyProblem};
 use crate::format::checkpoint::SealedSegment;
-use crate::format::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, IndexEntry, index_crc, last_entry};
+use crate::format::segment::{
+    FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, IndexEntry, index_crc, last_entry,
+};
 use crate::format::{ALIGNMENT, HeaderProblem, Invalid};
 use crate::sync::lock;
 use crate::types::{Offset, Position, Timestamp, TopicName};
@@ -170,14 +172,10 @@ impl Segment {
         self.seek(context, |entry| entry.append_time < time)
     }
 
-    /// Where to begin in order to see the batches that start before `position`, the last of them at least.
-    pub(crate) fn seek_before(&self, context: &Context, position: u64) -> Result<u64> {
-        self.seek(context, |entry| entry.position.0 < position)
-    }
-
     fn seek(&self, context: &Context, before: impl Fn(IndexEntry) -> bool) -> Result<u64> {
         self.with_index(context, |index| {
-            last_entry(index, before).map_or(HEADER_BYTES as u64, |number| IndexEntry::at(index, number).position.0)
+            last_entry(index, before)
+                .map_or(HEADER_BYTES as u64, |number| IndexEntry::at(index, number).position.0)
         })
     }
 
@@ -245,7 +243,10 @@ impl Segment {
         Ok(())
     }
 
-    #[expect(clippy::type_complexity, reason = "an I/O error, or what the footer says, or why it says nothing")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "an I/O error, or what the footer says, or why it says nothing"
+    )]
     fn check_footer(
         &self,
         file: &dyn crate::disk::File,
@@ -257,7 +258,11 @@ impl Segment {
         };
         file.read_at(&mut tail, footer_at)?;
         let footer = match Footer::decode(&tail, self.seed, file_bytes) {
-            Ok(footer) if footer.base_offset == self.base_offset && footer.next_offset == self.next_offset() => footer,
+            Ok(footer)
+                if footer.base_offset == self.base_offset && footer.next_offset == self.next_offset() =>
+            {
+                footer
+            }
             Ok(_) => {
                 return Ok(Err(HeaderProblem::Invalid(Invalid::new("the footer is of another segment", 0))));
             }
@@ -276,7 +281,9 @@ impl Segment {
         let mut position = HEADER_BYTES as u64;
         while position < end {
             match reader.header(self, context, position, end)? {
-                Ok(header) if header.base_offset >= builder.next_offset() && self.holds(&header, position, end) => {
+                Ok(header)
+                    if header.base_offset >= builder.next_offset() && self.holds(&header, position, end) =>
+                {
                     let crc = reader.slice(position..position + 4);
                     builder.push_at(position, &header, &crc);
                     position += header.stored_bytes() as u64;
@@ -296,12 +303,20 @@ impl Segment {
     }
 
     /// Looks behind damage at `position` for the next batch that can follow `expected`.
-    fn next_intact(&self, context: &Context, position: u64, end: u64, expected: Offset) -> Result<Option<u64>> {
+    fn next_intact(
+        &self,
+        context: &Context,
+        position: u64,
+        end: u64,
+        expected: Offset,
+    ) -> Result<Option<u64>> {
         let mut reader = SegmentReader::new();
         let mut at = position + ALIGNMENT as u64;
         while at + batch::HEADER_BYTES as u64 <= end {
             match reader.header(self, context, at, end) {
-                Ok(Ok(header)) if header.base_offset >= expected && self.holds(&header, at, end) => return Ok(Some(at)),
+                Ok(Ok(header)) if header.base_offset >= expected && self.holds(&header, at, end) => {
+                    return Ok(Some(at));
+                }
                 Ok(_) => at += ALIGNMENT as u64,
                 // A sector that cannot be read: go on behind its page.
                 Err(Error::Io { .. }) => at = (at + 1).next_multiple_of(HEAD_BYTES),
@@ -391,11 +406,13 @@ impl SegmentReader {
         }
         self.hold_map(segment, context)?;
         match self.batch(segment, context, position, end) {
-            Ok(Ok(batch)) if batch.base_offset() >= expected || batch.next_offset() > expected => {
+            Ok(Ok(batch)) if batch.next_offset() > expected => {
                 let next = position + batch.header().stored_bytes() as u64;
                 Ok(Found::Batch(batch, next))
             }
-            Ok(Err(BodyProblem::CodecUnavailable(codec))) => Err(Error::CodecUnavailable { codec: codec.name() }),
+            Ok(Err(BodyProblem::CodecUnavailable(codec))) => {
+                Err(Error::CodecUnavailable { codec: codec.name() })
+            }
             Ok(Ok(_)) => self.damage(segment, context, position..end, expected, "a batch is out of order"),
             Ok(Err(BodyProblem::Invalid(invalid))) => {
                 self.damage(segment, context, position..end, expected, invalid.detail)
@@ -405,6 +422,37 @@ impl SegmentReader {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// From `position`, the start of a batch, to the batch that covers `target`, or to the damage that may have
+    /// been it.
+    pub(crate) fn hop(
+        &mut self,
+        segment: &Arc<Segment>,
+        context: &Context,
+        mut position: u64,
+        target: Offset,
+    ) -> Result<u64> {
+        self.hold_map(segment, context)?;
+        let end = segment.data_bytes.load(Ordering::Acquire);
+        let mut expected = segment.base_offset;
+        while position < end {
+            match self.header(segment, context, position, end)? {
+                Ok(header) if header.next_offset() > target => return Ok(position),
+                Ok(header) => {
+                    expected = header.next_offset();
+                    position += header.stored_bytes() as u64;
+                }
+                Err(_) => {
+                    let Some(behind) = segment.next_intact(context, position, end, expected)? else { break };
+                    match self.header(segment, context, behind, end)? {
+                        Ok(header) if header.base_offset <= target => position = behind,
+                        _ => break,
+                    }
+                }
+            }
+        }
+        Ok(position)
     }
 
     fn damage(
@@ -486,7 +534,14 @@ impl SegmentReader {
     }
 
     /// Moves the window to `position`: at least `bytes` of it, and more if they can be read.
-    fn fetch(&mut self, segment: &Segment, context: &Context, position: u64, bytes: u64, end: u64) -> Result<()> {
+    fn fetch(
+        &mut self,
+        segment: &Segment,
+        context: &Context,
+        position: u64,
+        bytes: u64,
+        end: u64,
+    ) -> Result<()> {
         let map = match &self.map {
             Some((owner, map)) if std::ptr::eq(owner.as_ptr(), segment) => Arc::clone(map),
             _ => segment.open_map(context)?,
@@ -502,7 +557,8 @@ impl SegmentReader {
     }
 
     fn hold_map(&mut self, segment: &Arc<Segment>, context: &Context) -> Result<()> {
-        let is_held = self.map.as_ref().is_some_and(|(owner, _)| std::ptr::eq(owner.as_ptr(), &raw const **segment));
+        let is_held =
+            self.map.as_ref().is_some_and(|(owner, _)| std::ptr::eq(owner.as_ptr(), &raw const **segment));
         if !is_held {
             self.map = Some((Arc::downgrade(segment), segment.map(context)?));
             self.window = Bytes::new();

@@ -101,7 +101,7 @@ impl FileHeader {
         if bytes.iter().all(|&byte| byte == 0) {
             return Err(HeaderProblem::Blank);
         }
-        if crc(0, &bytes[..60]) != u32_at(bytes, 60) {
+        if crc(0, &bytes[..68]) != u32_at(bytes, 68) {
             return Err(HeaderProblem::Invalid(Invalid::new(
                 "the checksum of the journal header does not match",
                 60,

@@ -72,7 +72,8 @@ impl Slot {
         let file = fill().map_err(discard)?;
         context.sync_file(&*file, &path)?;
         context.sync_dir(&dir)?;
-        let writer = Arc::clone(&file).writer(bytes).map_err(|error| Error::io("map journal file", &path, error))?;
+        let writer =
+            Arc::clone(&file).writer(bytes).map_err(|error| Error::io("map journal file", &path, error))?;
         Ok(Self { path, file, writer, bytes })
     }
 
@@ -139,7 +140,8 @@ impl Journal {
             .map(Slot::number)
             .max()
             .map_or(0, |number| number + 1);
-        let header = FileHeader { store: context.store, generation: previous, start: position, previous: 0, salt: 0 };
+        let header =
+            FileHeader { store: context.store, generation: previous, start: position, previous: 0, salt: 0 };
         let mut journal = Self {
             files: 1 + retired.len() as u64 + free.len() as u64,
             current: slot,
@@ -158,7 +160,13 @@ impl Journal {
 
     fn start_generation(&mut self, generation: u64) -> Result<()> {
         let salt = u32::from_le_bytes(random()?);
-        self.header = FileHeader { generation, start: self.position, previous: self.header.generation, salt, ..self.header };
+        self.header = FileHeader {
+            generation,
+            start: self.position,
+            previous: self.header.generation,
+            salt,
+            ..self.header
+        };
         self.seed = self.header.seed();
         self.current
             .writer
@@ -190,7 +198,8 @@ impl Journal {
 
     /// Whether the next roll would find no file although there may be more.
     pub(crate) fn wants_file(&self, context: &Context) -> bool {
-        self.free.is_empty() && (self.files + 1) * context.settings.journal_file_bytes <= context.settings.journal_bytes_max
+        self.free.is_empty()
+            && (self.files + 1) * context.settings.journal_file_bytes <= context.settings.journal_bytes_max
     }
 
     /// The number for a file to be created, for [`Slot::create`] and then [`add`](Self::add).
@@ -209,11 +218,18 @@ impl Journal {
     ///
     /// # Errors
     /// The frame counts as not written, but its place in the file may hold anything: the store must fail.
-    pub(crate) fn write(&mut self, frame: &mut FrameBuilder, frame_bytes: usize, batches: &[&[u8]], synced: Position) -> Result<Position> {
+    pub(crate) fn write(
+        &mut self,
+        frame: &mut FrameBuilder,
+        frame_bytes: usize,
+        batches: &[&[u8]],
+        synced: Position,
+    ) -> Result<Position> {
         if self.file_position + frame_bytes as u64 > self.current.bytes {
             self.roll()?;
         }
-        let place = Place { seed: self.seed, generation: self.header.generation, position: self.position, synced };
+        let place =
+            Place { seed: self.seed, generation: self.header.generation, position: self.position, synced };
         let prefix = frame.seal(&place);
         let outcome = match batches {
             [] => self.current.writer.write_at(&[IoSlice::new(prefix)], self.file_position),

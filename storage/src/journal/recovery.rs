@@ -100,7 +100,9 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
         let (file, bytes) = read().map_err(|error| Error::io("read journal header", &path, error))?;
         let header = match FileHeader::decode(&start) {
             Ok(header) if header.store == context.store => Some(header),
-            Ok(_) => return Err(Error::NotAStore { path, detail: "the journal file is of another store".into() }),
+            Ok(_) => {
+                return Err(Error::NotAStore { path, detail: "the journal file is of another store".into() });
+            }
             Err(HeaderProblem::Blank) => None,
             Err(HeaderProblem::Newer(found)) => {
                 return Err(Error::NewerFormat { path, found, supported: u32::from(FORMAT_VERSION) });
@@ -110,7 +112,11 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
                 None
             }
             Err(HeaderProblem::Invalid(invalid)) => {
-                return Err(Error::CorruptFile { path, position: Position::ZERO, detail: invalid.detail.into() });
+                return Err(Error::CorruptFile {
+                    path,
+                    position: Position::ZERO,
+                    detail: invalid.detail.into(),
+                });
             }
         };
         files.push(FoundFile { path, file, bytes, header });
@@ -145,7 +151,9 @@ pub(crate) fn replay(
             return Ok(recovered);
         }
         let path = files.first().map_or_else(PathBuf::new, |file| file.path.clone());
-        let detail = format!("the journal file of generation {generation} is missing: the checkpoint needs it from position {start} on");
+        let detail = format!(
+            "the journal file of generation {generation} is missing: the checkpoint needs it from position {start} on"
+        );
         return Err(Error::CorruptFile { path, position: Position::ZERO, detail });
     }
     let mut synced = start;
@@ -267,7 +275,8 @@ fn judge_end(
         for offset in (0..bytes.len()).step_by(ALIGNMENT) {
             let position = header.start + offset as u64;
             if claims(&bytes[offset..], header, position)
-                && let Ok(frame) = FrameHeader::decode(&bytes[offset..], header.seed(), header.generation, position)
+                && let Ok(frame) =
+                    FrameHeader::decode(&bytes[offset..], header.seed(), header.generation, position)
             {
                 is_rot |= frame.synced > end;
             }
@@ -278,7 +287,9 @@ fn judge_end(
         return Err(Error::CorruptFile {
             path: files[number].path.clone(),
             position: Position(file_position(header, end)),
-            detail: format!("the frame at journal position {end} is damaged, and a later one says that it was synced"),
+            detail: format!(
+                "the frame at journal position {end} is damaged, and a later one says that it was synced"
+            ),
         });
     }
     if last_seen > 0 || !later.is_empty() {
@@ -315,10 +326,8 @@ pub(crate) fn keep_torn(context: &Context, recovered: &Recovered) -> Option<Path
     let path = dir(context).join("torn-tail");
     let _ = context.disk.remove(&path);
     let part = &recovered.torn[..recovered.torn.len().min(1 << 20)];
-    let kept = context
-        .disk
-        .open(&path, OpenMode::Create)
-        .and_then(|file| file.write_at(&[IoSlice::new(part)], 0));
+    let kept =
+        context.disk.open(&path, OpenMode::Create).and_then(|file| file.write_at(&[IoSlice::new(part)], 0));
     // It is for a curious person only: that it cannot be kept must not keep the store from opening.
     kept.ok().map(|()| path)
 }

@@ -78,11 +78,20 @@ impl Append {
     ///
     /// # Errors
     /// [`Error::RecordTooLarge`], which names the record.
-    pub fn records<'a>(mut self, topic: &Topic, records: impl IntoIterator<Item = &'a Record>) -> Result<Self> {
+    pub fn records<'a>(
+        mut self,
+        topic: &Topic,
+        records: impl IntoIterator<Item = &'a Record>,
+    ) -> Result<Self> {
         let part = self.part(topic);
         for record in records {
             let index = usize::try_from(part.record_count).unwrap_or(usize::MAX);
-            record.check().map_err(|(what, actual, limit)| Error::RecordTooLarge { index, what, actual, limit })?;
+            record.check().map_err(|(what, actual, limit)| Error::RecordTooLarge {
+                index,
+                what,
+                actual,
+                limit,
+            })?;
             put_record(&mut part.body, record);
             part.record_count += 1;
         }
@@ -104,7 +113,12 @@ impl Append {
             };
             let view = record.and_then(RecordView::decode).map_err(at)?;
             let index = usize::try_from(part.record_count + count).unwrap_or(usize::MAX);
-            view.check().map_err(|(what, actual, limit)| Error::RecordTooLarge { index, what, actual, limit })?;
+            view.check().map_err(|(what, actual, limit)| Error::RecordTooLarge {
+                index,
+                what,
+                actual,
+                limit,
+            })?;
             count += 1;
         }
         part.body.extend_from_slice(body);
@@ -115,7 +129,11 @@ impl Append {
     fn part(&mut self, topic: &Topic) -> &mut Part {
         let found = self.parts.iter().position(|part| Arc::ptr_eq(&part.topic.inner, &topic.inner));
         let number = found.unwrap_or_else(|| {
-            self.parts.push(Part { topic: topic.clone(), body: vec![0; batch::HEADER_BYTES], record_count: 0 });
+            self.parts.push(Part {
+                topic: topic.clone(),
+                body: vec![0; batch::HEADER_BYTES],
+                record_count: 0,
+            });
             self.parts.len() - 1
         });
         &mut self.parts[number]
@@ -259,7 +277,12 @@ impl Store {
 
 impl StoreInner {
     /// Steps 2 to 5.
-    fn write(&self, mut parts: Vec<Prepared>, asked: Durability, may_wait: bool) -> Result<(Position, Vec<Appended>)> {
+    fn write(
+        &self,
+        mut parts: Vec<Prepared>,
+        asked: Durability,
+        may_wait: bool,
+    ) -> Result<(Position, Vec<Appended>)> {
         let context = &*self.context;
         // A frame has its header, its list and each batch padded.
         let bytes_most: usize = parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
@@ -330,7 +353,12 @@ impl StoreInner {
                     &one
                 }
                 parts => {
-                    many = parts.iter().zip(&plans).filter(|(_, plan)| !plan.1).map(|(part, _)| part.batch.as_bytes()).collect();
+                    many = parts
+                        .iter()
+                        .zip(&plans)
+                        .filter(|(_, plan)| !plan.1)
+                        .map(|(part, _)| part.batch.as_bytes())
+                        .collect();
                     &many
                 }
             };
@@ -428,7 +456,11 @@ impl StoreInner {
             let tail_has_room = context.counters.tail_bytes.value() <= context.settings.tail_bytes_max;
             context.check_writable().is_err()
                 || context.is_disk_full()
-                || if tail_is_full { tail_has_room } else { self.checkpointed.load(Ordering::Acquire) != before }
+                || if tail_is_full {
+                    tail_has_room
+                } else {
+                    self.checkpointed.load(Ordering::Acquire) != before
+                }
         });
         Ok(())
     }

@@ -92,11 +92,14 @@ impl StoreInner {
         self.sync_segments(noted.iter().map(|noted| &*noted.topic))?;
         let gone = self.remove_deleted(&deleted);
         checkpoint.deleted = deleted.into_iter().filter(|topic| !gone.contains(topic)).collect();
-        checkpoint.topics = noted.iter().map(|noted| noted.topic.state(&noted.head, noted.log_start)).collect();
-        write_checkpoint(&*self.context.disk, &self.context.dir, &checkpoint).map_err(|error| match error {
-            failed @ Error::StorageFailed { .. } => self.context.fail(failed),
-            error => error,
-        })?;
+        checkpoint.topics =
+            noted.iter().map(|noted| noted.topic.state(&noted.head, noted.log_start)).collect();
+        write_checkpoint(&*self.context.disk, &self.context.dir, &checkpoint).map_err(
+            |error| match error {
+                failed @ Error::StorageFailed { .. } => self.context.fail(failed),
+                error => error,
+            },
+        )?;
         self.checkpointed.store(position.0, Ordering::Release);
         let odd = {
             let mut writer = self.writer();

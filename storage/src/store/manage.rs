@@ -60,7 +60,12 @@ impl Store {
             if writer.topics.len() >= limit || writer.next_topic.0 == u32::MAX {
                 return Err(Error::TooManyTopics { limit });
             }
-            Ok(Change::TopicCreated { topic: writer.next_topic, uid, name: name.clone(), settings: settings.clone() })
+            Ok(Change::TopicCreated {
+                topic: writer.next_topic,
+                uid,
+                name: name.clone(),
+                settings: settings.clone(),
+            })
         };
         let apply = |writer: &mut super::Writer| {
             let state = TopicState {

@@ -255,7 +255,9 @@ impl Store {
             topics: topics.len() as u64,
             segment_bytes: topics
                 .iter()
-                .flat_map(|topic| topic.segments().iter().map(|segment| segment.file_bytes()).collect::<Vec<_>>())
+                .flat_map(|topic| {
+                    topic.segments().iter().map(|segment| segment.file_bytes()).collect::<Vec<_>>()
+                })
                 .sum(),
             disk_free_bytes: context.disk.free_bytes(&context.dir).ok(),
             is_disk_full: context.is_disk_full(),

@@ -113,26 +113,17 @@ impl StoreBuilder {
             None => Decoded { checkpoint: create(disk, dir, self.create)?, damaged_copy: None },
         };
         let checkpoint = decoded.checkpoint;
-        let context = Arc::new(Context::new(
-            dir.into(),
-            self.disk,
-            self.clock,
-            self.settings,
-            checkpoint.store,
-            false,
-        ));
+        let context =
+            Arc::new(Context::new(dir.into(), self.disk, self.clock, self.settings, checkpoint.store, false));
         let mut damaged = Vec::new();
         damaged.extend(decoded.damaged_copy.map(|_| dir.join(CHECKPOINT)));
         let is_clean = take_clean(&context, checkpoint.position)?;
         let files = recovery::find(&context, is_clean, &mut damaged)?;
         let mut state = Recovering::new(&context, &checkpoint);
-        let recovered = recovery::replay(
-            &files,
-            checkpoint.position,
-            checkpoint.generation,
-            is_clean,
-            |changes| state.apply(changes),
-        )?;
+        let recovered =
+            recovery::replay(&files, checkpoint.position, checkpoint.generation, is_clean, |changes| {
+                state.apply(changes)
+            })?;
         recovery::settle(&context, &files, &recovered)?;
         let torn_kept = recovery::keep_torn(&context, &recovered);
         let report = RecoveryReport {
@@ -154,7 +145,11 @@ impl StoreBuilder {
         let inner = Arc::new(StoreInner {
             commit,
             topics: RwLock::new(
-                state.topics.values().map(|topic| (topic.name.clone(), Arc::clone(topic))).collect::<HashMap<_, _>>(),
+                state
+                    .topics
+                    .values()
+                    .map(|topic| (topic.name.clone(), Arc::clone(topic)))
+                    .collect::<HashMap<_, _>>(),
             ),
             writer: Mutex::new(Writer {
                 journal,
@@ -187,7 +182,8 @@ pub(crate) fn read_checkpoint(disk: &dyn Disk, dir: &Path) -> Result<Option<Deco
     let path = dir.join(CHECKPOINT);
     let read = || {
         let file = disk.open(&path, OpenMode::Read)?;
-        let length = usize::try_from(file.len()?).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let length =
+            usize::try_from(file.len()?).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let mut bytes = vec![0; length];
         let read = file.read_at(&mut bytes, 0)?;
         bytes.truncate(read);
@@ -203,9 +199,11 @@ pub(crate) fn read_checkpoint(disk: &dyn Disk, dir: &Path) -> Result<Option<Deco
         Err(HeaderProblem::Newer(found)) => {
             Err(Error::NewerFormat { path, found, supported: u32::from(FORMAT_VERSION) })
         }
-        Err(HeaderProblem::Blank) => {
-            Err(Error::CorruptFile { path, position: Position::ZERO, detail: "the checkpoint is blank".into() })
-        }
+        Err(HeaderProblem::Blank) => Err(Error::CorruptFile {
+            path,
+            position: Position::ZERO,
+            detail: "the checkpoint is blank".into(),
+        }),
         Err(HeaderProblem::Invalid(invalid)) => Err(Error::CorruptFile {
             path,
             position: Position(invalid.position as u64),
@@ -261,7 +259,8 @@ fn create(disk: &dyn Disk, dir: &Path, may_create: bool) -> Result<Checkpoint> {
         let path = dir.join(name);
         match disk.list(&path) {
             Ok(entries) if !entries.is_empty() => {
-                let detail = format!("it has a {name} but no checkpoint: if this was a store, restore that file");
+                let detail =
+                    format!("it has a {name} but no checkpoint: if this was a store, restore that file");
                 return Err(Error::NotAStore { path: dir.into(), detail });
             }
             _ => {}
@@ -315,7 +314,9 @@ pub(crate) fn write_checkpoint(disk: &dyn Disk, dir: &Path, checkpoint: &Checkpo
         return Ok(());
     }
     match disk.sync_dir(dir) {
-        Err(error) if !crate::planted::ignores_sync_errors() => Err(Error::failed("sync directory", dir, error)),
+        Err(error) if !crate::planted::ignores_sync_errors() => {
+            Err(Error::failed("sync directory", dir, error))
+        }
         _ => Ok(()),
     }
 }
@@ -396,7 +397,8 @@ impl<'a> Recovering<'a> {
                 let Ok(header) = BatchHeader::decode(bytes, topic.seed) else { return Ok(false) };
                 let is_whole = header.batch_bytes() == bytes.len();
                 if !is_whole
-                    || crc(0, &bytes[header.body_at()..]) != header.body_crc && !crate::planted::skips_checksums()
+                    || crc(0, &bytes[header.body_at()..]) != header.body_crc
+                        && !crate::planted::skips_checksums()
                 {
                     return Ok(false);
                 }
@@ -408,7 +410,9 @@ impl<'a> Recovering<'a> {
         for change in changes {
             match change {
                 Change::Batch { topic, bytes, rolls } => {
-                    let (Some(topic), Some(header)) = (self.topics.get(&topic), headers.next()) else { continue };
+                    let (Some(topic), Some(header)) = (self.topics.get(&topic), headers.next()) else {
+                        continue;
+                    };
                     if header.base_offset != topic.log_end() {
                         return Err(Error::CorruptFile {
                             path: journal::dir(self.context),

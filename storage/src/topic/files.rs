@@ -33,10 +33,8 @@ pub(crate) fn check(topic: &TopicInner) -> Result<()> {
         },
         Err(error) => return Err(Error::io("list", &topic.dir, error)),
     };
-    let mut found: Vec<_> = entries
-        .iter()
-        .filter_map(|entry| Some((parse_file_name(&entry.name)?, entry)))
-        .collect();
+    let mut found: Vec<_> =
+        entries.iter().filter_map(|entry| Some((parse_file_name(&entry.name)?, entry))).collect();
     found.sort_by_key(|(key, _)| *key);
     for segment in known.iter() {
         let key = (segment.base_offset, segment.rewrites);
@@ -82,9 +80,15 @@ fn check_ours(topic: &TopicInner, path: &Path) -> Result<()> {
         Ok(header) if header.topic == topic.uid && header.store == topic.context.store => return Ok(()),
         Ok(_) => "the file belongs to another topic or store".to_owned(),
         Err(HeaderProblem::Newer(found)) => {
-            return Err(Error::NewerFormat { path: path.into(), found, supported: u32::from(FORMAT_VERSION) });
+            return Err(Error::NewerFormat {
+                path: path.into(),
+                found,
+                supported: u32::from(FORMAT_VERSION),
+            });
         }
-        Err(HeaderProblem::Invalid(invalid)) => format!("the store does not know this file, and {}", invalid.detail),
+        Err(HeaderProblem::Invalid(invalid)) => {
+            format!("the store does not know this file, and {}", invalid.detail)
+        }
     };
     Err(Error::TopicRefused { topic: topic.name.clone(), path: path.into(), detail })
 }

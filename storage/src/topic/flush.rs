@@ -142,13 +142,22 @@ impl TopicInner {
             while let Some(first) = rest.first() {
                 let count = rest.iter().take_while(|batch| batch.segment == first.segment).count();
                 let (run, behind) = rest.split_at(count);
-                self.write_run(&mut flush, run)?;
+                if !self.was_forgotten(first) {
+                    self.write_run(&mut flush, run)?;
+                }
                 rest = behind;
             }
             let written = batches.last().map_or(limit, |batch| batch.next_offset);
             let dropped = self.tail().drop_below(written);
             self.context.counters.tail_bytes.sub(dropped);
         }
+    }
+
+    /// Whether a batch belongs into a segment that was trimmed as a whole before the batch got there: it was read
+    /// back from the journal together with its trim.
+    fn was_forgotten(&self, batch: &TailBatch) -> bool {
+        let begins_segment = batch.base_offset == batch.segment;
+        !begins_segment && !self.segments().iter().any(|segment| segment.base_offset == batch.segment)
     }
 
     fn write_run(&self, flush: &mut Flush, run: &[TailBatch]) -> Result<()> {
@@ -160,7 +169,8 @@ impl TopicInner {
         for batch in run {
             parts.push(IoSlice::new(&batch.bytes));
             parts.push(IoSlice::new(padding(batch.bytes.len())));
-            let header = BatchHeader::decode(&batch.bytes, self.seed).expect("the tail holds intact batches only");
+            let header =
+                BatchHeader::decode(&batch.bytes, self.seed).expect("the tail holds intact batches only");
             let crc: [u8; 4] = batch.bytes[..4].try_into().expect("a header has four bytes");
             headers.push((header, crc));
         }
@@ -168,7 +178,10 @@ impl TopicInner {
             active.is_unsynced = true;
             flush.unsynced.push((Arc::clone(&active.file), active.segment.path.clone()));
         }
-        active.file.write_at(&parts, start).map_err(|error| self.write_failed("write segment", &active.segment, error))?;
+        active
+            .file
+            .write_at(&parts, start)
+            .map_err(|error| self.write_failed("write segment", &active.segment, error))?;
         headers.iter().for_each(|(header, crc)| active.index.push(header, crc));
         let next_offset = run[run.len() - 1].next_offset;
         active.segment.publish(&headers, active.index.position(), next_offset);
@@ -179,7 +192,9 @@ impl TopicInner {
     fn write_failed(&self, action: &'static str, segment: &Segment, error: std::io::Error) -> Error {
         match Error::io(action, &segment.path, error) {
             full @ Error::DiskFull { .. } => full,
-            Error::Io { action, path, source } => self.context.fail(Error::StorageFailed { action, path, source }),
+            Error::Io { action, path, source } => {
+                self.context.fail(Error::StorageFailed { action, path, source })
+            }
             other => other,
         }
     }
@@ -193,7 +208,8 @@ impl TopicInner {
             && let Some(resume) = flush.resume
         {
             // It is not in the list any more if all of it was trimmed.
-            let listed = self.segments().iter().find(|segment| segment.base_offset == resume.base_offset).cloned();
+            let listed =
+                self.segments().iter().find(|segment| segment.base_offset == resume.base_offset).cloned();
             if let Some(segment) = listed {
                 flush.active = Some(self.reopen(segment, resume)?);
             }

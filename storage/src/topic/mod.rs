@@ -210,8 +210,9 @@ impl TopicInner {
     pub(crate) fn forget_trimmed(&self) -> Vec<Arc<Segment>> {
         let log_start = self.log_start();
         let active = self.head().active.map(|active| active.base_offset);
-        let is_trimmed =
-            |segment: &Arc<Segment>| segment.next_offset() <= log_start && Some(segment.base_offset) != active;
+        let is_trimmed = |segment: &Arc<Segment>| {
+            segment.next_offset() <= log_start && Some(segment.base_offset) != active
+        };
         let trimmed: Vec<_> = self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect();
         if !trimmed.is_empty() {
             self.update_segments(|segments| segments.retain(|segment| !is_trimmed(segment)));
@@ -222,10 +223,10 @@ impl TopicInner {
     /// Puts `new` into the list in place of all segments from its base offset up to `next_offset`; returns those.
     pub(crate) fn replace_segments(&self, new: &Arc<Segment>, next_offset: Offset) -> Vec<Arc<Segment>> {
         let is_replaced = |segment: &Arc<Segment>| {
-            segment.base_offset >= new.base_offset
-                && segment.base_offset < next_offset
+            segment.base_offset >= new.base_offset && segment.base_offset < next_offset
         };
-        let replaced: Vec<_> = self.segments().iter().filter(|segment| is_replaced(segment)).cloned().collect();
+        let replaced: Vec<_> =
+            self.segments().iter().filter(|segment| is_replaced(segment)).cloned().collect();
         self.update_segments(|segments| {
             segments.retain(|segment| !is_replaced(segment));
             let number = segments.partition_point(|segment| segment.base_offset < new.base_offset);
@@ -264,7 +265,11 @@ impl TopicInner {
             next_offset: reserved.unwrap_or(head.next_offset),
             last_time: head.last_time,
             active: head.active.filter(|_| reserved.is_none()),
-            sealed: segments.iter().filter(|segment| segment.base_offset < limit).filter_map(|s| s.sealed()).collect(),
+            sealed: segments
+                .iter()
+                .filter(|segment| segment.base_offset < limit)
+                .filter_map(|s| s.sealed())
+                .collect(),
         }
     }
 
