@@ -1,12 +1,15 @@
 //! The rows, one module each. A module has one function that returns its rows; [`all`] lists them.
 
+mod append;
 mod limits;
+mod read;
+mod store;
 
 use crate::row::Row;
 
 /// Every row, in the order of the report.
 pub fn all() -> Vec<Row> {
-    [limits::rows()].into_iter().flatten().collect()
+    [append::rows(), read::rows(), limits::rows()].into_iter().flatten().collect()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::format::aligned;
 use crate::format::batch::{self, BatchBuilder};
 use crate::format::frame::{BatchEntry, Change};
 use crate::format::record::{Record, RecordView, Records, put_record};
-use crate::journal::Slot;
+use crate::journal::{Reach, Slot};
 use crate::settings::Durability;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, Timestamp};
@@ -333,18 +333,14 @@ impl StoreInner {
                 is_journaled = true;
             }
             plans.push((rolls, in_memory));
-            // What is written into the journal is in the page cache at least.
-            let durability = match asked {
-                _ if in_memory => Durability::Accepted,
-                Durability::Accepted => Durability::Written,
-                asked => asked,
-            };
+            let durability = if in_memory { Durability::Accepted } else { asked };
             appended.push(Appended { first_offset: head.next_offset, next_offset, append_time, durability });
         }
         let mut position = writer.journal.position();
         if is_journaled {
             let frame_bytes = writer.frame.finish();
             let synced = Position(self.commit.synced());
+            let reach = if asked == Durability::Written { Reach::PageCache } else { Reach::Memory };
             let one;
             let many: Vec<&[u8]>;
             let batches: &[&[u8]] = match &parts[..] {
@@ -364,7 +360,7 @@ impl StoreInner {
             };
             position = writer
                 .journal
-                .write(&mut writer.frame, frame_bytes, batches, synced)
+                .write(&mut writer.frame, frame_bytes, batches, synced, reach)
                 .map_err(|error| self.context.fail(error))?;
         }
         let mut bytes = 0;
@@ -417,7 +413,7 @@ impl StoreInner {
         let synced = Position(self.commit.synced());
         let position = writer
             .journal
-            .write(&mut writer.frame, frame_bytes, &[], synced)
+            .write(&mut writer.frame, frame_bytes, &[], synced, Reach::Memory)
             .map_err(|error| self.context.fail(error))?;
         let applied = apply(writer);
         drop(guard);

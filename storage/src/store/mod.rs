@@ -137,7 +137,8 @@ impl StoreInner {
                     (topic, end)
                 })
                 .collect();
-            (writer.journal.sync_work(), topics)
+            let work = writer.journal.sync_work().map_err(|error| self.context.fail(error))?;
+            (work, topics)
         };
         let begun = std::time::Instant::now();
         for (file, path) in &work.files {

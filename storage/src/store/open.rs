@@ -352,7 +352,7 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
         Journal::begin(context, slot, generation, recovered.last_generation, recovered.end, needed, free)?;
     if !odd.is_empty() {
         // One of them may be where the checkpoint's position lies: first there must be another place that says so.
-        for (file, path) in journal.sync_work().files {
+        for (file, path) in journal.sync_work()?.files {
             context.sync_file(&*file, &path)?;
         }
         for path in odd {
