@@ -184,7 +184,19 @@ pub struct Cursor {
     place: Option<Place>,
     reader: SegmentReader,
     waker: Option<u64>,
+    counted: Counted,
 }
+
+/// What a cursor has read and not reported yet: the shared counters would be the slowest part of reading a batch.
+#[derive(Debug, Default)]
+struct Counted {
+    batches: u64,
+    records: u64,
+    bytes: u64,
+}
+
+/// Batches between two reports.
+const COUNTED_AT_ONCE: u64 = 64;
 
 /// Where the next batch lies, if that is known.
 #[derive(Debug)]
@@ -202,6 +214,7 @@ impl Cursor {
             place: None,
             reader: SegmentReader::new(),
             waker: None,
+            counted: Counted::default(),
         };
         cursor.next = cursor.resolve(start)?;
         Ok(cursor)
@@ -241,17 +254,30 @@ impl Cursor {
             }
             if self.next >= self.visible_end() {
                 topic.check_alive()?;
+                self.report_counts();
                 return Ok(None);
             }
             if let Some(batch) = self.step(&topic)? {
-                let counters = &topic.context.counters;
-                counters.batches_read.add(1);
-                counters.records_read.add(u64::from(batch.header().record_count));
-                counters.bytes_read.add(batch.as_bytes().len() as u64);
+                self.counted.batches += 1;
+                self.counted.records += u64::from(batch.header().record_count);
+                self.counted.bytes += batch.as_bytes().len() as u64;
+                if self.counted.batches >= COUNTED_AT_ONCE {
+                    self.report_counts();
+                }
                 let from = self.next;
                 self.next = batch.next_offset();
                 return Ok(Some(ReadBatch { batch, from, topic: topic.uid }));
             }
+        }
+    }
+
+    fn report_counts(&mut self) {
+        let Counted { batches, records, bytes } = std::mem::take(&mut self.counted);
+        if batches > 0 {
+            let counters = &self.topic.inner.context.counters;
+            counters.batches_read.add(batches);
+            counters.records_read.add(records);
+            counters.bytes_read.add(bytes);
         }
     }
 
@@ -443,6 +469,7 @@ impl Cursor {
 
 impl Drop for Cursor {
     fn drop(&mut self) {
+        self.report_counts();
         if let Some(id) = self.waker {
             self.topic.inner.watch.forget(id);
         }

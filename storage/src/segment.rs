@@ -483,21 +483,20 @@ impl SegmentReader {
         position: u64,
         end: u64,
     ) -> Result<std::result::Result<BatchHeader, Invalid>> {
-        if let Some(bytes) = self.within(position, (end - position).min(HEAD_BYTES)) {
-            let decoded = BatchHeader::decode(&bytes, segment.seed);
-            if decoded.is_ok() || bytes.len() as u64 == end - position {
-                return Ok(decoded);
-            }
-            // Its ext may reach beyond what was looked at.
-            let whole = batch_bytes_claimed(&bytes).min(end - position);
-            if whole <= bytes.len() as u64 {
-                return Ok(decoded);
-            }
-            self.fetch(segment, context, position, whole, end)?;
-            return Ok(BatchHeader::decode(&self.slice(position..position + whole), segment.seed));
+        let head_bytes = (end - position).min(HEAD_BYTES);
+        if self.within(position, head_bytes).is_none() {
+            self.fetch(segment, context, position, head_bytes, end)?;
         }
-        self.fetch(segment, context, position, HEAD_BYTES.min(end - position), end)?;
-        self.header(segment, context, position, end)
+        let head = &self.window[self.within(position, head_bytes).unwrap_or_default()];
+        let decoded = BatchHeader::decode(head, segment.seed);
+        // Its ext may reach beyond what was looked at.
+        let claimed = batch_bytes_claimed(head).min(end - position);
+        if decoded.is_ok() || claimed <= head_bytes {
+            return Ok(decoded);
+        }
+        self.fetch(segment, context, position, claimed, end)?;
+        let whole = &self.window[self.within(position, claimed).unwrap_or_default()];
+        Ok(BatchHeader::decode(whole, segment.seed))
     }
 
     /// The batch at `position`, verified.
@@ -519,18 +518,20 @@ impl SegmentReader {
         if self.within(position, whole).is_none() {
             self.fetch(segment, context, position, whole, end)?;
         }
-        Ok(Batch::decode(&self.slice(position..position + whole), segment.seed))
+        Ok(Batch::verify_body(header, self.slice(position..position + whole)))
     }
 
-    fn within(&self, position: u64, bytes: u64) -> Option<Bytes> {
+    /// Where in the window `bytes` from `position` on are, if it has them.
+    fn within(&self, position: u64, bytes: u64) -> Option<Range<usize>> {
         let start = usize::try_from(position.checked_sub(self.window_at)?).ok()?;
         let end = start.checked_add(usize::try_from(bytes).ok()?)?;
-        (end <= self.window.len()).then(|| self.window.slice(start..end))
+        (end <= self.window.len()).then_some(start..end)
     }
 
     /// Bytes of the window, which must have them.
     pub(crate) fn slice(&self, range: Range<u64>) -> Bytes {
-        self.within(range.start, range.end - range.start).expect("the window was fetched to have them")
+        let within = self.within(range.start, range.end - range.start);
+        self.window.slice(within.expect("the window was fetched to have them"))
     }
 
     /// Moves the window to `position`: at least `bytes` of it, and more if they can be read.

@@ -10,30 +10,32 @@ use crate::limits::{MEMORY_BYTES, MemoryTwice, SyncLoop, SyncTo};
 use crate::row::{Bar, Contender, PAYLOADS, Pair, Row, Sample, Unit};
 use crate::writers;
 
-const BATCH_RECORDS: u64 = 100;
 /// Bytes that a round of unsynced batches appends.
 const ROUND_BYTES: u64 = 256 << 20;
 
 pub(super) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
-    for (record_bytes, variant) in PAYLOADS {
-        rows.push(Row {
-            name: format!("store-batch/{variant}"),
-            what: "Store, one topic, one thread, batches of 100, WRITTEN, bursts of 256 MiB",
-            against: "framing + CRC + memcpy twice",
-            unit: Unit::RecordsPerSecond,
-            bar: Bar::RatioAtLeast(0.5),
-            prepare: Box::new(move |scene| {
-                let records = scene.scaled(ROUND_BYTES) / record_bytes as u64;
-                let reference = MemoryTwice::new(
-                    record_bytes,
-                    BATCH_RECORDS,
-                    scene.scaled(MEMORY_BYTES),
-                    scene.round_time(),
-                );
-                Ok(Pair::new(Batches::new(open(&scene.dir)?, record_bytes, records)?, reference))
-            }),
-        });
+    for (batch, group, bar) in [(100, "store-batch", Bar::RatioAtLeast(0.5)), (1, "store-single", Bar::FigureOnly)] {
+        for (record_bytes, variant) in PAYLOADS {
+            rows.push(Row {
+                name: format!("{group}/{variant}"),
+                what: if batch == 1 {
+                    "Store, one topic, one thread, one record per append, WRITTEN, bursts"
+                } else {
+                    "Store, one topic, one thread, batches of 100, WRITTEN, bursts of 256 MiB"
+                },
+                against: if batch == 1 { "" } else { "framing + CRC + memcpy twice" },
+                unit: Unit::RecordsPerSecond,
+                bar,
+                prepare: Box::new(move |scene| {
+                    let records = scene.scaled(ROUND_BYTES) / record_bytes as u64 / if batch == 1 { 8 } else { 1 };
+                    let (memory, time) = (scene.scaled(MEMORY_BYTES), scene.round_time());
+                    let reference = MemoryTwice::new(record_bytes, batch, memory, time);
+                    let batches = Batches::new(open(&scene.dir)?, record_bytes, records, batch)?;
+                    Ok(Pair::new(batches, reference))
+                }),
+            });
+        }
     }
     for (record_bytes, variant) in PAYLOADS {
         rows.push(Row {
@@ -83,13 +85,14 @@ struct Batches {
     topic: Topic,
     records: Records,
     round_records: u64,
+    batch: u64,
     next: u64,
 }
 
 impl Batches {
-    fn new(store: Store, record_bytes: usize, round_records: u64) -> Result<Self> {
+    fn new(store: Store, record_bytes: usize, round_records: u64, batch: u64) -> Result<Self> {
         let topic = store.topic_or_create("batches")?;
-        let mut batches = Self { store, topic, records: Records::new(record_bytes), round_records, next: 0 };
+        let mut batches = Self { store, topic, records: Records::new(record_bytes), round_records, batch, next: 0 };
         // Every journal file is used once before the clock starts: from then on they are used again.
         for _ in 0..2 {
             batches.round()?;
@@ -103,8 +106,8 @@ impl Contender for Batches {
         let first = self.next;
         let begun = Instant::now();
         while self.next < first + self.round_records {
-            self.records.append(&self.topic, self.next, self.next + BATCH_RECORDS, Durability::Written)?;
-            self.next += BATCH_RECORDS;
+            self.records.append(&self.topic, self.next, self.next + self.batch, Durability::Written)?;
+            self.next += self.batch;
         }
         let elapsed = begun.elapsed();
         self.records.check(&self.topic, first, self.next)?;

@@ -389,12 +389,14 @@ impl Batch {
         if bytes.len() < header.batch_bytes() {
             return Err(BodyProblem::Invalid(Invalid::new("a batch is cut off", at::BATCH_BYTES)));
         }
-        let bytes = bytes.slice(..header.batch_bytes());
+        Self::verify_body(header, bytes.slice(..header.batch_bytes()))
+    }
+
+    /// Verifies the body of a batch whose header is verified; `bytes` ends with it.
+    pub(crate) fn verify_body(header: BatchHeader, bytes: Bytes) -> Result<Self, BodyProblem> {
         if crc(0, &bytes[header.body_at()..]) != header.body_crc && !crate::planted::skips_checksums() {
-            return Err(BodyProblem::Invalid(Invalid::new(
-                "the checksum of a body does not match",
-                header.body_at(),
-            )));
+            let at = header.body_at();
+            return Err(BodyProblem::Invalid(Invalid::new("the checksum of a body does not match", at)));
         }
         Self::trusted(header, bytes)
     }

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::aligned;
 use crate::format::batch::{self, BatchBuilder};
 use crate::format::frame::{BatchEntry, Change};
-use crate::format::record::{Record, RecordView, Records, put_record};
+use crate::format::record::{Record, RecordView, Records, encoded_field_bytes, put_record};
 use crate::journal::{Reach, Slot};
 use crate::settings::Durability;
 use crate::topic::TopicInner;

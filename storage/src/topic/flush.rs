@@ -30,8 +30,8 @@ use crate::types::{Offset, Timestamp};
 
 /// Most batches in one write; the kernel takes 1024 parts, and each batch is two.
 const BATCHES_PER_WRITE: usize = 512;
-/// Bytes in one write, about.
-const BYTES_PER_WRITE: u64 = 1 << 20;
+/// Bytes taken from the tail at once, about.
+const BYTES_AT_ONCE: u64 = 1 << 20;
 
 /// What a topic's flusher holds. Its lock is held while files are written.
 #[derive(Debug)]
@@ -131,25 +131,31 @@ impl TopicInner {
         }
         let mut flush = self.lock_flush()?;
         loop {
-            let batches = {
-                let tail = self.tail();
-                if tail.first_offset() >= limit {
+            let (first_offset, chunks) = {
+                let mut tail = self.tail();
+                let first_offset = tail.first_offset();
+                if first_offset >= limit {
                     return Ok(());
                 }
-                tail.front(BATCHES_PER_WRITE, BYTES_PER_WRITE)
+                (first_offset, tail.front(BYTES_AT_ONCE))
             };
-            let mut rest = &batches[..];
-            while let Some(first) = rest.first() {
-                let count = rest.iter().take_while(|batch| batch.segment == first.segment).count();
-                let (run, behind) = rest.split_at(count);
-                if !self.was_forgotten(first) {
-                    self.write_run(&mut flush, run)?;
+            for chunk in &chunks {
+                let present = chunk.partition_point(|batch| batch.base_offset < first_offset);
+                let mut rest = &chunk[present..];
+                while let Some(first) = rest.first() {
+                    let same = |batch: &&TailBatch| batch.segment == first.segment;
+                    let count = rest.iter().take(BATCHES_PER_WRITE).take_while(same).count();
+                    let (run, behind) = rest.split_at(count);
+                    if !self.was_forgotten(first) {
+                        self.write_run(&mut flush, run)?;
+                    }
+                    rest = behind;
                 }
-                rest = behind;
+                let Some(last) = chunk.last() else { continue };
+                let (dropped, gone) = self.tail().drop_below(last.next_offset);
+                self.context.counters.tail_bytes.sub(dropped);
+                drop(gone);
             }
-            let written = batches.last().map_or(limit, |batch| batch.next_offset);
-            let dropped = self.tail().drop_below(written);
-            self.context.counters.tail_bytes.sub(dropped);
         }
     }
 

@@ -155,7 +155,7 @@ impl TopicInner {
             let mut tail = self.tail();
             tail.push(bytes, next_offset, append_time, rolls);
             if let Storage::Memory { bytes_max } = self.settings.load().storage {
-                let dropped = tail.drop_beyond(bytes_max);
+                let (dropped, _) = tail.drop_beyond(bytes_max);
                 self.context.counters.tail_bytes.sub(dropped);
                 self.log_start.fetch_max(tail.first_offset().0, Ordering::AcqRel);
             }
@@ -177,7 +177,7 @@ impl TopicInner {
         {
             let mut tail = self.tail();
             if self.is_in_memory() {
-                let dropped = tail.drop_below(offset);
+                let (dropped, _) = tail.drop_below(offset);
                 self.context.counters.tail_bytes.sub(dropped);
             }
             if offset == tail.head.next_offset {
