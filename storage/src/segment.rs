@@ -243,10 +243,6 @@ impl Segment {
         Ok(())
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "an I/O error, or what the footer says, or why it says nothing"
-    )]
     fn check_footer(
         &self,
         file: &dyn crate::disk::File,

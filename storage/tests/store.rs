@@ -1,4 +1,5 @@
 //! The store through its public interface, on the real disk.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::time::Duration;
 

@@ -15,7 +15,9 @@ const ROUND_BYTES: u64 = 256 << 20;
 
 pub(super) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
-    for (batch, group, bar) in [(100, "store-batch", Bar::RatioAtLeast(0.5)), (1, "store-single", Bar::FigureOnly)] {
+    for (batch, group, bar) in
+        [(100, "store-batch", Bar::RatioAtLeast(0.5)), (1, "store-single", Bar::FigureOnly)]
+    {
         for (record_bytes, variant) in PAYLOADS {
             rows.push(Row {
                 name: format!("{group}/{variant}"),
@@ -28,7 +30,8 @@ pub(super) fn rows() -> Vec<Row> {
                 unit: Unit::RecordsPerSecond,
                 bar,
                 prepare: Box::new(move |scene| {
-                    let records = scene.scaled(ROUND_BYTES) / record_bytes as u64 / if batch == 1 { 8 } else { 1 };
+                    let records =
+                        scene.scaled(ROUND_BYTES) / record_bytes as u64 / if batch == 1 { 8 } else { 1 };
                     let (memory, time) = (scene.scaled(MEMORY_BYTES), scene.round_time());
                     let reference = MemoryTwice::new(record_bytes, batch, memory, time);
                     let batches = Batches::new(open(&scene.dir)?, record_bytes, records, batch)?;
@@ -92,7 +95,8 @@ struct Batches {
 impl Batches {
     fn new(store: Store, record_bytes: usize, round_records: u64, batch: u64) -> Result<Self> {
         let topic = store.topic_or_create("batches")?;
-        let mut batches = Self { store, topic, records: Records::new(record_bytes), round_records, batch, next: 0 };
+        let mut batches =
+            Self { store, topic, records: Records::new(record_bytes), round_records, batch, next: 0 };
         // Every journal file is used once before the clock starts: from then on they are used again.
         for _ in 0..2 {
             batches.round()?;

@@ -6,9 +6,9 @@
 //! Promises:
 //!
 //! - J1 A frame is written whole or the append fails and nothing was applied.
-//!      Frames that somebody will sync are gathered in memory first, and written in one call for the sync: a write
-//!      for each would cost more than the copy. A frame that has to survive a killed process is in the page cache,
-//!      with all before it, when [`Journal::write`] returns; it goes through a map where the disk has one.
+//!   Frames that somebody will sync are gathered in memory first, and written in one call for the sync: a write
+//!   for each would cost more than the copy. A frame that has to survive a killed process is in the page cache,
+//!   with all before it, when [`Journal::write`] returns; it goes through a map where the disk has one.
 //! - J2 Files are synced in order: a later file is not reported synced before an earlier one.
 //! - J3 A file is used again only when the checkpoint on disk lies at or behind its end.
 //!
@@ -21,7 +21,7 @@ use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::context::{Context, random};
+use crate::context::{Context, NamedFile, random};
 use crate::disk::{File, OpenMode, Writer};
 use crate::error::{Error, Result};
 use crate::format::frame::{FILE_HEADER_BYTES, FileHeader, FrameBuilder, Place};
@@ -113,7 +113,7 @@ pub(crate) struct Journal {
     retired: VecDeque<Retired>,
     free: Vec<Slot>,
     /// Retired files with frames that no sync has covered yet, oldest first.
-    unsynced: Vec<(Arc<dyn File>, PathBuf)>,
+    unsynced: Vec<NamedFile>,
     next_number: u64,
     files: u64,
     /// The last frames, not written into the file yet. They end at `file_position`.
@@ -135,7 +135,7 @@ const STAGED_BYTES_MAX: usize = 256 << 10;
 /// What a sync has to do: these files, in order, and then everything below the position is durable.
 #[derive(Debug)]
 pub(crate) struct SyncWork {
-    pub(crate) files: Vec<(Arc<dyn File>, PathBuf)>,
+    pub(crate) files: Vec<NamedFile>,
     pub(crate) end: Position,
 }
 
@@ -258,7 +258,7 @@ impl Journal {
             }
         } else {
             self.write_staged()?;
-            let mut few = [IoSlice::new(&[]); 3];
+            let few;
             let many: Vec<IoSlice<'_>>;
             let parts = match batches {
                 [batch] => {

@@ -78,12 +78,14 @@ impl Append {
     ///
     /// # Errors
     /// [`Error::RecordTooLarge`], which names the record.
-    pub fn records<'a>(
-        mut self,
-        topic: &Topic,
-        records: impl IntoIterator<Item = &'a Record>,
-    ) -> Result<Self> {
+    pub fn records<'a, I>(mut self, topic: &Topic, records: I) -> Result<Self>
+    where
+        I: IntoIterator<Item = &'a Record, IntoIter: Clone>,
+    {
         let part = self.part(topic);
+        let records = records.into_iter();
+        // At once: a body that grows step by step is copied again and again.
+        part.body.reserve_exact(records.clone().map(encoded_field_bytes).sum());
         for record in records {
             let index = usize::try_from(part.record_count).unwrap_or(usize::MAX);
             record.check().map_err(|(what, actual, limit)| Error::RecordTooLarge {

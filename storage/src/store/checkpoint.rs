@@ -10,14 +10,14 @@
 //! Appends and reads go on meanwhile. If a step fails because the disk is full, the old checkpoint holds and the
 //! next try begins at step 1; the reserve file is given up first. A failed sync in step 4 fails the store.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::StoreInner;
 use super::open::write_checkpoint;
-use crate::disk::{EntryKind, File, OpenMode};
+use crate::context::NamedFile;
+use crate::disk::{EntryKind, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::topic::TopicInner;
@@ -115,7 +115,7 @@ impl StoreInner {
 
     /// Syncs what the topics' flushers have written.
     fn sync_segments<'a>(&self, topics: impl Iterator<Item = &'a TopicInner>) -> Result<()> {
-        let mut files: Vec<(Arc<dyn File>, PathBuf)> = Vec::new();
+        let mut files: Vec<NamedFile> = Vec::new();
         let mut dirs = Vec::new();
         let mut open = 0;
         for topic in topics {
@@ -150,10 +150,7 @@ impl StoreInner {
             };
             std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..count.min(SYNC_THREADS_MAX)).map(|_| scope.spawn(work)).collect();
-                threads
-                    .into_iter()
-                    .map(|thread| thread.join().expect("syncing does not panic"))
-                    .collect::<Result<()>>()
+                threads.into_iter().try_for_each(|thread| thread.join().expect("syncing does not panic"))
             })?;
         } else {
             (0..count).try_for_each(sync_one)?;

@@ -13,12 +13,12 @@
 //! journal says which batch starts a segment: the same bytes go to the same places.
 
 use std::io::IoSlice;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::TopicInner;
 use super::tail::TailBatch;
+use crate::context::NamedFile;
 use crate::disk::{File, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
@@ -39,7 +39,7 @@ pub(crate) struct Flush {
     active: Option<Active>,
     /// Segments that were written to and not synced since, with their files. The file stays open: the kernel
     /// reports a failed write-back to those who had the file open.
-    pub(crate) unsynced: Vec<(Arc<dyn File>, PathBuf)>,
+    pub(crate) unsynced: Vec<NamedFile>,
     /// Whether the directory has entries that were not synced.
     pub(crate) is_dir_unsynced: bool,
     /// Where the active segment stood at the checkpoint; what is behind it in the file is to be cut.
@@ -97,7 +97,7 @@ impl Flush {
     }
 
     /// What is to be synced, handed over.
-    pub(crate) fn take_unsynced(&mut self) -> (Vec<(Arc<dyn File>, PathBuf)>, bool) {
+    pub(crate) fn take_unsynced(&mut self) -> (Vec<NamedFile>, bool) {
         if let Some(active) = &mut self.active {
             active.is_unsynced = false;
         }
