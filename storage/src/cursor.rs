@@ -255,6 +255,8 @@ impl Cursor {
             if self.next >= self.visible_end() {
                 topic.check_alive()?;
                 self.report_counts();
+                self.place = None;
+                self.reader.release();
                 return Ok(None);
             }
             if let Some(batch) = self.step(&topic)? {

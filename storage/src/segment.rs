@@ -30,6 +30,8 @@ use crate::types::{Offset, Position, Timestamp, TopicName};
 
 /// How much is looked at in one go when batches are read one after the other.
 const WINDOW_BYTES: u64 = 256 << 10;
+/// How much at first.
+const FIRST_WINDOW_BYTES: u64 = 16 << 10;
 /// How much of a batch's start is read to learn its length, when nothing is known about it.
 const HEAD_BYTES: u64 = 4096;
 
@@ -374,9 +376,14 @@ pub(crate) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// For many batches, one after the other.
+    /// For many batches, one after the other: the window grows with what is read.
     pub(crate) fn new() -> Self {
-        Self { window_bytes: WINDOW_BYTES, ..Self::default() }
+        Self { window_bytes: FIRST_WINDOW_BYTES, ..Self::default() }
+    }
+
+    /// Lets go of the segment: a reader that waits for more must not keep memory, or the file of a removed segment.
+    pub(crate) fn release(&mut self) {
+        *self = Self { window_bytes: self.window_bytes.min(FIRST_WINDOW_BYTES), ..Self::default() };
     }
 
     /// For one batch here and one there.
@@ -550,6 +557,7 @@ impl SegmentReader {
             .map_err(|error| Error::io("read", &segment.path, error))?;
         self.window = window;
         self.window_at = position;
+        self.window_bytes = (self.window_bytes * 2).min(WINDOW_BYTES);
         Ok(())
     }
 
