@@ -64,9 +64,8 @@ fn full_journal(dir: &Path, bytes: u64) -> Result<Held> {
         if stats.journal_position.value() - stats.checkpoint_position.value() >= limit {
             break;
         }
-        append(&topic, &record, 10, Durability::Written)?;
+        append(&topic, &record, 100, Durability::Synced)?;
     }
-    append(&topic, &record, 1, Durability::Synced)?;
     Ok(Held { _store: Some(store), _cursors: Vec::new() })
 }
 

@@ -36,7 +36,7 @@ pub(super) fn rows() -> Vec<Row> {
         },
         Row {
             name: "memory/10GiB".into(),
-            what: "Store, 1,000 topics with 10 GiB, each with a reader that waits at its end: resident memory",
+            what: "Store, 1,000 topics with 10 GiB, each with a reader that waits at its end: memory beside the page cache",
             against: "",
             unit: Unit::Bytes,
             bar: Bar::FigureBelow(200.0 * 1024.0 * 1024.0),
@@ -50,7 +50,7 @@ pub(super) fn rows() -> Vec<Row> {
                 Ok(Pair::alone(move || {
                     let mut child = spawn("idle-readers", dir.path(), 0)?;
                     ensure!(child.line()? == "ready", "the child is not ready");
-                    let bytes = child.rss_bytes()?;
+                    let bytes = child.own_bytes()?;
                     child.kill()?;
                     Ok(Sample::of(u32::try_from(bytes >> 10).map_or(f64::MAX, f64::from) * 1024.0))
                 }))

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use memmap2::{Advice, MmapMut};
 
 use super::dir;
 use crate::context::Context;
@@ -333,13 +334,17 @@ pub(crate) fn keep_torn(context: &Context, recovered: &Recovered) -> Option<Path
 }
 
 fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
-    let mut bytes = vec![0; index(file.bytes.saturating_sub(position))];
-    let read = file
-        .file
-        .read_at(&mut bytes, position)
-        .map_err(|error| Error::io("read journal", &file.path, error))?;
-    bytes.truncate(read);
-    Ok(bytes.into())
+    let length = index(file.bytes.saturating_sub(position));
+    if length == 0 {
+        return Ok(Bytes::new());
+    }
+    // In large pages, where the system has them: to fault this much memory in by small ones takes longer than to
+    // read and check it.
+    let io = |error| Error::io("read journal", &file.path, error);
+    let mut memory = MmapMut::map_anon(length).map_err(io)?;
+    let _ = memory.advise(Advice::HugePage);
+    let read = file.file.read_at(&mut memory, position).map_err(io)?;
+    Ok(Bytes::from_owner(memory).slice(..read))
 }
 
 fn file_position(header: &FileHeader, position: Position) -> u64 {
