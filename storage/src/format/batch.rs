@@ -272,6 +272,11 @@ impl BatchBuilder {
         &self.bytes
     }
 
+    /// The finished batch, without padding, taken out: nothing is left here.
+    pub fn take_bytes(&mut self) -> Bytes {
+        std::mem::take(&mut self.bytes).into()
+    }
+
     /// The finished batch, without padding.
     pub fn into_bytes(self) -> Bytes {
         self.bytes.into()

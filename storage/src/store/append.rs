@@ -161,20 +161,20 @@ impl Append {
         if self.parts.len() as u64 > topics_max {
             return too_large("topics", self.parts.len() as u64, topics_max);
         }
-        let mut prepared = Vec::with_capacity(self.parts.len());
-        for part in self.parts {
-            if !Arc::ptr_eq(&part.topic.handle.inner.context, &store.context) {
-                return Err(Error::InvalidAppend { rule: "all its topics must be of this store" });
-            }
+        if !self.parts.iter().all(|part| Arc::ptr_eq(&part.topic.handle.inner.context, &store.context)) {
+            return Err(Error::InvalidAppend { rule: "all its topics must be of this store" });
+        }
+        let prepared = self.parts.into_iter().map(|part| {
             let codec = part.topic.inner.settings.load().codec;
             let count = u32::try_from(part.record_count).expect("checked against the limit");
-            prepared.push(Prepared {
+            Prepared {
                 topic: part.topic.inner,
                 batch: BatchBuilder::from_body(part.body, count, codec),
                 record_count: part.record_count,
-            });
-        }
-        Ok((prepared, self.durability))
+                rolls: false,
+            }
+        });
+        Ok((prepared.collect(), self.durability))
     }
 }
 
@@ -183,6 +183,8 @@ struct Prepared {
     topic: Arc<TopicInner>,
     batch: BatchBuilder,
     record_count: u64,
+    /// Whether it starts a new segment.
+    rolls: bool,
 }
 
 /// An append that was written and may still have to be synced.
@@ -196,7 +198,8 @@ pub struct Ticket {
     durability: Durability,
     appended: Vec<Appended>,
     waker: Option<u64>,
-    begun: Instant,
+    /// For the latency of those that wait for the disk; the others would spend more on the clock than on the append.
+    begun: Option<Instant>,
 }
 
 impl Ticket {
@@ -214,8 +217,16 @@ impl Ticket {
         if self.durability == Durability::Synced {
             inner.wait_synced(self.position)?;
         }
-        inner.context.counters.append_latency.record(self.begun.elapsed());
+        self.record_latency();
         Ok(std::mem::take(&mut self.appended))
+    }
+}
+
+impl Ticket {
+    fn record_latency(&self) {
+        if let Some(begun) = self.begun {
+            self.handle.inner.context.counters.append_latency.record(begun.elapsed());
+        }
     }
 }
 
@@ -235,7 +246,7 @@ impl Future for Ticket {
                 }
             }
         }
-        inner.context.counters.append_latency.record(this.begun.elapsed());
+        this.record_latency();
         Poll::Ready(Ok(std::mem::take(&mut this.appended)))
     }
 }
@@ -266,7 +277,7 @@ impl Store {
     }
 
     fn start(&self, append: Append, may_wait: bool) -> Result<Ticket> {
-        let begun = Instant::now();
+        let begun = (append.durability == Durability::Synced).then(Instant::now);
         let inner = &self.handle.inner;
         let outcome = append
             .prepare(inner)
@@ -288,7 +299,7 @@ impl StoreInner {
         let context = &*self.context;
         // A frame has its header, its list and each batch padded.
         let bytes_most: usize = parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
-        let mut writer = loop {
+        let mut guard = loop {
             let writer = self.writer();
             context.check_writable()?;
             for part in &parts {
@@ -307,11 +318,10 @@ impl StoreInner {
             };
             self.make_room(tail_is_full, may_wait, Error::Overloaded { what, limit })?;
         };
-        let writer = &mut *writer;
+        let writer = &mut *guard;
         let now = context.clock.now();
         writer.frame.begin();
         let mut appended = Vec::with_capacity(parts.len());
-        let mut plans = Vec::with_capacity(parts.len());
         let mut is_journaled = false;
         for part in &mut parts {
             let topic = &*part.topic;
@@ -321,7 +331,7 @@ impl StoreInner {
             let next_offset = head.next_offset + part.record_count;
             part.batch.seal(topic.seed, head.next_offset, append_time);
             let in_memory = topic.is_in_memory();
-            let rolls = !in_memory && head.rolls(&settings, part.batch.len(), append_time);
+            part.rolls = !in_memory && head.rolls(&settings, part.batch.len(), append_time);
             if in_memory {
                 let reserved = topic.reserved.load(Ordering::Relaxed);
                 if next_offset.0 + RESERVED_AT_ONCE / 2 > reserved {
@@ -331,10 +341,13 @@ impl StoreInner {
                     is_journaled = true;
                 }
             } else {
-                writer.frame.put_batch(&BatchEntry { topic: topic.id, bytes: part.batch.as_bytes(), rolls });
+                writer.frame.put_batch(&BatchEntry {
+                    topic: topic.id,
+                    bytes: part.batch.as_bytes(),
+                    rolls: part.rolls,
+                });
                 is_journaled = true;
             }
-            plans.push((rolls, in_memory));
             let durability = if in_memory { Durability::Accepted } else { asked };
             appended.push(Appended { first_offset: head.next_offset, next_offset, append_time, durability });
         }
@@ -346,17 +359,13 @@ impl StoreInner {
             let one;
             let many: Vec<&[u8]>;
             let batches: &[&[u8]] = match &parts[..] {
-                [part] if !plans[0].1 => {
+                [part] if !part.topic.is_in_memory() => {
                     one = [part.batch.as_bytes()];
                     &one
                 }
                 parts => {
-                    many = parts
-                        .iter()
-                        .zip(&plans)
-                        .filter(|(_, plan)| !plan.1)
-                        .map(|(part, _)| part.batch.as_bytes())
-                        .collect();
+                    let durable = parts.iter().filter(|part| !part.topic.is_in_memory());
+                    many = durable.map(|part| part.batch.as_bytes()).collect();
                     &many
                 }
             };
@@ -366,26 +375,26 @@ impl StoreInner {
                 .map_err(|error| self.context.fail(error))?;
         }
         let mut bytes = 0;
-        let mut topics = Vec::with_capacity(parts.len());
-        for ((part, (rolls, in_memory)), appended) in parts.into_iter().zip(plans).zip(&appended) {
-            let Prepared { topic, batch, record_count } = part;
-            let stored: Bytes = batch.into_bytes();
+        for (part, appended) in parts.iter_mut().zip(&appended) {
+            let topic = &part.topic;
+            let stored: Bytes = part.batch.take_bytes();
             bytes += stored.len() as u64;
-            topic.push(stored, appended.next_offset, appended.append_time, rolls);
-            topic.records_appended.add(record_count);
-            context.counters.records_appended.add(record_count);
-            if in_memory {
+            topic.push(stored, appended.next_offset, appended.append_time, part.rolls);
+            topic.records_appended.add_alone(part.record_count);
+            context.counters.records_appended.add_alone(part.record_count);
+            if topic.is_in_memory() {
                 topic.move_high_watermark(appended.next_offset);
-            } else if !topic.is_unsynced.swap(true, Ordering::Relaxed) {
-                writer.unsynced.push(Arc::clone(&topic));
+            } else if !topic.is_unsynced.load(Ordering::Relaxed) {
+                topic.is_unsynced.store(true, Ordering::Relaxed);
+                writer.unsynced.push(Arc::clone(topic));
             }
-            topics.push(topic);
         }
-        context.counters.appends.add(1);
-        context.counters.bytes_appended.add(bytes);
+        context.counters.appends.add_alone(1);
+        context.counters.bytes_appended.add_alone(bytes);
+        drop(guard);
         self.signal_work(bytes);
-        for topic in topics {
-            topic.watch.notify();
+        for part in &parts {
+            part.topic.watch.notify();
         }
         Ok((position, appended))
     }

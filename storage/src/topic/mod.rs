@@ -47,6 +47,7 @@ pub(crate) struct TopicInner {
     pub(crate) dir: PathBuf,
     pub(crate) context: Arc<Context>,
     pub(crate) settings: ArcSwap<TopicSettings>,
+    memory_bytes_max: Option<u64>,
     log_start: AtomicU64,
     high_watermark: AtomicU64,
     log_end: AtomicU64,
@@ -100,6 +101,10 @@ impl TopicInner {
             dir,
             context: Arc::clone(context),
             settings: ArcSwap::from_pointee(state.settings.clone()),
+            memory_bytes_max: match state.settings.storage {
+                Storage::Memory { bytes_max } => Some(bytes_max),
+                Storage::Disk => None,
+            },
             log_start: AtomicU64::new(state.log_start_offset.0),
             high_watermark: AtomicU64::new(state.next_offset.0),
             log_end: AtomicU64::new(state.next_offset.0),
@@ -119,9 +124,9 @@ impl TopicInner {
         }
     }
 
-    /// Whether its records are in memory only.
+    /// Whether its records are in memory only. Fixed at creation.
     pub(crate) fn is_in_memory(&self) -> bool {
-        matches!(self.settings.load().storage, Storage::Memory { .. })
+        self.memory_bytes_max.is_some()
     }
 
     pub(crate) fn log_start(&self) -> Offset {
@@ -154,14 +159,14 @@ impl TopicInner {
         {
             let mut tail = self.tail();
             tail.push(bytes, next_offset, append_time, rolls);
-            if let Storage::Memory { bytes_max } = self.settings.load().storage {
+            if let Some(bytes_max) = self.memory_bytes_max {
                 let (dropped, _) = tail.drop_beyond(bytes_max);
                 self.context.counters.tail_bytes.sub(dropped);
                 self.log_start.fetch_max(tail.first_offset().0, Ordering::AcqRel);
             }
         }
         self.context.counters.tail_bytes.add(length);
-        self.bytes_appended.add(length);
+        self.bytes_appended.add_alone(length);
         self.log_end.store(next_offset.0, Ordering::Release);
     }
 
