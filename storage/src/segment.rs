@@ -551,10 +551,18 @@ impl SegmentReader {
             _ => segment.open_map(context)?,
         };
         let wide = bytes.max(self.window_bytes).min(end - position);
-        let window = map
-            .bytes(position..position + wide)
-            .or_else(|_| map.bytes(position..position + bytes))
-            .map_err(|error| Error::io("read", &segment.path, error))?;
+        let read = |map: &dyn Map| {
+            map.bytes(position..position + wide).or_else(|_| map.bytes(position..position + bytes))
+        };
+        let window = match read(&*map) {
+            // The segment has grown beyond its map: its topic was given a larger size meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                segment.close_map();
+                read(&*segment.open_map(context)?)
+            }
+            outcome => outcome,
+        };
+        let window = window.map_err(|error| Error::io("read", &segment.path, error))?;
         self.window = window;
         self.window_at = position;
         self.window_bytes = (self.window_bytes * 2).min(WINDOW_BYTES);

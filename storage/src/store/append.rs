@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Handle, Store, StoreInner};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::aligned;
 use crate::format::batch::{self, BatchBuilder};
 use crate::format::frame::{BatchEntry, Change};
@@ -163,6 +163,9 @@ impl Append {
         }
         if !self.parts.iter().all(|part| Arc::ptr_eq(&part.topic.handle.inner.context, &store.context)) {
             return Err(Error::InvalidAppend { rule: "all its topics must be of this store" });
+        }
+        for part in self.parts.iter().filter(|part| !part.topic.inner.is_in_memory()) {
+            part.topic.inner.check_files()?;
         }
         let prepared = self.parts.into_iter().map(|part| {
             let codec = part.topic.inner.settings.load().codec;
@@ -451,6 +454,11 @@ impl StoreInner {
         }
         self.wake.flush.signal();
         self.wake.checkpoint.signal();
+        let obstacle = self.checkpoint_error.lock().expect("no panic under this lock").clone();
+        if let Some(error) = obstacle.filter(|error| error.kind() != ErrorKind::Retry) {
+            // To wait would be to wait for somebody to put the disk in order.
+            return Err(error);
+        }
         if context.is_disk_full() {
             return Err(Error::DiskFull { action: "write segments below", path: context.topics_dir() });
         }
@@ -463,6 +471,7 @@ impl StoreInner {
             let tail_has_room = context.counters.tail_bytes.value() <= context.settings.tail_bytes_max;
             context.check_writable().is_err()
                 || context.is_disk_full()
+                || self.checkpoint_error.lock().expect("no panic under this lock").is_some()
                 || if tail_is_full {
                     tail_has_room
                 } else {

@@ -49,6 +49,7 @@ impl StoreInner {
             outcome => outcome,
         };
         self.context.set_disk_full(matches!(outcome, Err(Error::DiskFull { .. })));
+        *self.checkpoint_error.lock().expect("no panic under this lock") = outcome.as_ref().err().cloned();
         if outcome.is_ok() {
             self.context.counters.checkpoints.add(1);
             self.context.counters.checkpoint_latency.record(begun.elapsed());
@@ -84,7 +85,7 @@ impl StoreInner {
         self.wait_synced(position)?;
         for Noted { topic, head, .. } in &noted {
             match topic.flush_below(head.next_offset) {
-                // A topic that is refused keeps its records in the journal's frames no longer: stop here.
+                // Its records are in the journal only: as long as it cannot take them the journal must stay.
                 Err(error) if !topic.is_deleted.load(Ordering::Acquire) => return Err(error),
                 _ => {}
             }

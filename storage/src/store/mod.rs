@@ -69,6 +69,8 @@ pub(crate) struct StoreInner {
     /// Held while a checkpoint is made.
     checkpointing: Mutex<()>,
     checkpointed: AtomicU64,
+    /// Why the last checkpoint failed, if it did.
+    checkpoint_error: Mutex<Option<Error>>,
     /// For those who wait for room in the journal or the tails.
     room: Watch,
     pub(crate) wake: background::Wake,

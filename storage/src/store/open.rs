@@ -161,6 +161,7 @@ impl StoreBuilder {
             }),
             checkpointing: Mutex::new(()),
             checkpointed: AtomicU64::new(checkpoint.position.0),
+            checkpoint_error: Mutex::new(None),
             room: Watch::default(),
             wake: Wake::default(),
             recovery: RecoveryReport { duration: begun.elapsed(), ..report },
