@@ -259,7 +259,12 @@ impl Cursor {
                 self.reader.release();
                 return Ok(None);
             }
-            if let Some(batch) = self.step(&topic)? {
+            let found = self.step(&topic)?;
+            if found.is_none() {
+                // What a deleted topic had in its tail is nowhere any more: it must not be looked for for ever.
+                topic.check_alive()?;
+            }
+            if let Some(batch) = found {
                 self.counted.batches += 1;
                 self.counted.records += u64::from(batch.header().record_count);
                 self.counted.bytes += batch.as_bytes().len() as u64;
