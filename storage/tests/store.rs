@@ -271,3 +271,16 @@ fn a_ticket_can_be_awaited() {
     }
     assert_eq!(topic.high_watermark(), Offset(20));
 }
+
+#[test]
+fn a_trim_that_finds_its_work_done_returns_when_that_survives_a_power_cut() {
+    // It returned at once, while the trim of another thread that had moved the log start still waited for its sync.
+    // What a written append stands for here, since it is not synced either.
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), StoreSettings { background: false, ..small() });
+    let topic = store.topic_or_create("t").unwrap();
+    append_numbered(&topic, 0, 2, Durability::Written);
+    assert!(store.stats().synced_position < store.stats().journal_position);
+    topic.trim(Offset::ZERO).unwrap();
+    assert_eq!(store.stats().synced_position, store.stats().journal_position);
+}
