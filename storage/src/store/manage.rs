@@ -168,7 +168,9 @@ impl StoreInner {
             Ok(Change::Trimmed { topic: topic.id, log_start_offset: offset })
         };
         if offset <= topic.log_start() {
-            return topic.check_alive();
+            topic.check_alive()?;
+            // The trim that moved it there may be another thread's, and not durable yet.
+            return self.sync();
         }
         self.change(plan, |_| topic.move_log_start(offset))?;
         if topic.is_in_memory() {

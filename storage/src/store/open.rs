@@ -351,14 +351,13 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
     let generation = recovered.generation + 1;
     let mut journal =
         Journal::begin(context, slot, generation, recovered.last_generation, recovered.end, needed, free)?;
-    if !odd.is_empty() {
-        // One of them may be where the checkpoint's position lies: first there must be another place that says so.
-        for (file, path) in journal.sync_work()?.files {
-            context.sync_file(&*file, &path)?;
-        }
-        for path in odd {
-            context.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
-        }
+    // The next checkpoint may name this generation before any frame of it was synced, and no odd file may go before
+    // there is another place that says where the checkpoint's position lies.
+    for (file, path) in journal.sync_work()?.files {
+        context.sync_file(&*file, &path)?;
+    }
+    for path in odd {
+        context.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
     }
     Ok(journal)
 }

@@ -214,9 +214,16 @@ impl TopicInner {
     /// Takes segments that hold nothing but trimmed records out of the list; returns them.
     pub(crate) fn forget_trimmed(&self) -> Vec<Arc<Segment>> {
         let log_start = self.log_start();
-        let active = self.head().active.map(|active| active.base_offset);
+        let (active, awaited) = {
+            let tail = self.tail();
+            // Its end may still be on its way to it, in the tail.
+            let awaited = tail.find(log_start).map(|batch| batch.segment);
+            (tail.head.active.map(|active| active.base_offset), awaited)
+        };
         let is_trimmed = |segment: &Arc<Segment>| {
-            segment.next_offset() <= log_start && Some(segment.base_offset) != active
+            segment.next_offset() <= log_start
+                && Some(segment.base_offset) != active
+                && awaited.is_none_or(|awaited| segment.base_offset < awaited)
         };
         let trimmed: Vec<_> = self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect();
         if !trimmed.is_empty() {
