@@ -302,7 +302,11 @@ fn whatever_is_appended_and_compacted_is_what_a_plain_list_says() {
                         1 | 2 => Record::tombstone(key),
                         _ => Record::keyed(
                             key,
-                            format!("{:0width$}", dice.below(99), width = dice.below(200) as usize),
+                            format!(
+                                "{:0width$}",
+                                dice.below(99),
+                                width = usize::try_from(dice.below(200)).unwrap()
+                            ),
                         ),
                     }
                 };
@@ -424,7 +428,7 @@ fn batches_that_lose_nothing_are_copied_byte_for_byte() {
     let rig = Rig::new();
     let settings = TopicSettings { codec: Codec::Lz4, ..topic_settings(NO_AGE) };
     let topic = rig.store.create_topic("t", settings).unwrap();
-    let text = |n: u64| "abcdefgh".repeat(20 + n as usize);
+    let text = |n: u64| "abcdefgh".repeat(20 + usize::try_from(n).unwrap());
     for n in 0..200 {
         let records = [Record::keyed("same", text(n)), Record::keyed(format!("other {n}"), text(n))];
         append(&topic, &records[usize::from(n % 2 == 0)..]);
