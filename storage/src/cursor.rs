@@ -447,25 +447,44 @@ impl Cursor {
             self.next = topic.log_start();
         }
         topic.check_files()?;
-        for segment in topic.segments().iter() {
-            let is_earlier = segment.sealed().is_some_and(|sealed| sealed.last_time < time);
-            if is_earlier || segment.next_offset() <= topic.log_start() {
-                continue;
-            }
-            let mut position = segment.seek_time(&topic.context, time)?;
-            let mut expected = segment.base_offset;
-            while let Found::Batch(batch, behind) =
-                self.reader.read(segment, &topic.context, position, expected)?
-            {
-                if batch.append_time() >= time {
-                    return Ok(batch.base_offset());
+        'again: loop {
+            for segment in topic.segments().iter() {
+                let is_earlier = segment.sealed().is_some_and(|sealed| sealed.last_time < time);
+                if is_earlier || segment.next_offset() <= topic.log_start() {
+                    continue;
                 }
-                position = behind;
-                expected = batch.next_offset();
+                match self.find_time_in(&topic, segment, time) {
+                    Ok(None) => {}
+                    Ok(Some(offset)) => return Ok(offset),
+                    // It was replaced or trimmed meanwhile.
+                    Err(Error::Io { .. }) if !is_listed(&topic, segment) => continue 'again,
+                    Err(error) => return Err(error),
+                }
             }
+            break;
         }
         let tail = topic.tail();
         Ok(tail.find_time(time).map_or(tail.head.next_offset, |batch| batch.base_offset))
+    }
+
+    fn find_time_in(
+        &mut self,
+        topic: &TopicInner,
+        segment: &Arc<Segment>,
+        time: Timestamp,
+    ) -> Result<Option<Offset>> {
+        let mut position = segment.seek_time(&topic.context, time)?;
+        let mut expected = segment.base_offset;
+        while let Found::Batch(batch, behind) =
+            self.reader.read(segment, &topic.context, position, expected)?
+        {
+            if batch.append_time() >= time {
+                return Ok(Some(batch.base_offset()));
+            }
+            position = behind;
+            expected = batch.next_offset();
+        }
+        Ok(None)
     }
 }
 

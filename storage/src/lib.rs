@@ -78,7 +78,10 @@ mod topic_handle;
 mod types;
 mod watch;
 
-pub use compaction::CompactionReport;
+pub use compaction::{
+    CompactOptions, CompactionControl, CompactionProgress, CompactionReport, DamagedRange, RecordsKept,
+    RecordsRemoved,
+};
 pub use cursor::{Backwards, Cursor, ReadBatch, Records, RecordsBackwards, Start, StoredRecord, Visibility};
 pub use error::{Error, ErrorKind, Result};
 pub use format::batch::Codec;

@@ -174,6 +174,23 @@ impl Segment {
         self.seek(context, |entry| entry.append_time < time)
     }
 
+    /// Cuts what is written into pieces of about `bytes`, each a run of whole batches: where they start and the first
+    /// offset that can be there; and where the last one ends.
+    pub(crate) fn pieces(&self, context: &Context, bytes: u64) -> Result<(Vec<(u64, Offset)>, u64)> {
+        self.with_index(context, |index| {
+            let end = self.data_bytes.load(Ordering::Acquire);
+            let mut pieces = vec![(HEADER_BYTES as u64, self.base_offset)];
+            for number in 0..index.len() / INDEX_ENTRY_BYTES {
+                let entry = IndexEntry::at(index, number);
+                let begun = pieces.last().map_or(0, |(position, _)| *position);
+                if entry.position.0 >= begun + bytes && entry.position.0 < end {
+                    pieces.push((entry.position.0, entry.base_offset));
+                }
+            }
+            (pieces, end)
+        })
+    }
+
     fn seek(&self, context: &Context, before: impl Fn(IndexEntry) -> bool) -> Result<u64> {
         self.with_index(context, |index| {
             last_entry(index, before)

@@ -169,6 +169,27 @@ impl Default for Compaction {
     }
 }
 
+impl Compaction {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`] names the first setting that is out of its bounds.
+    pub fn check(&self) -> Result<()> {
+        within("compaction.records_per_key", u64::from(self.records_per_key), 1, 1_000_000)?;
+        duration_within("compaction.lag_min", self.lag_min, Duration::ZERO, THOUSAND_YEARS)?;
+        duration_within(
+            "compaction.tombstone_age_max",
+            self.tombstone_age_max,
+            Duration::ZERO,
+            THOUSAND_YEARS,
+        )?;
+        if self.bytes_per_second_max != 0 {
+            within("compaction.bytes_per_second_max", self.bytes_per_second_max, 64 * KIB, u64::MAX)?;
+        }
+        Ok(())
+    }
+}
+
 /// Settings of a topic, kept in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSettings {
@@ -230,18 +251,7 @@ impl TopicSettings {
             if matches!(self.storage, Storage::Memory { .. }) {
                 return invalid("compaction", "set", "unset for a topic in memory");
             }
-            within("compaction.records_per_key", u64::from(compaction.records_per_key), 1, 1_000_000)?;
-            duration_within("compaction.lag_min", compaction.lag_min, Duration::ZERO, THOUSAND_YEARS)?;
-            let age = compaction.tombstone_age_max;
-            duration_within("compaction.tombstone_age_max", age, Duration::ZERO, THOUSAND_YEARS)?;
-            if compaction.bytes_per_second_max != 0 {
-                within(
-                    "compaction.bytes_per_second_max",
-                    compaction.bytes_per_second_max,
-                    64 * KIB,
-                    u64::MAX,
-                )?;
-            }
+            compaction.check()?;
         }
         Ok(())
     }

@@ -102,6 +102,9 @@ impl StoreInner {
             },
         )?;
         self.checkpointed.store(position.0, Ordering::Release);
+        for (Noted { topic, .. }, state) in noted.iter().zip(&checkpoint.topics) {
+            topic.set_checkpointed(state);
+        }
         let odd = {
             let mut writer = self.writer();
             writer.deleted.retain(|topic| !gone.contains(topic));

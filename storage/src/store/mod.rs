@@ -66,8 +66,10 @@ pub(crate) struct StoreInner {
     pub(crate) commit: Commit,
     writer: Mutex<Writer>,
     topics: RwLock<HashMap<TopicName, Arc<TopicInner>>>,
-    /// Held while a checkpoint is made.
-    checkpointing: Mutex<()>,
+    /// Held while a checkpoint is made, and while compaction replaces segments.
+    pub(crate) checkpointing: Mutex<()>,
+    /// Held for reading by each run of compaction; closing waits for it.
+    pub(crate) compacting: RwLock<()>,
     checkpointed: AtomicU64,
     /// Why the last checkpoint failed, if it did.
     checkpoint_error: Mutex<Option<Error>>,
@@ -279,6 +281,8 @@ impl Handle {
         let background = self.background.lock().expect("no panic under this lock").take();
         inner.wake.all();
         drop(background);
+        // Nobody may touch the directory when its lock is released.
+        drop(inner.compacting.write().expect("no panic under this lock"));
         let outcome = match inner.context.failure() {
             Some(failure) => Err(failure.clone()),
             None => inner.sync().and_then(|()| inner.checkpoint()).and_then(|()| {

@@ -62,6 +62,16 @@ struct Active {
     is_unsynced: bool,
 }
 
+impl Active {
+    /// Puts the file on the list of those to be synced, before something is written to it.
+    fn note_unsynced(&mut self, unsynced: &mut Vec<(Arc<dyn File>, PathBuf)>) {
+        if !self.is_unsynced {
+            self.is_unsynced = true;
+            unsynced.push((Arc::clone(&self.file), self.segment.path.clone()));
+        }
+    }
+}
+
 impl Flush {
     pub(crate) fn new(state: &TopicState) -> Self {
         Self {
@@ -180,10 +190,7 @@ impl TopicInner {
             let crc: [u8; 4] = batch.bytes[..4].try_into().expect("a header has four bytes");
             headers.push((header, crc));
         }
-        if !active.is_unsynced {
-            active.is_unsynced = true;
-            flush.unsynced.push((Arc::clone(&active.file), active.segment.path.clone()));
-        }
+        active.note_unsynced(&mut flush.unsynced);
         active
             .file
             .write_at(&parts, start)
@@ -222,7 +229,8 @@ impl TopicInner {
             flush.resume = None;
             return self.activate(flush, base_offset);
         }
-        if let Some(active) = &flush.active {
+        if let Some(active) = &mut flush.active {
+            active.note_unsynced(&mut flush.unsynced);
             self.seal(active)?;
             flush.active = None;
         }

@@ -67,6 +67,8 @@ pub(crate) struct TopicInner {
     pub(crate) last_retention: Mutex<Option<RetentionReport>>,
     pub(crate) last_compaction: Mutex<Option<CompactionReport>>,
     pub(crate) is_compacting: AtomicBool,
+    /// Sealed segments that end here or before are in the checkpoint on disk: recovery never writes them again.
+    checkpointed_end: AtomicU64,
 }
 
 impl TopicInner {
@@ -93,7 +95,7 @@ impl TopicInner {
             segments.push(open(&unsealed, false));
         }
         let head = Head { next_offset: state.next_offset, last_time: state.last_time, active: state.active };
-        Self {
+        let topic = Self {
             id: state.id,
             uid: state.uid,
             name: state.name.clone(),
@@ -121,7 +123,21 @@ impl TopicInner {
             last_retention: Mutex::new(None),
             last_compaction: Mutex::new(None),
             is_compacting: AtomicBool::new(false),
-        }
+            checkpointed_end: AtomicU64::new(0),
+        };
+        topic.set_checkpointed(state);
+        topic
+    }
+
+    /// The checkpoint on disk has this state.
+    pub(crate) fn set_checkpointed(&self, state: &TopicState) {
+        let end = state.sealed.last().map_or(Offset::ZERO, |sealed| sealed.next_offset);
+        self.checkpointed_end.fetch_max(end.0, Ordering::AcqRel);
+    }
+
+    /// Up to where segments are sealed and in the checkpoint on disk.
+    pub(crate) fn checkpointed_end(&self) -> Offset {
+        Offset(self.checkpointed_end.load(Ordering::Acquire))
     }
 
     /// Whether its records are in memory only. Fixed at creation.
