@@ -8,6 +8,7 @@ pub mod disk;
 mod error;
 pub mod format;
 mod journal;
+mod paged;
 #[doc(hidden)]
 pub mod planted;
 mod retention;
@@ -19,6 +20,7 @@ mod sync;
 mod topic;
 mod topic_handle;
 mod types;
+pub mod verify;
 mod watch;
 
 pub use compaction::CompactionReport;
