@@ -5,6 +5,7 @@ mod compaction;
 mod context;
 mod cursor;
 pub mod disk;
+pub mod dump;
 mod error;
 pub mod format;
 mod journal;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quipu_storage::disk::OsDisk;
+use quipu_storage::dump::{DumpOptions, dump, dump_store};
 use quipu_storage::format::segment::{FOOTER_BYTES, HEADER_BYTES};
 use quipu_storage::verify::{Finding, Severity, VerifyOptions, VerifyReport, verify};
 use quipu_storage::{
@@ -505,4 +506,73 @@ fn a_newer_format_is_refused() {
     fs::write(&path, bytes).unwrap();
     let error = verify(dir.path(), Arc::new(OsDisk), VerifyOptions::default()).unwrap_err();
     assert!(matches!(error, Error::NewerFormat { found: 2, .. }), "{error}");
+}
+
+fn text(path: &Path) -> String {
+    let mut out = Vec::new();
+    dump(path, &OsDisk, DumpOptions { value_bytes_max: 8, ..DumpOptions::default() }, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_dump_shows_every_file_of_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path());
+    let topic = store.topic("a").unwrap();
+    let record =
+        Record::keyed("the\nkey", "\u{7f}bytes").with_type("t").with_tag("red").with_header("h", "v");
+    topic.append(&[record, Record::tombstone("k")]).unwrap();
+    let killed = killed(&store);
+    store.close().unwrap();
+    let checkpoint = text(&dir.path().join("checkpoint"));
+    assert!(checkpoint.contains("topic b/c, number 00000002"), "{checkpoint}");
+    assert!(
+        checkpoint.contains("segment 00000000000000000003-0.segment, offsets 3 to 6 (exclusive), 3 records")
+    );
+    assert!(text(&dir.path().join("clean")).starts_with("0: closed properly"));
+    let active = text(&segment(dir.path(), 1, 9));
+    assert!(
+        active.contains("  10: key=\"the\\nkey\" type=t tag=red h=\"v\" payload=\"\\x7fbytes\""),
+        "{active}"
+    );
+    assert!(active.contains("  11: key=\"k\" tombstone") && active.contains("end, not sealed"), "{active}");
+    let sealed = text(&segment(dir.path(), 1, 0));
+    assert_eq!(sealed.matches("batch, offsets").count(), 3);
+    assert!(sealed.contains("payload=\"0 xxxxxx\"... (1004 bytes)"), "{sealed}");
+    assert!(
+        sealed.contains("index entry, offset 0,") && sealed.contains("footer, offsets 0 to 3"),
+        "{sealed}"
+    );
+    let journal = text(&killed.path().join("journal/000000.journal"));
+    assert!(journal.contains("topic b/c created, number 00000002"), "{journal}");
+    assert_eq!(journal.matches("batch of topic").count(), 21);
+    assert!(!journal.contains('!'), "{journal}");
+    let mut whole = Vec::new();
+    dump_store(dir.path(), &OsDisk, DumpOptions::default(), &mut whole).unwrap();
+    let whole = String::from_utf8(whole).unwrap();
+    assert_eq!(whole.matches(".segment\n").count(), 8, "{whole}");
+}
+
+#[test]
+fn a_dump_names_damage_and_goes_on_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path());
+    let killed = killed(&store);
+    store.close().unwrap();
+    let path = segment(dir.path(), 1, 0);
+    let length = batch_bytes(&path);
+    flip(&path, HEADER_BYTES as u64 + 9);
+    flip(&path, HEADER_BYTES as u64 + length + 100);
+    flip(&path, 20);
+    let damaged = text(&path);
+    assert_eq!(damaged.lines().filter(|line| line.starts_with('!')).count(), 3, "{damaged}");
+    assert!(
+        damaged.contains("batch, offsets 2 to 3") && damaged.contains("footer, offsets 0 to 3"),
+        "{damaged}"
+    );
+    let (path, frames) = frames(killed.path());
+    flip(&path, frames[3] + 9);
+    let damaged = text(&path);
+    assert_eq!(damaged.matches("batch of topic").count(), 19, "{damaged}");
+    assert!(damaged.contains(&format!("\n! {}: ", frames[3])), "{damaged}");
 }
