@@ -62,9 +62,11 @@ mod compaction;
 mod context;
 mod cursor;
 pub mod disk;
+pub mod dump;
 mod error;
 pub mod format;
 mod journal;
+mod paged;
 #[doc(hidden)]
 pub mod planted;
 mod retention;
@@ -76,6 +78,7 @@ mod sync;
 mod topic;
 mod topic_handle;
 mod types;
+pub mod verify;
 mod watch;
 
 pub use compaction::{

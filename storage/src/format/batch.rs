@@ -333,7 +333,7 @@ impl BatchHeader {
     }
 
     /// What the header says, its CRC not looked at; the numbers fit together.
-    fn decode_unverified(bytes: &[u8]) -> Result<Self, Invalid> {
+    pub(crate) fn decode_unverified(bytes: &[u8]) -> Result<Self, Invalid> {
         if bytes.len() < HEADER_BYTES {
             return Err(Invalid::new("a batch header is cut off", 0));
         }

@@ -205,7 +205,7 @@ pub(crate) fn replay(
 
 /// The files that hold the journal from `start` on, in order. Each follows the one before; of two that follow the
 /// same one, the higher generation was begun when the other had been found torn.
-fn chain(files: &[FoundFile], start: Position, generation: u64) -> Vec<(usize, FileHeader)> {
+pub(crate) fn chain(files: &[FoundFile], start: Position, generation: u64) -> Vec<(usize, FileHeader)> {
     let headers = || files.iter().enumerate().filter_map(|(number, file)| Some((number, file.header?)));
     let next = |generation: u64| {
         headers()
@@ -301,7 +301,7 @@ fn judge_end(
 }
 
 /// Whether a frame header at `position` could start here; cheap, and all that most places need.
-fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
+pub(crate) fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
     bytes.len() >= crate::format::frame::FRAME_HEADER_BYTES
         && crate::format::u64_at(bytes, 8) == position.0
         && crate::format::u64_at(bytes, 24) == header.generation
@@ -333,7 +333,7 @@ pub(crate) fn keep_torn(context: &Context, recovered: &Recovered) -> Option<Path
     kept.ok().map(|()| path)
 }
 
-fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
+pub(crate) fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
     let length = index(file.bytes.saturating_sub(position));
     if length == 0 {
         return Ok(Bytes::new());

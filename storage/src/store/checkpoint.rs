@@ -10,7 +10,7 @@
 //! Appends and reads go on meanwhile. If a step fails because the disk is full, the old checkpoint holds and the
 //! next try begins at step 1; the reserve file is given up first. A failed sync in step 4 fails the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -36,9 +36,14 @@ struct Noted {
 }
 
 impl StoreInner {
+    /// While this is held no checkpoint is made, and the journal behind the last one stays where it is.
+    pub(crate) fn lock_checkpoint(&self) -> MutexGuard<'_, ()> {
+        self.checkpointing.lock().expect("no panic under this lock")
+    }
+
     /// Makes a checkpoint of everything written so far.
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        let _one_at_a_time = self.checkpointing.lock().expect("no panic under this lock");
+        let _one_at_a_time = self.lock_checkpoint();
         if let Some(failure) = self.context.failure() {
             return Err(failure.clone());
         }

@@ -64,7 +64,7 @@ struct Active {
 
 impl Active {
     /// Puts the file on the list of those to be synced, before something is written to it.
-    fn note_unsynced(&mut self, unsynced: &mut Vec<(Arc<dyn File>, PathBuf)>) {
+    fn note_unsynced(&mut self, unsynced: &mut Vec<NamedFile>) {
         if !self.is_unsynced {
             self.is_unsynced = true;
             unsynced.push((Arc::clone(&self.file), self.segment.path.clone()));
