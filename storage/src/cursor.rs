@@ -243,7 +243,12 @@ impl Cursor {
                 topic.check_alive()?;
                 return Ok(None);
             }
-            if let Some(batch) = self.step(&topic)? {
+            let found = self.step(&topic)?;
+            if found.is_none() {
+                // What a deleted topic had in its tail is nowhere any more: it must not be looked for for ever.
+                topic.check_alive()?;
+            }
+            if let Some(batch) = found {
                 let counters = &topic.context.counters;
                 counters.batches_read.add(1);
                 counters.records_read.add(u64::from(batch.header().record_count));
