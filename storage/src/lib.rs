@@ -8,8 +8,10 @@ pub mod disk;
 mod error;
 pub mod format;
 mod journal;
+mod live;
 #[doc(hidden)]
 pub mod planted;
+mod read_only;
 mod retention;
 mod segment;
 mod settings;
@@ -27,6 +29,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::batch::Codec;
 pub use format::record::{Record, RecordView};
 pub use journal::recovery::JournalEnd;
+pub use read_only::{ReadOnlyStats, ReadOnlyStore, ReadOnlyTopic};
 pub use retention::{RetentionReason, RetentionReport};
 pub use settings::{Compaction, Durability, Retention, Storage, StoreSettings, TopicSettings};
 pub use stats::{LatencyStats, StoreStats, TopicStats};

@@ -204,7 +204,7 @@ pub(crate) fn replay(
 
 /// The files that hold the journal from `start` on, in order. Each follows the one before; of two that follow the
 /// same one, the higher generation was begun when the other had been found torn.
-fn chain(files: &[FoundFile], start: Position, generation: u64) -> Vec<(usize, FileHeader)> {
+pub(crate) fn chain(files: &[FoundFile], start: Position, generation: u64) -> Vec<(usize, FileHeader)> {
     let headers = || files.iter().enumerate().filter_map(|(number, file)| Some((number, file.header?)));
     let next = |generation: u64| {
         headers()
@@ -300,7 +300,7 @@ fn judge_end(
 }
 
 /// Whether a frame header at `position` could start here; cheap, and all that most places need.
-fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
+pub(crate) fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
     bytes.len() >= crate::format::frame::FRAME_HEADER_BYTES
         && crate::format::u64_at(bytes, 8) == position.0
         && crate::format::u64_at(bytes, 24) == header.generation
@@ -342,7 +342,7 @@ fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
     Ok(bytes.into())
 }
 
-fn file_position(header: &FileHeader, position: Position) -> u64 {
+pub(crate) fn file_position(header: &FileHeader, position: Position) -> u64 {
     FILE_HEADER_BYTES as u64 + (position - header.start)
 }
 

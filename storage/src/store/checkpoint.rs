@@ -101,6 +101,7 @@ impl StoreInner {
             },
         )?;
         self.checkpointed.store(position.0, Ordering::Release);
+        self.live().checkpointed(position);
         let odd = {
             let mut writer = self.writer();
             writer.deleted.retain(|topic| !gone.contains(topic));
