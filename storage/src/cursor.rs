@@ -8,13 +8,13 @@
 //! [`Error::OffsetTrimmed`], where they are damaged [`Error::Corrupt`], each with the bounds; [`Cursor::seek`] goes on
 //! behind. Offsets that compaction took out are simply not there.
 
+use std::fmt;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::Topic;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::format::batch::{Batch, BatchHeader, BodyProblem};
@@ -23,6 +23,41 @@ use crate::segment::{Found, Segment, SegmentReader};
 use crate::store::visible_end;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Timestamp, Uid};
+
+/// Keeps a store open, and looks for what another process has done to it.
+pub(crate) trait Owner: fmt::Debug + Send + Sync {
+    /// Changes when the store's files turn out to have changed behind the reader's back.
+    fn version(&self) -> u64 {
+        0
+    }
+
+    /// Looks for such changes now.
+    fn refresh(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How often a reader looks again that has met files which another process has just removed.
+const LOOKS_MAX: u32 = 8;
+
+/// What a cursor reads, and what keeps it open.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) inner: Arc<TopicInner>,
+    pub(crate) owner: Arc<dyn Owner>,
+}
+
+impl Source {
+    /// Whether it is worth trying again what ended in `error`, at a time when the owner had this `version`.
+    fn has_moved_on(&self, looks: &mut u32, version: u64, error: &Error) -> Result<bool> {
+        *looks += 1;
+        if *looks > LOOKS_MAX || !matches!(error, Error::Io { .. } | Error::TopicRefused { .. }) {
+            return Ok(false);
+        }
+        self.owner.refresh()?;
+        Ok(self.owner.version() != version)
+    }
+}
 
 /// Where to start reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +213,7 @@ fn derived_id(topic: Uid, time: Timestamp, offset: Offset) -> [u8; 16] {
 /// Reads the batches of a topic. See the [module](self).
 #[derive(Debug)]
 pub struct Cursor {
-    topic: Topic,
+    topic: Source,
     next: Offset,
     visibility: Visibility,
     place: Option<Place>,
@@ -206,9 +241,9 @@ struct Place {
 }
 
 impl Cursor {
-    pub(crate) fn new(topic: &Topic, start: Start, visibility: Visibility) -> Result<Self> {
+    pub(crate) fn new(topic: Source, start: Start, visibility: Visibility) -> Result<Self> {
         let mut cursor = Self {
-            topic: topic.clone(),
+            topic,
             next: Offset::ZERO,
             visibility,
             place: None,
@@ -243,7 +278,9 @@ impl Cursor {
     /// where it is.
     pub fn next_batch(&mut self) -> Result<Option<ReadBatch>> {
         let topic = Arc::clone(&self.topic.inner);
+        let mut looks = 0;
         loop {
+            let version = self.topic.owner.version();
             let log_start_offset = topic.log_start();
             if self.next < log_start_offset {
                 return Err(Error::OffsetTrimmed {
@@ -259,7 +296,15 @@ impl Cursor {
                 self.reader.release();
                 return Ok(None);
             }
-            if let Some(batch) = self.step(&topic)? {
+            let found = match self.step(&topic) {
+                Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => None,
+                outcome => outcome?,
+            };
+            if found.is_none() {
+                // What a deleted topic had in its tail is nowhere any more: it must not be looked for for ever.
+                topic.check_alive()?;
+            }
+            if let Some(batch) = found {
                 self.counted.batches += 1;
                 self.counted.records += u64::from(batch.header().record_count);
                 self.counted.bytes += batch.as_bytes().len() as u64;
@@ -418,13 +463,23 @@ impl Cursor {
             Start::Latest => Ok(end),
             Start::Offset(offset) => at(offset),
             Start::AfterOffset(offset) => at(offset.saturating_add(1)),
-            Start::Time(time) => Ok(self.find_time(time)?.clamp(first, end.max(first))),
+            Start::Time(time) => {
+                let mut looks = 0;
+                let found = loop {
+                    let version = self.topic.owner.version();
+                    match self.find_time(time) {
+                        Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => {}
+                        outcome => break outcome?,
+                    }
+                };
+                Ok(found.clamp(first, end.max(first)))
+            }
             Start::Last(count) => {
                 let is_dense = topic.segments().iter().all(|segment| segment.rewrites == 0);
                 if is_dense {
                     return Ok(end.saturating_sub(count).max(first));
                 }
-                let mut backwards = Backwards::new(&self.topic, end, self.visibility);
+                let mut backwards = Backwards::new(self.topic.clone(), end, self.visibility);
                 let (mut left, mut at) = (count, end);
                 while left > 0
                     && let Some(batch) = backwards.previous_batch()?
@@ -504,16 +559,16 @@ fn is_listed(topic: &TopicInner, segment: &Arc<Segment>) -> bool {
 /// Reads a topic from its end to its beginning.
 #[derive(Debug)]
 pub struct Backwards {
-    topic: Topic,
+    topic: Source,
     /// What comes next lies below this offset.
     before: Offset,
     reader: SegmentReader,
 }
 
 impl Backwards {
-    pub(crate) fn new(topic: &Topic, before: Offset, visibility: Visibility) -> Self {
+    pub(crate) fn new(topic: Source, before: Offset, visibility: Visibility) -> Self {
         let before = before.min(visible_end(&topic.inner, visibility));
-        Self { topic: topic.clone(), before, reader: SegmentReader::new() }
+        Self { topic, before, reader: SegmentReader::new() }
     }
 
     /// Goes on below `offset`.
@@ -528,7 +583,9 @@ impl Backwards {
     /// [`Error::Corrupt`].
     pub fn previous_batch(&mut self) -> Result<Option<ReadBatch>> {
         let topic = Arc::clone(&self.topic.inner);
+        let mut looks = 0;
         loop {
+            let version = self.topic.owner.version();
             let from = topic.log_start();
             if self.before <= from {
                 return Ok(None);
@@ -547,7 +604,12 @@ impl Backwards {
                     }
                 }
                 None => {
-                    topic.check_files()?;
+                    if let Err(error) = topic.check_files() {
+                        if self.topic.has_moved_on(&mut looks, version, &error)? {
+                            continue;
+                        }
+                        return Err(error);
+                    }
                     let segments = topic.segments();
                     let number = segments.partition_point(|segment| segment.base_offset < self.before);
                     let Some(segment) = number.checked_sub(1).map(|number| &segments[number]) else {
@@ -555,6 +617,7 @@ impl Backwards {
                     };
                     match self.last_below(&topic.context, segment) {
                         Err(Error::Io { .. }) if !is_listed(&topic, segment) => continue,
+                        Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => continue,
                         outcome => outcome?,
                     }
                     .or_else(|| {
@@ -590,7 +653,7 @@ impl Backwards {
     }
 }
 
-/// Iterates over records; made by [`Topic::read`] and [`Topic::follow`].
+/// Iterates over records; made by [`Topic::read`](crate::Topic::read) and [`Topic::follow`](crate::Topic::follow).
 ///
 /// After an error about a range of offsets the next call goes on behind the range, so whoever asks again has been told.
 #[derive(Debug)]
@@ -648,7 +711,7 @@ impl Iterator for Records {
     }
 }
 
-/// Iterates over records from the last to the first; made by [`Topic::read_backwards`].
+/// Iterates over records from the last to the first; made by [`Topic::read_backwards`](crate::Topic::read_backwards).
 #[derive(Debug)]
 pub struct RecordsBackwards {
     batches: Backwards,
@@ -692,11 +755,11 @@ impl Iterator for RecordsBackwards {
 }
 
 /// One record by its offset.
-pub(crate) fn get(topic: &Topic, offset: Offset, visibility: Visibility) -> Result<Option<StoredRecord>> {
+pub(crate) fn get(topic: Source, offset: Offset, visibility: Visibility) -> Result<Option<StoredRecord>> {
     let mut cursor = Cursor::new(topic, Start::Offset(offset), visibility)?;
     if offset >= cursor.visible_end() {
         let next_offset = cursor.visible_end();
-        return Err(Error::OffsetUnwritten { topic: topic.inner.name.clone(), offset, next_offset });
+        return Err(Error::OffsetUnwritten { topic: cursor.topic.inner.name.clone(), offset, next_offset });
     }
     cursor.reader = SegmentReader::for_points();
     let Some(batch) = cursor.next_batch()? else { return Ok(None) };

@@ -225,6 +225,18 @@ fn a_deleted_topic_is_gone_with_its_files_and_its_name_is_free() {
 }
 
 #[test]
+fn a_reader_of_a_deleted_topic_is_told_so_also_if_its_records_never_reached_a_segment() {
+    // A cursor looked for ever for records that had gone with the deleted topic's tail.
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), StoreSettings { background: false, ..small() });
+    let topic = store.topic_or_create("t").unwrap();
+    append_numbered(&topic, 0, 10, Durability::Synced);
+    let mut cursor = topic.cursor(Start::Earliest, Visibility::Synced).unwrap();
+    store.delete_topic("t").unwrap();
+    assert!(matches!(cursor.next_batch(), Err(Error::TopicNotFound { .. })));
+}
+
+#[test]
 fn many_writers_share_syncs_and_each_gets_its_own_offsets() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), small());

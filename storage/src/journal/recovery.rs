@@ -347,7 +347,7 @@ pub(crate) fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
     Ok(Bytes::from_owner(memory).slice(..read))
 }
 
-fn file_position(header: &FileHeader, position: Position) -> u64 {
+pub(crate) fn file_position(header: &FileHeader, position: Position) -> u64 {
     FILE_HEADER_BYTES as u64 + (position - header.start)
 }
 

@@ -110,6 +110,7 @@ impl StoreInner {
         for (Noted { topic, .. }, state) in noted.iter().zip(&checkpoint.topics) {
             topic.set_checkpointed(state);
         }
+        self.live().checkpointed(position);
         let odd = {
             let mut writer = self.writer();
             writer.deleted.retain(|topic| !gone.contains(topic));

@@ -9,7 +9,9 @@
 //! | [`tail`] | the recent end, in memory |
 //! | [`flush`] | from the tail into segments |
 //! | [`files`] | whether the files are those that the store knows of |
+//! | [`adopt`] | taking over what a checkpoint of another process says |
 
+pub(crate) mod adopt;
 pub(crate) mod files;
 pub(crate) mod flush;
 pub(crate) mod tail;

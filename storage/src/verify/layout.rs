@@ -183,7 +183,7 @@ fn check_unknown(topic: &TopicInner, path: &Path, kind: EntryKind) -> Result<(),
 }
 
 /// Names in the directory of all topics.
-pub(super) fn check_topic_dirs(run: &mut Run<'_>, context: &Context, state: &Recovering<'_>) {
+pub(super) fn check_topic_dirs(run: &mut Run<'_>, context: &Context, state: &Recovering) {
     let dir = context.topics_dir();
     let entries = match context.disk.list(&dir) {
         Ok(entries) => entries,
