@@ -12,7 +12,8 @@
 //! - M5 Before a slice is handed out its pages are faulted in with `MADV_POPULATE_READ`, so that a disk that
 //!   cannot read them answers an error here and not a SIGBUS later.
 //! - M6 There is at most one [`WriteMap`] of a file, and storing needs `&mut` of it.
-#![allow(unsafe_code, reason = "memory maps cannot be had without; M1 to M6 are the argument")]
+//! - M7 Populating pages changes no byte of them, so it may run beside stores; what does it keeps the map alive.
+#![allow(unsafe_code, reason = "memory maps cannot be had without; M1 to M7 are the argument")]
 
 use std::fs::File;
 use std::io;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
+use rustix::mm::{Advice, madvise};
 
 /// Maps are made and faulted in by pages of this many bytes; a larger page of the machine is a multiple of it.
 const PAGE_BYTES: usize = 4096;
@@ -44,7 +46,7 @@ impl ReadMap {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        populate(&self.raw, range.clone())?;
+        populate(&self.raw, range.clone(), Advice::LinuxPopulateRead)?;
         Ok(Bytes::from_owner(Window { raw: Arc::clone(&self.raw), range }))
     }
 }
@@ -57,12 +59,10 @@ impl super::Map for ReadMap {
 }
 
 /// Faults the pages of `range` in, without a signal if the disk cannot read them (M5).
-fn populate(raw: &MmapRaw, range: Range<usize>) -> io::Result<()> {
-    use rustix::mm::{Advice, madvise};
+fn populate(raw: &MmapRaw, range: Range<usize>, how: Advice) -> io::Result<()> {
     let start = range.start / PAGE_BYTES * PAGE_BYTES;
-    // SAFETY: M4: `start..range.end` lies within the map. Populating changes no byte.
-    let outcome =
-        unsafe { madvise(raw.as_mut_ptr().add(start).cast(), range.end - start, Advice::LinuxPopulateRead) };
+    // SAFETY: M4: `start..range.end` lies within the map. M7: populating changes no byte.
+    let outcome = unsafe { madvise(raw.as_mut_ptr().add(start).cast(), range.end - start, how) };
     match outcome {
         Ok(()) => Ok(()),
         // Kernels before 5.14 do not know the advice: there, M5 is not kept.
@@ -90,14 +90,14 @@ impl AsRef<[u8]> for Window {
 /// A map for storing into the first `capacity` bytes of an allocated file.
 #[derive(Debug)]
 pub(super) struct WriteMap {
-    raw: MmapRaw,
+    raw: Arc<MmapRaw>,
 }
 
 impl WriteMap {
     /// The caller keeps M6, and has allocated every block of the file, so that no store meets a full disk.
     pub(super) fn new(file: &File, capacity: usize) -> io::Result<Self> {
         let raw = MmapOptions::new().len(capacity).map_raw(file)?;
-        Ok(Self { raw })
+        Ok(Self { raw: Arc::new(raw) })
     }
 }
 
@@ -118,5 +118,26 @@ impl super::Writer for WriteMap {
             at += part.len();
         }
         Ok(())
+    }
+
+    fn faulter(&self) -> Option<Arc<dyn super::Faulter>> {
+        Some(Arc::new(WriteFaulter { raw: Arc::clone(&self.raw) }))
+    }
+}
+
+/// Populates the pages of a [`WriteMap`].
+#[derive(Debug)]
+struct WriteFaulter {
+    raw: Arc<MmapRaw>,
+}
+
+impl super::Faulter for WriteFaulter {
+    fn fault(&self, range: Range<u64>) -> io::Result<()> {
+        let index = |n| usize::try_from(n).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+        let range = index(range.start)?..index(range.end)?;
+        if range.start > range.end || range.end > self.raw.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "range beyond the map"));
+        }
+        populate(&self.raw, range, Advice::LinuxPopulateWrite)
     }
 }
