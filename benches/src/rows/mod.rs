@@ -1,12 +1,13 @@
 //! The rows, one module each. A module has one function that returns its rows; [`all`] lists them.
 
 mod limits;
+mod log;
 
 use crate::row::Row;
 
 /// Every row, in the order of the report.
 pub fn all() -> Vec<Row> {
-    [limits::rows()].into_iter().flatten().collect()
+    [limits::rows(), log::rows()].into_iter().flatten().collect()
 }
 
 #[cfg(test)]

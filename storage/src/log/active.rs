@@ -256,6 +256,12 @@ impl Active {
         Ok(())
     }
 
+    /// Nothing is written any more: whoever opens the log next has the only writer of the file.
+    pub(super) fn close(&mut self) {
+        self.fill.stop();
+        self.writer = Box::new(Closed);
+    }
+
     /// Zeros up to `end`, and over what a refused write has left.
     #[cold]
     fn make_ready(&mut self, position: u64, end: u64) -> io::Result<()> {
@@ -278,6 +284,16 @@ impl Active {
             self.segment.seal(sealed);
             (self.file, self.segment, self.writer)
         })
+    }
+}
+
+/// In place of a writer, after the end.
+#[derive(Debug)]
+struct Closed;
+
+impl Writer for Closed {
+    fn write_at(&mut self, _: &[IoSlice<'_>], _: u64) -> io::Result<()> {
+        Err(io::Error::other("the log was closed"))
     }
 }
 

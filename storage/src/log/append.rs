@@ -7,7 +7,8 @@
 //! 5. Release the lock; wait for the sync if the caller wants it.
 //!
 //! A sync makes durable, in this order: the segments sealed since the last one, the directory, the active segment. So a
-//! synced batch means that everything before it is synced.
+//! synced batch means that everything before it is synced. If there is a new segment, the identity file learns of it
+//! before anybody is told.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -325,6 +326,10 @@ impl LogInner {
             context.sync_dir(&context.dir)?;
         }
         context.sync_file(&*file, segment.path())?;
+        if is_dir_unsynced {
+            // Once for each segment: so its loss would be noticed, and opening need not look at those before it.
+            self.note_synced(segment.base_offset, position)?;
+        }
         {
             let mut tail = self.tail();
             if Arc::ptr_eq(&tail.active.segment, &segment) {

@@ -125,7 +125,7 @@ impl IdentityFile {
         }
     }
 
-    /// Makes the file; when this returns, the log exists for good.
+    /// Makes the file. That it has its name is not on the disk yet.
     pub(crate) fn create(disk: &dyn Disk, dir: &Path, uid: Uid) -> Result<Self> {
         let (aside, path) = (dir.join(NAME_ASIDE), dir.join(NAME));
         let now = Identity { uid, log_start_offset: Offset::ZERO, synced: (Offset::ZERO, 0) };
@@ -142,18 +142,13 @@ impl IdentityFile {
             Ok(file)
         };
         let file = make().map_err(|error| Error::io("create", &aside, error))?;
-        let ours = |outcome: io::Result<()>| match outcome {
-            Err(error) if !crate::planted::ignores_sync_errors() => Err(Error::failed("sync", &aside, error)),
-            _ => Ok(()),
-        };
-        ours(file.sync())?;
-        disk.rename(&aside, &path).map_err(|error| Error::io("rename", &path, error))?;
-        if !crate::planted::skips_directory_sync() {
-            ours(disk.sync_dir(dir))?;
-            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                ours(disk.sync_dir(parent))?;
+        match file.sync() {
+            Err(error) if !crate::planted::ignores_sync_errors() => {
+                return Err(Error::failed("sync", &aside, error));
             }
+            _ => {}
         }
+        disk.rename(&aside, &path).map_err(|error| Error::io("rename", &path, error))?;
         Ok(Self { path, file, now })
     }
 

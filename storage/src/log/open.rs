@@ -1,7 +1,8 @@
 //! Creating, opening and closing a log.
 //!
 //! 1. Lock the directory.
-//! 2. Read the identity file, or make one: with it the log exists.
+//! 2. Read the identity file, or make one, and make sure that its name and that of the directory stay: with it the log
+//!    exists.
 //! 3. Recover; what is found is on the disk after that.
 //! 4. Begin a segment if there is none to go on in; sync it and the directory.
 //! 5. Note in the identity file that everything up to here is synced.
@@ -31,7 +32,7 @@ use crate::format::batch;
 
 use crate::settings::StoreSettings;
 use crate::store::open::LOCK;
-use crate::types::{TopicName, Uid};
+use crate::types::{Offset, TopicName, Uid};
 use crate::watch::Watch;
 
 /// How to open a log.
@@ -102,6 +103,10 @@ impl LogBuilder {
             _ => Error::io("lock", &lock_path, error),
         })?;
         let mut identity_file = match IdentityFile::open(disk, dir)? {
+            // Never opened to the end before: a sync of its name may have failed, which no later one makes up for.
+            Some(file) if file.identity().synced.1 == 0 => {
+                IdentityFile::create(disk, dir, file.identity().uid)?
+            }
             Some(file) => file,
             None => create(disk, dir, self.create)?,
         };
@@ -109,6 +114,12 @@ impl LogBuilder {
         let settings = self.settings;
         let shared = StoreSettings { maps_max: settings.maps_max, ..StoreSettings::default() };
         let context = Arc::new(Context::new(dir.into(), self.disk, self.clock, shared, identity.uid, false));
+        if identity.synced.1 == 0 {
+            context.sync_dir(dir)?;
+            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                context.sync_dir(parent)?;
+            }
+        }
         let seed = batch::seed(identity.uid);
         let capacity = active::capacity_for(settings.segment_bytes_max);
         let recovered = recover(&context, &identity, seed, capacity)?;
@@ -246,6 +257,7 @@ impl Handle {
             Some(failure) => Err(failure.clone()),
             None => inner.sync().and_then(|()| inner.note_end()),
         };
+        inner.tail().active.close();
         inner.ahead.discard(context);
         inner.commit.fail(Error::Closed);
         inner.synced.notify();
@@ -272,11 +284,21 @@ impl LogInner {
             }
             (tail.active.segment.base_offset, tail.active.position())
         };
+        self.note_synced(synced.0, synced.1)
+    }
+
+    /// Notes that the segment that starts at `base_offset`, and all before it, are synced up to `position`.
+    pub(super) fn note_synced(&self, base_offset: Offset, position: u64) -> Result<()> {
         let mut file = self.identity();
         let identity = file.identity();
-        if identity.synced == synced {
+        let synced = (base_offset, position);
+        if identity.synced >= synced {
             return Ok(());
         }
-        write_identity(&self.context, &mut file, Identity { synced, ..identity })
+        match write_identity(&self.context, &mut file, Identity { synced, ..identity }) {
+            // What is not noted is found out at the next opening.
+            Err(Error::Io { .. } | Error::DiskFull { .. }) => Ok(()),
+            outcome => outcome,
+        }
     }
 }

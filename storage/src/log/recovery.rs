@@ -38,9 +38,12 @@ use crate::disk::{EntryKind, File, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::SealedSegment;
 use crate::format::segment::{FOOTER_BYTES, Footer, HEADER_BYTES, IndexBuilder, SegmentHeader};
-use crate::format::{FORMAT_VERSION, HeaderProblem};
+use crate::format::{ALIGNMENT, FORMAT_VERSION, HeaderProblem};
 use crate::segment::{file_name, parse_file_name};
 use crate::types::{Offset, Position, Timestamp};
+
+/// Behind the name of a segment that is being named again.
+const ASIDE: &str = ".aside";
 
 /// What opening a log found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,6 +139,10 @@ pub(super) fn recover(context: &Context, identity: &Identity, seed: u32, capacit
         }
         context.sync_dir(&context.dir)?;
     }
+    let is_known = |base_offset| identity.synced.1 > 0 && base_offset <= identity.synced.0;
+    for scanned in scans.iter().filter(|scanned| !is_known(scanned.base_offset)) {
+        name_again(context, &scanned.path)?;
+    }
     let count = scans.len();
     let mut tail = None;
     let mut last_time = sealed.last().map_or(Timestamp::ZERO, |segment| segment.last_time);
@@ -161,13 +168,29 @@ fn list(context: &Context, identity: &Identity) -> Result<Vec<Found>> {
     let entries = context.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
     let mut found = Vec::new();
     let mut gone = Vec::new();
+    let mut aside = Vec::new();
     for entry in entries.into_iter().filter(|entry| entry.kind == EntryKind::File) {
         let path = dir.join(&entry.name);
         match parse_file_name(&entry.name) {
             Some((base_offset, 0)) => found.push(Found { base_offset, path }),
             _ if entry.name == NEXT || entry.name == NAME_ASIDE => gone.push(path),
+            _ if entry.name.strip_suffix(ASIDE).is_some_and(|name| parse_file_name(name).is_some()) => {
+                aside.push(path);
+            }
             // Not ours to touch.
             _ => {}
+        }
+    }
+    for path in aside {
+        let place = path.with_extension("");
+        match found.iter().any(|found| found.path == place) {
+            true => gone.push(path),
+            false => {
+                context.disk.rename(&path, &place).map_err(|error| Error::io("rename", &path, error))?;
+                let name = place.file_name().and_then(|name| parse_file_name(name.to_str()?));
+                let (base_offset, _) = name.expect("it was just looked at");
+                found.push(Found { base_offset, path: place });
+            }
         }
     }
     found.sort_by_key(|found| found.base_offset);
@@ -182,6 +205,16 @@ fn list(context: &Context, identity: &Identity) -> Result<Vec<Found>> {
         context.sync_dir(dir)?;
     }
     Ok(found)
+}
+
+/// The sync of a name may have failed, which no later one makes up for: the name is given once more. A crash may cost a
+/// segment that nobody was told of as synced; the death of the process costs nothing.
+fn name_again(context: &Context, path: &Path) -> Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(ASIDE);
+    let aside = PathBuf::from(aside);
+    let (disk, io) = (&context.disk, |error| Error::io("rename", path, error));
+    disk.rename(path, &aside).and_then(|()| disk.rename(&aside, path)).map_err(io)
 }
 
 /// The segments that the identity file knows of are there.
@@ -347,7 +380,11 @@ fn settle_sealed(
     write_again(context, &*file, &path, base_offset, proven..end, report)?;
     let sealed = match &scan.footer {
         Some(footer) => {
-            copy(&*file, end..bytes).map_err(|error| Error::io("write segment", &path, error))?;
+            // A length whose sync has failed must be given once more, like everything else.
+            copy(&*file, end..bytes)
+                .and_then(|()| file.set_len(bytes + ALIGNMENT as u64))
+                .and_then(|()| file.set_len(bytes))
+                .map_err(|error| Error::io("write segment", &path, error))?;
             SealedSegment {
                 base_offset,
                 rewrites: 0,
@@ -375,16 +412,13 @@ fn settle_tail(
     let end = scan.index.position();
     let io = |error| Error::io("write segment", &path, error);
     let capacity = capacity.max(bytes);
+    report.torn_bytes += scan.used_to.saturating_sub(end);
+    if proven < end || proven == 0 || end < scan.used_to {
+        // What is read behind a cut is zeros; and a length whose sync has failed must be given once more.
+        file.set_len(end).map_err(io)?;
+    }
     file.allocate(capacity).map_err(io)?;
     write_again(context, &*file, &path, base_offset, proven..end, report)?;
-    report.torn_bytes += scan.used_to.saturating_sub(end);
-    let zeros = vec![0; 1 << 20];
-    let mut at = end;
-    while at < scan.used_to {
-        let part = usize::try_from(scan.used_to - at).unwrap_or(usize::MAX).min(zeros.len());
-        file.write_at(&[IoSlice::new(&zeros[..part])], at).map_err(io)?;
-        at += part as u64;
-    }
     context.sync_file(&*file, &path)?;
     Ok(TailFile { file, index: scan.index, base_offset, capacity })
 }
