@@ -102,6 +102,10 @@ pub struct ReadBatch {
 }
 
 impl ReadBatch {
+    pub(crate) fn new(batch: Batch, from: Offset, topic: Uid) -> Self {
+        Self { batch, from, topic }
+    }
+
     /// The batch, with records before [`from`](Self::from) perhaps.
     pub fn batch(&self) -> &Batch {
         &self.batch

@@ -155,6 +155,25 @@ impl Segment {
         self.next_offset.store(next_offset.0, Ordering::Release);
     }
 
+    /// The index of a segment whose batches have been looked at.
+    pub(crate) fn continue_index(&self, index: IndexBuilder) {
+        *self.lock_index() = Index::Growing(Box::new(index));
+    }
+
+    /// A batch has been written at `position`, and gets an entry in the index.
+    pub(crate) fn index_batch(&self, position: u64, header: &BatchHeader, crc: &[u8]) {
+        if let Index::Growing(builder) = &mut *self.lock_index() {
+            builder.push_at(position, header, crc);
+        }
+    }
+
+    /// Batches have been written up to `position`; those that get an entry are in the index.
+    #[inline]
+    pub(crate) fn publish_end(&self, position: u64, next_offset: Offset) {
+        self.data_bytes.store(position, Ordering::Release);
+        self.next_offset.store(next_offset.0, Ordering::Release);
+    }
+
     /// Index and footer are in the file now.
     pub(crate) fn seal(&self, sealed: SealedSegment) {
         *self.sealed.lock().expect("no panic under this lock") = Some(sealed);
@@ -374,6 +393,12 @@ impl Segment {
             position: Position(position),
             detail,
         }
+    }
+
+    /// The batches end before `offset`, which should be among them.
+    pub(crate) fn lost(&self, offset: Offset) -> Error {
+        let end = self.next_offset().max(offset + 1);
+        self.corrupt(offset..end, self.data_bytes.load(Ordering::Acquire), "the batches end early")
     }
 
     pub(crate) fn path(&self) -> &Path {

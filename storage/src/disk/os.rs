@@ -236,6 +236,10 @@ impl Writer for PlainWriter {
     fn write_at(&mut self, parts: &[IoSlice<'_>], position: u64) -> io::Result<()> {
         self.file.write_at(parts, position)
     }
+
+    fn overwrites_in_place(&self) -> bool {
+        false
+    }
 }
 
 fn to_usize(bytes: u64) -> io::Result<usize> {

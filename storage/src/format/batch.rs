@@ -292,6 +292,17 @@ impl BatchBuilder {
     pub fn into_bytes(self) -> Bytes {
         self.bytes.into()
     }
+
+    /// The memory, to be used for another batch.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// The header, once [sealed](Self::seal).
+    #[inline]
+    pub fn header(&self) -> BatchHeader {
+        BatchHeader::decode_unverified(&self.bytes).expect("it was made here")
+    }
 }
 
 /// The header of a batch, its CRC verified.
@@ -333,6 +344,7 @@ impl BatchHeader {
     }
 
     /// What the header says, its CRC not looked at; the numbers fit together.
+    #[inline]
     pub(crate) fn decode_unverified(bytes: &[u8]) -> Result<Self, Invalid> {
         if bytes.len() < HEADER_BYTES {
             return Err(Invalid::new("a batch header is cut off", 0));
@@ -532,12 +544,16 @@ impl Batch {
 
     /// The position noted by [`BatchBuilder::put_synced_position`].
     pub fn synced_position(&self) -> Option<u64> {
-        let ext = &self.bytes[HEADER_BYTES..self.header.body_at()];
-        Fields::new(ext).find_map(|field| match field {
-            Ok((EXT_SYNCED_POSITION, value)) => value.number().ok(),
-            _ => None,
-        })
+        synced_position(&self.bytes[HEADER_BYTES..self.header.body_at()])
     }
+}
+
+/// The position noted in `ext` by [`BatchBuilder::put_synced_position`].
+pub(crate) fn synced_position(ext: &[u8]) -> Option<u64> {
+    Fields::new(ext).find_map(|field| match field {
+        Ok((EXT_SYNCED_POSITION, value)) => value.number().ok(),
+        _ => None,
+    })
 }
 
 /// Walks over the records of a batch; ends after the first error.
