@@ -360,7 +360,7 @@ impl Segment {
         *self.map.lock().expect("no panic under this lock") = None;
     }
 
-    fn corrupt(&self, offsets: Range<Offset>, position: u64, detail: &'static str) -> Error {
+    pub(crate) fn corrupt(&self, offsets: Range<Offset>, position: u64, detail: &'static str) -> Error {
         Error::Corrupt {
             topic: self.topic.clone(),
             offsets,
@@ -415,12 +415,6 @@ impl SegmentReader {
         }
         self.hold_map(segment, context)?;
         match self.batch(segment, context, position, end) {
-            Ok(Ok(batch)) if batch.base_offset() > expected && segment.rewrites == 0 => {
-                // Only compaction leaves gaps.
-                context.counters.damage_found.add(1);
-                let offsets = expected..batch.base_offset();
-                Err(segment.corrupt(offsets, position, "the batches before it are missing"))
-            }
             Ok(Ok(batch)) if batch.next_offset() > expected => {
                 let next = position + batch.header().stored_bytes() as u64;
                 Ok(Found::Batch(batch, next))

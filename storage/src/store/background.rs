@@ -74,24 +74,25 @@ impl Background {
             ("quipu-retention", retention_turn),
         ];
         for (name, turn) in turns {
-            let store = Arc::clone(store);
+            let of_thread = Arc::clone(store);
             let run = move || {
-                while !store.context.is_closed() && store.context.failure().is_none() {
-                    turn(&store);
+                while !of_thread.context.is_closed() && of_thread.context.failure().is_none() {
+                    turn(&of_thread);
                 }
             };
             let thread = std::thread::Builder::new().name(name.into()).spawn(run);
             match thread {
                 Ok(thread) => background.threads.push(thread),
-                Err(error) => return Err(Error::io("start a thread for", &store_path(&background), error)),
+                Err(error) => {
+                    // Those that run already are waited for below: they must learn that they are to end.
+                    store.context.close();
+                    store.wake.all();
+                    return Err(Error::io("start a thread for", &store.context.dir, error));
+                }
             }
         }
         Ok(background)
     }
-}
-
-fn store_path(_: &Background) -> std::path::PathBuf {
-    std::path::PathBuf::new()
 }
 
 impl Drop for Background {
