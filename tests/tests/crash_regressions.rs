@@ -9,7 +9,8 @@ use quipu_tests::rng::Rng;
 use quipu_tests::sim::{CrashMode, SimDisk};
 
 fn open(disk: &SimDisk) -> Store {
-    let settings = StoreSettings { background: false, reserve_bytes: 0, ..quipu_tests::workload::store_settings() };
+    let settings =
+        StoreSettings { background: false, reserve_bytes: 0, ..quipu_tests::workload::store_settings() };
     Store::builder().settings(settings).disk(Arc::new(disk.clone())).open("/store").unwrap()
 }
 
@@ -57,5 +58,6 @@ fn a_disk_that_fills_up_while_segments_are_written_costs_no_record() {
         let read: Vec<_> = topic.read(Start::Earliest).unwrap().map(|record| record.unwrap()).collect();
         assert_eq!(read.len() as u64, next);
         assert!((0..).zip(&read).all(|(n, read)| read.payload() == record(n).payload.as_deref()));
-    }    assert!(refusals > 3, "the disk was never full");
+    }
+    assert!(refusals > 3, "the disk was never full");
 }
