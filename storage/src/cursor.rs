@@ -339,6 +339,14 @@ impl Cursor {
         {
             let Place { segment, position } = place;
             return match self.reader.read(segment, &topic.context, *position, self.next) {
+                Ok(Found::Batch(batch, _)) if batch.base_offset() > self.next && segment.rewrites == 0 => {
+                    // Only compaction leaves gaps.
+                    topic.context.counters.damage_found.add(1);
+                    let offsets = self.next..batch.base_offset();
+                    let error = segment.corrupt(offsets, *position, "the batches before it are missing");
+                    self.place = None;
+                    Err(error)
+                }
                 Ok(Found::Batch(batch, next_position)) => {
                     self.place = Some(Place { segment: Arc::clone(segment), position: next_position });
                     Ok(Some(batch))

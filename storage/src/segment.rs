@@ -254,7 +254,14 @@ impl Segment {
             .map_err(|error| Error::io("open segment", &self.path, error))?;
         let io = |error| Error::io("read the footer of", &self.path, error);
         let file_bytes = file.len().map_err(io)?;
-        match self.check_footer(&*file, file_bytes).map_err(io)? {
+        let checked = match self.check_footer(&*file, file_bytes) {
+            // The batches may be readable all the same.
+            Err(error) if is_bad_sector(&error) => {
+                Err(HeaderProblem::Invalid(Invalid::new("the disk cannot read it", 0)))
+            }
+            checked => checked.map_err(io)?,
+        };
+        match checked {
             Ok((footer, entries)) => {
                 if let Some(entries) = entries {
                     *index = Index::Fixed(entries);
@@ -314,7 +321,7 @@ impl Segment {
         let mut reader = SegmentReader::new();
         let mut position = HEADER_BYTES as u64;
         while position < end {
-            match reader.header(self, context, position, end)? {
+            match reader.readable_header(self, context, position, end)? {
                 Ok(header)
                     if header.base_offset >= builder.next_offset() && self.holds(&header, position, end) =>
                 {
@@ -353,7 +360,9 @@ impl Segment {
                 }
                 Ok(_) => at += ALIGNMENT as u64,
                 // A sector that cannot be read: go on behind its page.
-                Err(Error::Io { .. }) => at = (at + 1).next_multiple_of(HEAD_BYTES),
+                Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
+                    at = (at + 1).next_multiple_of(HEAD_BYTES);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -385,7 +394,7 @@ impl Segment {
         *self.map.lock().expect("no panic under this lock") = None;
     }
 
-    fn corrupt(&self, offsets: Range<Offset>, position: u64, detail: &'static str) -> Error {
+    pub(crate) fn corrupt(&self, offsets: Range<Offset>, position: u64, detail: &'static str) -> Error {
         Error::Corrupt {
             topic: self.topic.clone(),
             offsets,
@@ -462,7 +471,7 @@ impl SegmentReader {
             Ok(Err(BodyProblem::Invalid(invalid))) => {
                 self.damage(segment, context, position..end, expected, invalid.detail)
             }
-            Err(Error::Io { .. }) => {
+            Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
                 self.damage(segment, context, position..end, expected, "the disk cannot read it")
             }
             Err(error) => Err(error),
@@ -482,7 +491,7 @@ impl SegmentReader {
         let end = segment.data_bytes.load(Ordering::Acquire);
         let mut expected = segment.base_offset;
         while position < end {
-            match self.header(segment, context, position, end)? {
+            match self.readable_header(segment, context, position, end)? {
                 Ok(header) if header.next_offset() > target => return Ok(position),
                 Ok(header) => {
                     expected = header.next_offset();
@@ -490,7 +499,7 @@ impl SegmentReader {
                 }
                 Err(_) => {
                     let Some(behind) = segment.next_intact(context, position, end, expected)? else { break };
-                    match self.header(segment, context, behind, end)? {
+                    match self.readable_header(segment, context, behind, end)? {
                         Ok(header) if header.base_offset <= target => position = behind,
                         _ => break,
                     }
@@ -512,7 +521,7 @@ impl SegmentReader {
         let behind = segment.next_intact(context, range.start, range.end, expected)?;
         let intact_from = match behind {
             None => segment.next_offset(),
-            Some(position) => match self.header(segment, context, position, range.end)? {
+            Some(position) => match self.readable_header(segment, context, position, range.end)? {
                 Ok(header) => header.base_offset,
                 Err(_) => segment.next_offset(),
             },
@@ -542,6 +551,22 @@ impl SegmentReader {
         self.fetch(segment, context, position, claimed, end)?;
         let whole = &self.window[self.within(position, claimed).unwrap_or_default()];
         Ok(BatchHeader::decode(whole, segment.seed))
+    }
+
+    /// The same; what the disk cannot read is as good as damaged.
+    fn readable_header(
+        &mut self,
+        segment: &Segment,
+        context: &Context,
+        position: u64,
+        end: u64,
+    ) -> Result<std::result::Result<BatchHeader, Invalid>> {
+        match self.header(segment, context, position, end) {
+            Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
+                Ok(Err(Invalid::new("the disk cannot read it", 0)))
+            }
+            outcome => outcome,
+        }
     }
 
     /// The batch at `position`, verified.
@@ -621,6 +646,11 @@ impl SegmentReader {
         }
         Ok(())
     }
+}
+
+/// Whether the disk cannot read what is there. Anything else (too many open files, say) says nothing about the bytes.
+fn is_bad_sector(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// How long a batch says it is, its checksum not looked at.

@@ -5,6 +5,8 @@
 //! - [`faulty::FaultyDisk`] counts and records every operation of the disk below it, and fails chosen ones.
 //! - [`lying::LyingDisk`] breaks a promise on purpose, so that a harness can prove that it would notice.
 //!
+//! And what runs on real ones: [`workload`] drives a store, says what was acknowledged, and checks it afterwards.
+//!
 //! All chance comes from a seeded [`rng::Rng`]: a failing test prints its seed and is repeated by it.
 #![forbid(unsafe_code)]
 
@@ -12,3 +14,4 @@ pub mod faulty;
 pub mod lying;
 pub mod rng;
 pub mod sim;
+pub mod workload;

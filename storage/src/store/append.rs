@@ -30,6 +30,8 @@ use crate::{Topic, format};
 
 /// Offsets of a topic in memory that are set aside at once.
 const RESERVED_AT_ONCE: u64 = 1 << 24;
+/// Room in the journal that appends leave to trims and deletions, by which a full disk becomes free again.
+const CHANGES_RESERVE_BYTES: usize = 8 << 10;
 /// Signals the flusher whenever this much more waits in the tails.
 const FLUSH_SIGNAL_BYTES: u64 = 1 << 20;
 /// No frame with one change that is not a batch is larger.
@@ -312,7 +314,7 @@ impl StoreInner {
             }
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
-            if writer.journal.has_room(bytes_most) && !tail_is_full {
+            if writer.journal.has_room(bytes_most + CHANGES_RESERVE_BYTES) && !tail_is_full {
                 break writer;
             }
             drop(writer);

@@ -74,7 +74,6 @@ pub(crate) struct Background {
 impl Background {
     pub(crate) fn start(store: &Arc<StoreInner>) -> Result<Self> {
         let mut background = Self { threads: Vec::new() };
-        let store_dir = store.context.dir.clone();
         let turns: [(&str, Turn); 5] = [
             ("quipu-sync", sync_turn),
             ("quipu-flush", flush_turn),
@@ -83,16 +82,21 @@ impl Background {
             ("quipu-compact", compaction_turn),
         ];
         for (name, turn) in turns {
-            let store = Arc::clone(store);
+            let of_thread = Arc::clone(store);
             let run = move || {
-                while !store.context.is_closed() && store.context.failure().is_none() {
-                    turn(&store);
+                while !of_thread.context.is_closed() && of_thread.context.failure().is_none() {
+                    turn(&of_thread);
                 }
             };
             let thread = std::thread::Builder::new().name(name.into()).spawn(run);
             match thread {
                 Ok(thread) => background.threads.push(thread),
-                Err(error) => return Err(Error::io("start a thread for", &store_dir, error)),
+                Err(error) => {
+                    // Those that run already are waited for below: they must learn that they are to end.
+                    store.context.close();
+                    store.wake.all();
+                    return Err(Error::io("start a thread for", &store.context.dir, error));
+                }
             }
         }
         Ok(background)

@@ -159,8 +159,15 @@ impl StoreInner {
                 }
             };
             std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..count.min(SYNC_THREADS_MAX)).map(|_| scope.spawn(work)).collect();
-                threads.into_iter().try_for_each(|thread| thread.join().expect("syncing does not panic"))
+                // This thread works too: it does it all if no other can be started.
+                let others: Vec<_> = (1..count.min(SYNC_THREADS_MAX))
+                    .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
+                    .collect();
+                let outcome = work();
+                others
+                    .into_iter()
+                    .map(|thread| thread.join().expect("syncing does not panic"))
+                    .fold(outcome, Result::and)
             })?;
         } else {
             (0..count).try_for_each(sync_one)?;

@@ -182,7 +182,11 @@ impl StoreInner {
     /// Removes the files of segments that were trimmed. The trim is in the journal, durable.
     pub(crate) fn remove_trimmed(&self, topic: &Arc<TopicInner>) -> Result<()> {
         // What is trimmed may still be on its way: it must not come after its segment is gone.
-        topic.flush_below(topic.log_start())?;
+        match topic.flush_below(topic.log_start()) {
+            // Then the flusher drops it when it gets there. What can go must go now.
+            Err(Error::DiskFull { .. }) => {}
+            outcome => outcome?,
+        }
         let mut flush = topic.lock_flush()?;
         let trimmed = topic.forget_trimmed();
         for segment in &trimmed {
@@ -194,6 +198,9 @@ impl StoreInner {
             self.context.counters.segments_removed.add(1);
         }
         flush.is_dir_unsynced |= !trimmed.is_empty();
+        if self.context.is_disk_full() {
+            self.wake.checkpoint.signal();
+        }
         Ok(())
     }
 }

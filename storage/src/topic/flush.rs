@@ -159,12 +159,13 @@ impl TopicInner {
                     if !self.was_forgotten(first) {
                         self.write_run(&mut flush, run)?;
                     }
+                    // Now, and not when all are written: the next try must not begin a segment anew that is sealed.
+                    let written = run.last().map_or(limit, |batch| batch.next_offset);
+                    let (dropped, gone) = self.tail().drop_below(written);
+                    self.context.counters.tail_bytes.sub(dropped);
+                    drop(gone);
                     rest = behind;
                 }
-                let Some(last) = chunk.last() else { continue };
-                let (dropped, gone) = self.tail().drop_below(last.next_offset);
-                self.context.counters.tail_bytes.sub(dropped);
-                drop(gone);
             }
         }
     }
@@ -286,6 +287,8 @@ impl TopicInner {
     }
 
     fn create(&self, flush: &mut Flush, base_offset: Offset) -> Result<Active> {
+        let is_known = self.segments().iter().any(|segment| segment.base_offset == base_offset);
+        assert!(!is_known, "segment {base_offset} of topic {} is begun a second time", self.name);
         let disk = &self.context.disk;
         disk.create_dir(&self.dir).map_err(|error| Error::io("create directory", &self.dir, error))?;
         let fresh = SealedSegment {
