@@ -713,7 +713,7 @@ fn a_topic_that_is_set_to_be_compacted_is_compacted_by_itself() {
 }
 
 #[test]
-fn records_that_no_segment_holds_yet_do_not_make_others_go() {
+fn what_is_appended_during_a_run_neither_goes_nor_makes_others_go() {
     let rig = Rig::new();
     let topic = rig.topic(NO_AGE);
     append_keys(&topic, (0..100).map(|n| n % 3));
@@ -727,6 +727,32 @@ fn records_that_no_segment_holds_yet_do_not_make_others_go() {
     assert_eq!(report.keys, 3);
     let found = offsets(&all(&topic));
     assert_eq!(found[found.len() - 6..], [97, 98, 99, 100, 101, 102]);
+}
+
+#[test]
+fn a_run_reads_no_faster_than_it_may_and_can_be_cancelled_while_it_waits() {
+    let rig = Rig::new();
+    let bytes_per_second_max = 64 << 10;
+    let topic = rig.topic(Compaction { bytes_per_second_max, ..NO_AGE });
+    append_keys(&topic, (0..200).map(|n| n % 3));
+    let options = CompactOptions { dry_run: true, ..CompactOptions::default() };
+    let control = CompactionControl::new();
+    let report = topic.compact_with(&options, &control).unwrap();
+    let progress = control.progress();
+    assert_eq!((progress.bytes_read, progress.bytes_to_read), (report.bytes_read, report.bytes_read));
+    assert!(report.bytes_read > 20_000, "{report:?}");
+    assert!(report.duration.as_secs_f64() > report.bytes_read as f64 / bytes_per_second_max as f64 - 0.001);
+    let control = CompactionControl::new();
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| topic.compact_with(&options, &control));
+        while control.progress().bytes_read == 0 {
+            std::thread::yield_now();
+        }
+        control.cancel();
+        let error = run.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Cancelled { what: "compaction" }), "{error}");
+    });
+    assert!(control.progress().bytes_read < report.bytes_read);
 }
 
 #[test]

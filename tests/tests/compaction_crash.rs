@@ -1,6 +1,10 @@
 //! Power cuts and kills at every disk operation of compaction, and of what goes on around it.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "a test may, but helpers of integration tests are not seen as tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may, but helpers of integration tests are not seen as tests"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -97,8 +101,10 @@ fn append(topic: &Topic, numbers: std::ops::Range<u64>) {
     }
 }
 
+type Step = (&'static str, fn(&Store, &Topic, &Standing));
+
 /// Runs `steps` and cuts the power before each disk operation of each, in several ways.
-fn sweep(codec: Codec, steps: &[(&str, fn(&Store, &Topic, &Standing))]) {
+fn sweep(codec: Codec, steps: &[Step]) {
     let disk = SimDisk::new();
     let clock = Arc::new(Standing(AtomicU64::new(1_000_000)));
     let store = open(&disk, &clock).unwrap();
