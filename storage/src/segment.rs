@@ -30,6 +30,8 @@ use crate::types::{Offset, Position, Timestamp, TopicName};
 
 /// How much is looked at in one go when batches are read one after the other.
 const WINDOW_BYTES: u64 = 256 << 10;
+/// How much at first.
+const FIRST_WINDOW_BYTES: u64 = 16 << 10;
 /// How much of a batch's start is read to learn its length, when nothing is known about it.
 const HEAD_BYTES: u64 = 4096;
 
@@ -153,6 +155,25 @@ impl Segment {
         self.next_offset.store(next_offset.0, Ordering::Release);
     }
 
+    /// The index of a segment whose batches have been looked at.
+    pub(crate) fn continue_index(&self, index: IndexBuilder) {
+        *self.lock_index() = Index::Growing(Box::new(index));
+    }
+
+    /// A batch has been written at `position`, and gets an entry in the index.
+    pub(crate) fn index_batch(&self, position: u64, header: &BatchHeader, crc: &[u8]) {
+        if let Index::Growing(builder) = &mut *self.lock_index() {
+            builder.push_at(position, header, crc);
+        }
+    }
+
+    /// Batches have been written up to `position`; those that get an entry are in the index.
+    #[inline]
+    pub(crate) fn publish_end(&self, position: u64, next_offset: Offset) {
+        self.data_bytes.store(position, Ordering::Release);
+        self.next_offset.store(next_offset.0, Ordering::Release);
+    }
+
     /// Index and footer are in the file now.
     pub(crate) fn seal(&self, sealed: SealedSegment) {
         *self.sealed.lock().expect("no panic under this lock") = Some(sealed);
@@ -260,10 +281,6 @@ impl Segment {
         Ok(())
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "an I/O error, or what the footer says, or why it says nothing"
-    )]
     fn check_footer(
         &self,
         file: &dyn crate::disk::File,
@@ -378,6 +395,12 @@ impl Segment {
         }
     }
 
+    /// The batches end before `offset`, which should be among them.
+    pub(crate) fn lost(&self, offset: Offset) -> Error {
+        let end = self.next_offset().max(offset + 1);
+        self.corrupt(offset..end, self.data_bytes.load(Ordering::Acquire), "the batches end early")
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -395,9 +418,14 @@ pub(crate) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// For many batches, one after the other.
+    /// For many batches, one after the other: the window grows with what is read.
     pub(crate) fn new() -> Self {
-        Self { window_bytes: WINDOW_BYTES, ..Self::default() }
+        Self { window_bytes: FIRST_WINDOW_BYTES, ..Self::default() }
+    }
+
+    /// Lets go of the segment: a reader that waits for more must not keep memory, or the file of a removed segment.
+    pub(crate) fn release(&mut self) {
+        *self = Self { window_bytes: self.window_bytes.min(FIRST_WINDOW_BYTES), ..Self::default() };
     }
 
     /// For one batch here and one there.
@@ -500,21 +528,20 @@ impl SegmentReader {
         position: u64,
         end: u64,
     ) -> Result<std::result::Result<BatchHeader, Invalid>> {
-        if let Some(bytes) = self.within(position, (end - position).min(HEAD_BYTES)) {
-            let decoded = BatchHeader::decode(&bytes, segment.seed);
-            if decoded.is_ok() || bytes.len() as u64 == end - position {
-                return Ok(decoded);
-            }
-            // Its ext may reach beyond what was looked at.
-            let whole = batch_bytes_claimed(&bytes).min(end - position);
-            if whole <= bytes.len() as u64 {
-                return Ok(decoded);
-            }
-            self.fetch(segment, context, position, whole, end)?;
-            return Ok(BatchHeader::decode(&self.slice(position..position + whole), segment.seed));
+        let head_bytes = (end - position).min(HEAD_BYTES);
+        if self.within(position, head_bytes).is_none() {
+            self.fetch(segment, context, position, head_bytes, end)?;
         }
-        self.fetch(segment, context, position, HEAD_BYTES.min(end - position), end)?;
-        self.header(segment, context, position, end)
+        let head = &self.window[self.within(position, head_bytes).unwrap_or_default()];
+        let decoded = BatchHeader::decode(head, segment.seed);
+        // Its ext may reach beyond what was looked at.
+        let claimed = batch_bytes_claimed(head).min(end - position);
+        if decoded.is_ok() || claimed <= head_bytes {
+            return Ok(decoded);
+        }
+        self.fetch(segment, context, position, claimed, end)?;
+        let whole = &self.window[self.within(position, claimed).unwrap_or_default()];
+        Ok(BatchHeader::decode(whole, segment.seed))
     }
 
     /// The batch at `position`, verified.
@@ -536,18 +563,20 @@ impl SegmentReader {
         if self.within(position, whole).is_none() {
             self.fetch(segment, context, position, whole, end)?;
         }
-        Ok(Batch::decode(&self.slice(position..position + whole), segment.seed))
+        Ok(Batch::verify_body(header, self.slice(position..position + whole)))
     }
 
-    fn within(&self, position: u64, bytes: u64) -> Option<Bytes> {
+    /// Where in the window `bytes` from `position` on are, if it has them.
+    fn within(&self, position: u64, bytes: u64) -> Option<Range<usize>> {
         let start = usize::try_from(position.checked_sub(self.window_at)?).ok()?;
         let end = start.checked_add(usize::try_from(bytes).ok()?)?;
-        (end <= self.window.len()).then(|| self.window.slice(start..end))
+        (end <= self.window.len()).then_some(start..end)
     }
 
     /// Bytes of the window, which must have them.
     pub(crate) fn slice(&self, range: Range<u64>) -> Bytes {
-        self.within(range.start, range.end - range.start).expect("the window was fetched to have them")
+        let within = self.within(range.start, range.end - range.start);
+        self.window.slice(within.expect("the window was fetched to have them"))
     }
 
     /// Moves the window to `position`: at least `bytes` of it, and more if they can be read.
@@ -564,12 +593,21 @@ impl SegmentReader {
             _ => segment.open_map(context)?,
         };
         let wide = bytes.max(self.window_bytes).min(end - position);
-        let window = map
-            .bytes(position..position + wide)
-            .or_else(|_| map.bytes(position..position + bytes))
-            .map_err(|error| Error::io("read", &segment.path, error))?;
+        let read = |map: &dyn Map| {
+            map.bytes(position..position + wide).or_else(|_| map.bytes(position..position + bytes))
+        };
+        let window = match read(&*map) {
+            // The segment has grown beyond its map: its topic was given a larger size meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                segment.close_map();
+                read(&*segment.open_map(context)?)
+            }
+            outcome => outcome,
+        };
+        let window = window.map_err(|error| Error::io("read", &segment.path, error))?;
         self.window = window;
         self.window_at = position;
+        self.window_bytes = (self.window_bytes * 2).min(WINDOW_BYTES);
         Ok(())
     }
 

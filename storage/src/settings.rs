@@ -349,14 +349,19 @@ fn invalid<T>(setting: &'static str, value: impl ToString, rule: impl ToString) 
     Err(Error::InvalidSetting { setting, value: value.to_string(), rule: rule.to_string() })
 }
 
-fn within(setting: &'static str, value: u64, min: u64, max: u64) -> Result<()> {
+pub(crate) fn within(setting: &'static str, value: u64, min: u64, max: u64) -> Result<()> {
     if value < min || value > max {
         return invalid(setting, value, format_args!("{min} to {max}"));
     }
     Ok(())
 }
 
-fn duration_within(setting: &'static str, value: Duration, min: Duration, max: Duration) -> Result<()> {
+pub(crate) fn duration_within(
+    setting: &'static str,
+    value: Duration,
+    min: Duration,
+    max: Duration,
+) -> Result<()> {
     if value < min || value > max {
         return invalid(setting, format_args!("{value:?}"), format_args!("{min:?} to {max:?}"));
     }

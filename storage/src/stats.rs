@@ -19,6 +19,11 @@ impl Counter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// The same where a lock keeps others from adding at the same time: cheaper by far.
+    pub(crate) fn add_alone(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+    }
+
     pub(crate) fn sub(&self, count: u64) {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }

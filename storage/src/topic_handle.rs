@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::compaction::{CompactOptions, CompactionControl, CompactionReport};
-use crate::cursor::{Backwards, Cursor, Records, RecordsBackwards, Start, StoredRecord, Visibility, get};
+use crate::cursor::{
+    Backwards, Cursor, Records, RecordsBackwards, Source, Start, StoredRecord, Visibility, get,
+};
 use crate::error::Result;
 use crate::format::record::Record;
 use crate::settings::{Durability, TopicSettings};
@@ -94,12 +96,12 @@ impl Topic {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn cursor(&self, start: impl Into<Start>, visibility: Visibility) -> Result<Cursor> {
-        Cursor::new(self, start.into(), visibility)
+        Cursor::new(self.source(), start.into(), visibility)
     }
 
     /// Batches from the last one below `before` to the first.
     pub fn batches_backwards(&self, before: Offset, visibility: Visibility) -> Backwards {
-        Backwards::new(self, before, visibility)
+        Backwards::new(self.source(), before, visibility)
     }
 
     /// One record, or `None` if compaction took it out.
@@ -107,7 +109,7 @@ impl Topic {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn get(&self, offset: Offset) -> Result<Option<StoredRecord>> {
-        get(self, offset, Visibility::Synced)
+        get(self.source(), offset, Visibility::Synced)
     }
 
     /// The first offset that can be read.
@@ -172,5 +174,9 @@ impl Topic {
     /// The store it belongs to.
     pub fn store(&self) -> Store {
         Store { handle: Arc::clone(&self.handle) }
+    }
+
+    fn source(&self) -> Source {
+        Source { inner: Arc::clone(&self.inner), owner: Arc::<Handle>::clone(&self.handle) }
     }
 }

@@ -24,6 +24,13 @@ struct State {
 }
 
 impl Watch {
+    /// Whether somebody waits. A plain look: whoever changes something under a lock, looks here under the same
+    /// lock, and is waited for by those who take that lock between registering and looking at the change, needs no
+    /// more than this to know whether to [`notify`](Self::notify).
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
     /// Wakes all who wait. Call it after the change.
     pub(crate) fn notify(&self) {
         // Orders the change before the look at `waiting`; see `wait_until`.

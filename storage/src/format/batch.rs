@@ -283,9 +283,25 @@ impl BatchBuilder {
         &self.bytes
     }
 
+    /// The finished batch, without padding, taken out: nothing is left here.
+    pub fn take_bytes(&mut self) -> Bytes {
+        std::mem::take(&mut self.bytes).into()
+    }
+
     /// The finished batch, without padding.
     pub fn into_bytes(self) -> Bytes {
         self.bytes.into()
+    }
+
+    /// The memory, to be used for another batch.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// The header, once [sealed](Self::seal).
+    #[inline]
+    pub fn header(&self) -> BatchHeader {
+        BatchHeader::decode_unverified(&self.bytes).expect("it was made here")
     }
 }
 
@@ -328,7 +344,8 @@ impl BatchHeader {
     }
 
     /// What the header says, its CRC not looked at; the numbers fit together.
-    fn decode_unverified(bytes: &[u8]) -> Result<Self, Invalid> {
+    #[inline]
+    pub(crate) fn decode_unverified(bytes: &[u8]) -> Result<Self, Invalid> {
         if bytes.len() < HEADER_BYTES {
             return Err(Invalid::new("a batch header is cut off", 0));
         }
@@ -400,12 +417,14 @@ impl Batch {
         if bytes.len() < header.batch_bytes() {
             return Err(BodyProblem::Invalid(Invalid::new("a batch is cut off", at::BATCH_BYTES)));
         }
-        let bytes = bytes.slice(..header.batch_bytes());
+        Self::verify_body(header, bytes.slice(..header.batch_bytes()))
+    }
+
+    /// Verifies the body of a batch whose header is verified; `bytes` ends with it.
+    pub(crate) fn verify_body(header: BatchHeader, bytes: Bytes) -> Result<Self, BodyProblem> {
         if crc(0, &bytes[header.body_at()..]) != header.body_crc && !crate::planted::skips_checksums() {
-            return Err(BodyProblem::Invalid(Invalid::new(
-                "the checksum of a body does not match",
-                header.body_at(),
-            )));
+            let at = header.body_at();
+            return Err(BodyProblem::Invalid(Invalid::new("the checksum of a body does not match", at)));
         }
         Self::trusted(header, bytes)
     }
@@ -525,12 +544,16 @@ impl Batch {
 
     /// The position noted by [`BatchBuilder::put_synced_position`].
     pub fn synced_position(&self) -> Option<u64> {
-        let ext = &self.bytes[HEADER_BYTES..self.header.body_at()];
-        Fields::new(ext).find_map(|field| match field {
-            Ok((EXT_SYNCED_POSITION, value)) => value.number().ok(),
-            _ => None,
-        })
+        synced_position(&self.bytes[HEADER_BYTES..self.header.body_at()])
     }
+}
+
+/// The position noted in `ext` by [`BatchBuilder::put_synced_position`].
+pub(crate) fn synced_position(ext: &[u8]) -> Option<u64> {
+    Fields::new(ext).find_map(|field| match field {
+        Ok((EXT_SYNCED_POSITION, value)) => value.number().ok(),
+        _ => None,
+    })
 }
 
 /// Walks over the records of a batch; ends after the first error.

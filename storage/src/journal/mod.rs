@@ -6,6 +6,9 @@
 //! Promises:
 //!
 //! - J1 A frame is written whole or the append fails and nothing was applied.
+//!   Frames that somebody will sync are gathered in memory first, and written in one call for the sync: a write
+//!   for each would cost more than the copy. A frame that has to survive a killed process is in the page cache,
+//!   with all before it, when [`Journal::write`] returns; it goes through a map where the disk has one.
 //! - J2 Files are synced in order: a later file is not reported synced before an earlier one.
 //! - J3 A file is used again only when the checkpoint on disk lies at or behind its end.
 //!
@@ -18,7 +21,7 @@ use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::context::{Context, random};
+use crate::context::{Context, NamedFile, random};
 use crate::disk::{File, OpenMode, Writer};
 use crate::error::{Error, Result};
 use crate::format::frame::{FILE_HEADER_BYTES, FileHeader, FrameBuilder, Place};
@@ -110,15 +113,29 @@ pub(crate) struct Journal {
     retired: VecDeque<Retired>,
     free: Vec<Slot>,
     /// Retired files with frames that no sync has covered yet, oldest first.
-    unsynced: Vec<(Arc<dyn File>, PathBuf)>,
+    unsynced: Vec<NamedFile>,
     next_number: u64,
     files: u64,
+    /// The last frames, not written into the file yet. They end at `file_position`.
+    staged: Vec<u8>,
 }
+
+/// How far a frame has to get before the append goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Into memory; the next sync takes it along.
+    Memory,
+    /// Into the page cache.
+    PageCache,
+}
+
+/// Staged frames are written when there are this many bytes of them, whether a sync comes or not.
+const STAGED_BYTES_MAX: usize = 256 << 10;
 
 /// What a sync has to do: these files, in order, and then everything below the position is durable.
 #[derive(Debug)]
 pub(crate) struct SyncWork {
-    pub(crate) files: Vec<(Arc<dyn File>, PathBuf)>,
+    pub(crate) files: Vec<NamedFile>,
     pub(crate) end: Position,
 }
 
@@ -153,6 +170,7 @@ impl Journal {
             free,
             unsynced: Vec::new(),
             next_number,
+            staged: Vec::new(),
         };
         journal.start_generation(generation)?;
         Ok(journal)
@@ -169,7 +187,7 @@ impl Journal {
         };
         self.seed = self.header.seed();
         self.current
-            .writer
+            .file
             .write_at(&[IoSlice::new(&self.header.encode())], 0)
             .map_err(|error| Error::failed("write journal header", &self.current.path, error))?;
         self.file_position = FILE_HEADER_BYTES as u64;
@@ -224,6 +242,7 @@ impl Journal {
         frame_bytes: usize,
         batches: &[&[u8]],
         synced: Position,
+        reach: Reach,
     ) -> Result<Position> {
         if self.file_position + frame_bytes as u64 > self.current.bytes {
             self.roll()?;
@@ -231,30 +250,56 @@ impl Journal {
         let place =
             Place { seed: self.seed, generation: self.header.generation, position: self.position, synced };
         let prefix = frame.seal(&place);
-        let outcome = match batches {
-            [] => self.current.writer.write_at(&[IoSlice::new(prefix)], self.file_position),
-            [batch] => {
-                let parts = [IoSlice::new(prefix), IoSlice::new(batch), IoSlice::new(padding(batch.len()))];
-                self.current.writer.write_at(&parts, self.file_position)
+        if reach == Reach::Memory && self.staged.len() + frame_bytes <= STAGED_BYTES_MAX {
+            self.staged.extend_from_slice(prefix);
+            for batch in batches {
+                self.staged.extend_from_slice(batch);
+                self.staged.extend_from_slice(padding(batch.len()));
             }
-            _ => {
-                let mut parts = Vec::with_capacity(1 + 2 * batches.len());
-                parts.push(IoSlice::new(prefix));
-                for batch in batches {
-                    parts.push(IoSlice::new(batch));
-                    parts.push(IoSlice::new(padding(batch.len())));
+        } else {
+            self.write_staged()?;
+            let few;
+            let many: Vec<IoSlice<'_>>;
+            let parts = match batches {
+                [batch] => {
+                    few = [IoSlice::new(prefix), IoSlice::new(batch), IoSlice::new(padding(batch.len()))];
+                    &few[..]
                 }
-                self.current.writer.write_at(&parts, self.file_position)
-            }
-        };
-        outcome.map_err(|error| Error::failed("write journal", &self.current.path, error))?;
+                batches => {
+                    let padded = batches.iter().flat_map(|batch| [*batch, padding(batch.len())]);
+                    many = std::iter::once(prefix).chain(padded).map(IoSlice::new).collect();
+                    &many[..]
+                }
+            };
+            let outcome = match reach {
+                Reach::Memory => self.current.file.write_at(parts, self.file_position),
+                Reach::PageCache => self.current.writer.write_at(parts, self.file_position),
+            };
+            outcome.map_err(|error| Error::failed("write journal", &self.current.path, error))?;
+        }
         self.file_position += frame_bytes as u64;
         self.position = self.position + frame_bytes as u64;
         Ok(self.position)
     }
 
+    /// Writes what is staged into the file. Not through the map: a page that was stored to costs the next sync more
+    /// than one that was written.
+    fn write_staged(&mut self) -> Result<()> {
+        if self.staged.is_empty() {
+            return Ok(());
+        }
+        let start = self.file_position - self.staged.len() as u64;
+        self.current
+            .file
+            .write_at(&[IoSlice::new(&self.staged)], start)
+            .map_err(|error| Error::failed("write journal", &self.current.path, error))?;
+        self.staged.clear();
+        Ok(())
+    }
+
     /// Goes on in the next free file.
     fn roll(&mut self) -> Result<()> {
+        self.write_staged()?;
         let next = self.free.pop().expect("the caller has made sure that there is room");
         let full = std::mem::replace(&mut self.current, next);
         self.unsynced.push((Arc::clone(&full.file), full.path.clone()));
@@ -264,10 +309,11 @@ impl Journal {
 
     /// What to sync so that everything up to here is durable. The files are handed over: if their sync fails, the
     /// store must fail.
-    pub(crate) fn sync_work(&mut self) -> SyncWork {
+    pub(crate) fn sync_work(&mut self) -> Result<SyncWork> {
+        self.write_staged()?;
         let mut files = std::mem::take(&mut self.unsynced);
         files.push((Arc::clone(&self.current.file), self.current.path.clone()));
-        SyncWork { files, end: self.position }
+        Ok(SyncWork { files, end: self.position })
     }
 
     /// The checkpoint on disk covers everything below `position`: files that end there are free again. Returns the

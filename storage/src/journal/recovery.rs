@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use memmap2::{Advice, MmapMut};
 
 use super::dir;
 use crate::context::Context;
@@ -204,7 +205,7 @@ pub(crate) fn replay(
 
 /// The files that hold the journal from `start` on, in order. Each follows the one before; of two that follow the
 /// same one, the higher generation was begun when the other had been found torn.
-fn chain(files: &[FoundFile], start: Position, generation: u64) -> Vec<(usize, FileHeader)> {
+pub(crate) fn chain(files: &[FoundFile], start: Position, generation: u64) -> Vec<(usize, FileHeader)> {
     let headers = || files.iter().enumerate().filter_map(|(number, file)| Some((number, file.header?)));
     let next = |generation: u64| {
         headers()
@@ -300,7 +301,7 @@ fn judge_end(
 }
 
 /// Whether a frame header at `position` could start here; cheap, and all that most places need.
-fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
+pub(crate) fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
     bytes.len() >= crate::format::frame::FRAME_HEADER_BYTES
         && crate::format::u64_at(bytes, 8) == position.0
         && crate::format::u64_at(bytes, 24) == header.generation
@@ -332,17 +333,21 @@ pub(crate) fn keep_torn(context: &Context, recovered: &Recovered) -> Option<Path
     kept.ok().map(|()| path)
 }
 
-fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
-    let mut bytes = vec![0; index(file.bytes.saturating_sub(position))];
-    let read = file
-        .file
-        .read_at(&mut bytes, position)
-        .map_err(|error| Error::io("read journal", &file.path, error))?;
-    bytes.truncate(read);
-    Ok(bytes.into())
+pub(crate) fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
+    let length = index(file.bytes.saturating_sub(position));
+    if length == 0 {
+        return Ok(Bytes::new());
+    }
+    // In large pages, where the system has them: to fault this much memory in by small ones takes longer than to
+    // read and check it.
+    let io = |error| Error::io("read journal", &file.path, error);
+    let mut memory = MmapMut::map_anon(length).map_err(io)?;
+    let _ = memory.advise(Advice::HugePage);
+    let read = file.file.read_at(&mut memory, position).map_err(io)?;
+    Ok(Bytes::from_owner(memory).slice(..read))
 }
 
-fn file_position(header: &FileHeader, position: Position) -> u64 {
+pub(crate) fn file_position(header: &FileHeader, position: Position) -> u64 {
     FILE_HEADER_BYTES as u64 + (position - header.start)
 }
 

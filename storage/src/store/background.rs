@@ -62,6 +62,9 @@ impl Wake {
     }
 }
 
+/// What a thread does again and again: wait for work, and do it.
+type Turn = fn(&StoreInner);
+
 /// The running threads; dropping it waits for their end. The store must be closed before.
 #[derive(Debug)]
 pub(crate) struct Background {
@@ -71,7 +74,8 @@ pub(crate) struct Background {
 impl Background {
     pub(crate) fn start(store: &Arc<StoreInner>) -> Result<Self> {
         let mut background = Self { threads: Vec::new() };
-        let turns: [(&str, fn(&StoreInner)); 5] = [
+        let store_dir = store.context.dir.clone();
+        let turns: [(&str, Turn); 5] = [
             ("quipu-sync", sync_turn),
             ("quipu-flush", flush_turn),
             ("quipu-checkpoint", checkpoint_turn),
@@ -88,15 +92,11 @@ impl Background {
             let thread = std::thread::Builder::new().name(name.into()).spawn(run);
             match thread {
                 Ok(thread) => background.threads.push(thread),
-                Err(error) => return Err(Error::io("start a thread for", &store_path(&background), error)),
+                Err(error) => return Err(Error::io("start a thread for", &store_dir, error)),
             }
         }
         Ok(background)
     }
-}
-
-fn store_path(_: &Background) -> std::path::PathBuf {
-    std::path::PathBuf::new()
 }
 
 impl Drop for Background {

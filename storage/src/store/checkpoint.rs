@@ -10,14 +10,14 @@
 //! Appends and reads go on meanwhile. If a step fails because the disk is full, the old checkpoint holds and the
 //! next try begins at step 1; the reserve file is given up first. A failed sync in step 4 fails the store.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use super::StoreInner;
 use super::open::write_checkpoint;
-use crate::disk::{EntryKind, File, OpenMode};
+use crate::context::NamedFile;
+use crate::disk::{EntryKind, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::topic::TopicInner;
@@ -36,9 +36,14 @@ struct Noted {
 }
 
 impl StoreInner {
+    /// While this is held no checkpoint is made, and the journal behind the last one stays where it is.
+    pub(crate) fn lock_checkpoint(&self) -> MutexGuard<'_, ()> {
+        self.checkpointing.lock().expect("no panic under this lock")
+    }
+
     /// Makes a checkpoint of everything written so far.
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        let _one_at_a_time = self.checkpointing.lock().expect("no panic under this lock");
+        let _one_at_a_time = self.lock_checkpoint();
         if let Some(failure) = self.context.failure() {
             return Err(failure.clone());
         }
@@ -49,6 +54,7 @@ impl StoreInner {
             outcome => outcome,
         };
         self.context.set_disk_full(matches!(outcome, Err(Error::DiskFull { .. })));
+        *self.checkpoint_error.lock().expect("no panic under this lock") = outcome.as_ref().err().cloned();
         if outcome.is_ok() {
             self.context.counters.checkpoints.add(1);
             self.context.counters.checkpoint_latency.record(begun.elapsed());
@@ -84,7 +90,7 @@ impl StoreInner {
         self.wait_synced(position)?;
         for Noted { topic, head, .. } in &noted {
             match topic.flush_below(head.next_offset) {
-                // A topic that is refused keeps its records in the journal's frames no longer: stop here.
+                // Its records are in the journal only: as long as it cannot take them the journal must stay.
                 Err(error) if !topic.is_deleted.load(Ordering::Acquire) => return Err(error),
                 _ => {}
             }
@@ -104,6 +110,7 @@ impl StoreInner {
         for (Noted { topic, .. }, state) in noted.iter().zip(&checkpoint.topics) {
             topic.set_checkpointed(state);
         }
+        self.live().checkpointed(position);
         let odd = {
             let mut writer = self.writer();
             writer.deleted.retain(|topic| !gone.contains(topic));
@@ -118,7 +125,7 @@ impl StoreInner {
 
     /// Syncs what the topics' flushers have written.
     fn sync_segments<'a>(&self, topics: impl Iterator<Item = &'a TopicInner>) -> Result<()> {
-        let mut files: Vec<(Arc<dyn File>, PathBuf)> = Vec::new();
+        let mut files: Vec<NamedFile> = Vec::new();
         let mut dirs = Vec::new();
         let mut open = 0;
         for topic in topics {
@@ -153,10 +160,7 @@ impl StoreInner {
             };
             std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..count.min(SYNC_THREADS_MAX)).map(|_| scope.spawn(work)).collect();
-                threads
-                    .into_iter()
-                    .map(|thread| thread.join().expect("syncing does not panic"))
-                    .collect::<Result<()>>()
+                threads.into_iter().try_for_each(|thread| thread.join().expect("syncing does not panic"))
             })?;
         } else {
             (0..count).try_for_each(sync_one)?;

@@ -130,7 +130,7 @@ impl Store {
         let mut flush = topic.flush.lock().expect("no panic under this lock");
         flush.take_unsynced();
         flush.close_file();
-        let waiting = topic.tail().drop_below(Offset::MAX);
+        let (waiting, _) = topic.tail().drop_below(Offset::MAX);
         inner.context.counters.tail_bytes.sub(waiting);
         drop(flush);
         inner.writer().deleted.push(topic.id);
@@ -168,7 +168,9 @@ impl StoreInner {
             Ok(Change::Trimmed { topic: topic.id, log_start_offset: offset })
         };
         if offset <= topic.log_start() {
-            return topic.check_alive();
+            topic.check_alive()?;
+            // The trim that moved it there may be another thread's, and not durable yet.
+            return self.sync();
         }
         self.change(plan, |_| topic.move_log_start(offset))?;
         if topic.is_in_memory() {

@@ -34,6 +34,7 @@ use crate::error::{Error, Result};
 use crate::format::frame::FrameBuilder;
 use crate::journal::Journal;
 use crate::journal::recovery::JournalEnd;
+use crate::live::Teller;
 use crate::stats::StoreStats;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, TopicId, TopicName};
@@ -71,9 +72,13 @@ pub(crate) struct StoreInner {
     /// Held for reading by each run of compaction; closing waits for it.
     pub(crate) compacting: RwLock<()>,
     checkpointed: AtomicU64,
+    /// Why the last checkpoint failed, if it did.
+    checkpoint_error: Mutex<Option<Error>>,
     /// For those who wait for room in the journal or the tails.
     room: Watch,
     pub(crate) wake: background::Wake,
+    /// For readers in other processes.
+    live: Mutex<Teller>,
     recovery: RecoveryReport,
 }
 
@@ -116,6 +121,10 @@ impl StoreInner {
         self.writer.lock().expect("no panic under this lock")
     }
 
+    pub(crate) fn live(&self) -> MutexGuard<'_, Teller> {
+        self.live.lock().expect("no panic under this lock")
+    }
+
     pub(crate) fn topic(&self, name: &str) -> Option<Arc<TopicInner>> {
         self.topics.read().expect("no panic under this lock").get(name).cloned()
     }
@@ -126,7 +135,7 @@ impl StoreInner {
 
     /// Makes everything written so far durable, and lets readers see it; returns up to where.
     pub(crate) fn sync_journal(&self) -> Result<u64> {
-        let (work, topics) = {
+        let (work, generation, topics) = {
             let mut writer = self.writer();
             if let Some(failure) = self.context.failure() {
                 return Err(failure.clone());
@@ -139,13 +148,15 @@ impl StoreInner {
                     (topic, end)
                 })
                 .collect();
-            (writer.journal.sync_work(), topics)
+            let work = writer.journal.sync_work().map_err(|error| self.context.fail(error))?;
+            (work, writer.journal.generation(), topics)
         };
         let begun = std::time::Instant::now();
         for (file, path) in &work.files {
             self.context.sync_file(&**file, path)?;
         }
         self.context.counters.sync_latency.record(begun.elapsed());
+        self.live().synced(work.end, generation);
         for (topic, end) in topics {
             topic.move_high_watermark(end);
         }
@@ -295,6 +306,9 @@ impl Handle {
         outcome
     }
 }
+
+/// Nobody else changes the files of a store that is open for writing.
+impl crate::cursor::Owner for Handle {}
 
 impl Drop for Handle {
     fn drop(&mut self) {

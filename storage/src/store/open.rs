@@ -5,6 +5,7 @@
 //! 3. Read the journal from there on and apply every frame to the topics, in memory.
 //! 4. Write once more and sync what is intact but perhaps not on the disk; keep a copy of a torn end.
 //! 5. Begin a new generation of the journal behind that, so that nothing stale can ever be taken for new.
+//! 6. Tell readers in other processes where the store begins.
 //!
 //! Segments are not touched: the recovered records are in the tails, from where they are flushed as ever.
 
@@ -28,6 +29,7 @@ use crate::format::frame::{Change, FrameBuilder};
 use crate::format::{FORMAT_VERSION, HeaderProblem, crc};
 use crate::journal::recovery::{self, FoundFile, Recovered};
 use crate::journal::{self, Journal, Slot};
+use crate::live::Teller;
 use crate::settings::StoreSettings;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, Timestamp, TopicId, Uid};
@@ -89,6 +91,10 @@ impl StoreBuilder {
         self
     }
 
+    pub(crate) fn into_parts(self) -> (StoreSettings, Arc<dyn Disk>, Arc<dyn Clock>) {
+        (self.settings, self.disk, self.clock)
+    }
+
     /// Opens the store in directory `path` for reading and writing.
     ///
     /// # Errors
@@ -137,6 +143,7 @@ impl StoreBuilder {
             duration: begun.elapsed(),
         };
         let journal = begin_journal(&context, files, &recovered)?;
+        let live = Teller::open(&context, journal.generation(), recovered.end, checkpoint.position)?;
         for topic in state.topics.values() {
             topic.move_high_watermark(topic.log_end());
         }
@@ -162,8 +169,10 @@ impl StoreBuilder {
             checkpointing: Mutex::new(()),
             compacting: RwLock::new(()),
             checkpointed: AtomicU64::new(checkpoint.position.0),
+            checkpoint_error: Mutex::new(None),
             room: Watch::default(),
             wake: Wake::default(),
+            live: Mutex::new(live),
             recovery: RecoveryReport { duration: begun.elapsed(), ..report },
             context,
         });
@@ -351,21 +360,21 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
     let generation = recovered.generation + 1;
     let mut journal =
         Journal::begin(context, slot, generation, recovered.last_generation, recovered.end, needed, free)?;
-    if !odd.is_empty() {
-        // One of them may be where the checkpoint's position lies: first there must be another place that says so.
-        for (file, path) in journal.sync_work().files {
-            context.sync_file(&*file, &path)?;
-        }
-        for path in odd {
-            context.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
-        }
+    // The next checkpoint may name this generation before any frame of it was synced, and no odd file may go before
+    // there is another place that says where the checkpoint's position lies.
+    for (file, path) in journal.sync_work()?.files {
+        context.sync_file(&*file, &path)?;
+    }
+    for path in odd {
+        context.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
     }
     Ok(journal)
 }
 
 /// The topics while the journal is read back.
-pub(crate) struct Recovering<'a> {
-    context: &'a Arc<Context>,
+#[derive(Debug)]
+pub(crate) struct Recovering {
+    context: Arc<Context>,
     pub(crate) topics: BTreeMap<TopicId, Arc<TopicInner>>,
     pub(crate) next_topic: TopicId,
     pub(crate) deleted: Vec<TopicId>,
@@ -373,10 +382,10 @@ pub(crate) struct Recovering<'a> {
     pub(crate) records: u64,
 }
 
-impl<'a> Recovering<'a> {
-    pub(crate) fn new(context: &'a Arc<Context>, checkpoint: &Checkpoint) -> Self {
+impl Recovering {
+    pub(crate) fn new(context: &Arc<Context>, checkpoint: &Checkpoint) -> Self {
         Self {
-            context,
+            context: Arc::clone(context),
             topics: checkpoint
                 .topics
                 .iter()
@@ -416,7 +425,7 @@ impl<'a> Recovering<'a> {
                     };
                     if header.base_offset != topic.log_end() {
                         return Err(Error::CorruptFile {
-                            path: journal::dir(self.context),
+                            path: journal::dir(&self.context),
                             position: Position::ZERO,
                             detail: format!(
                                 "a batch of topic {} starts at offset {}, but the next one is {}",
@@ -441,7 +450,7 @@ impl<'a> Recovering<'a> {
                         active: None,
                         sealed: Vec::new(),
                     };
-                    self.topics.insert(id, Arc::new(TopicInner::new(self.context, &state)));
+                    self.topics.insert(id, Arc::new(TopicInner::new(&self.context, &state)));
                     self.next_topic = self.next_topic.max(TopicId(id.0 + 1));
                 }
                 Change::TopicAltered { topic, settings } => {

@@ -13,12 +13,12 @@
 //! journal says which batch starts a segment: the same bytes go to the same places.
 
 use std::io::IoSlice;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::TopicInner;
 use super::tail::TailBatch;
+use crate::context::NamedFile;
 use crate::disk::{File, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
@@ -30,8 +30,8 @@ use crate::types::{Offset, Timestamp};
 
 /// Most batches in one write; the kernel takes 1024 parts, and each batch is two.
 const BATCHES_PER_WRITE: usize = 512;
-/// Bytes in one write, about.
-const BYTES_PER_WRITE: u64 = 1 << 20;
+/// Bytes taken from the tail at once, about.
+const BYTES_AT_ONCE: u64 = 1 << 20;
 
 /// What a topic's flusher holds. Its lock is held while files are written.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(crate) struct Flush {
     active: Option<Active>,
     /// Segments that were written to and not synced since, with their files. The file stays open: the kernel
     /// reports a failed write-back to those who had the file open.
-    pub(crate) unsynced: Vec<(Arc<dyn File>, PathBuf)>,
+    pub(crate) unsynced: Vec<NamedFile>,
     /// Whether the directory has entries that were not synced.
     pub(crate) is_dir_unsynced: bool,
     /// Where the active segment stood at the checkpoint; what is behind it in the file is to be cut.
@@ -64,7 +64,7 @@ struct Active {
 
 impl Active {
     /// Puts the file on the list of those to be synced, before something is written to it.
-    fn note_unsynced(&mut self, unsynced: &mut Vec<(Arc<dyn File>, PathBuf)>) {
+    fn note_unsynced(&mut self, unsynced: &mut Vec<NamedFile>) {
         if !self.is_unsynced {
             self.is_unsynced = true;
             unsynced.push((Arc::clone(&self.file), self.segment.path.clone()));
@@ -107,7 +107,7 @@ impl Flush {
     }
 
     /// What is to be synced, handed over.
-    pub(crate) fn take_unsynced(&mut self) -> (Vec<(Arc<dyn File>, PathBuf)>, bool) {
+    pub(crate) fn take_unsynced(&mut self) -> (Vec<NamedFile>, bool) {
         if let Some(active) = &mut self.active {
             active.is_unsynced = false;
         }
@@ -141,25 +141,31 @@ impl TopicInner {
         }
         let mut flush = self.lock_flush()?;
         loop {
-            let batches = {
-                let tail = self.tail();
-                if tail.first_offset() >= limit {
+            let (first_offset, chunks) = {
+                let mut tail = self.tail();
+                let first_offset = tail.first_offset();
+                if first_offset >= limit {
                     return Ok(());
                 }
-                tail.front(BATCHES_PER_WRITE, BYTES_PER_WRITE)
+                (first_offset, tail.front(BYTES_AT_ONCE))
             };
-            let mut rest = &batches[..];
-            while let Some(first) = rest.first() {
-                let count = rest.iter().take_while(|batch| batch.segment == first.segment).count();
-                let (run, behind) = rest.split_at(count);
-                if !self.was_forgotten(first) {
-                    self.write_run(&mut flush, run)?;
+            for chunk in &chunks {
+                let present = chunk.partition_point(|batch| batch.base_offset < first_offset);
+                let mut rest = &chunk[present..];
+                while let Some(first) = rest.first() {
+                    let same = |batch: &&TailBatch| batch.segment == first.segment;
+                    let count = rest.iter().take(BATCHES_PER_WRITE).take_while(same).count();
+                    let (run, behind) = rest.split_at(count);
+                    if !self.was_forgotten(first) {
+                        self.write_run(&mut flush, run)?;
+                    }
+                    rest = behind;
                 }
-                rest = behind;
+                let Some(last) = chunk.last() else { continue };
+                let (dropped, gone) = self.tail().drop_below(last.next_offset);
+                self.context.counters.tail_bytes.sub(dropped);
+                drop(gone);
             }
-            let written = batches.last().map_or(limit, |batch| batch.next_offset);
-            let dropped = self.tail().drop_below(written);
-            self.context.counters.tail_bytes.sub(dropped);
         }
     }
 

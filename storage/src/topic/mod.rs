@@ -9,7 +9,9 @@
 //! | [`tail`] | the recent end, in memory |
 //! | [`flush`] | from the tail into segments |
 //! | [`files`] | whether the files are those that the store knows of |
+//! | [`adopt`] | taking over what a checkpoint of another process says |
 
+pub(crate) mod adopt;
 pub(crate) mod files;
 pub(crate) mod flush;
 pub(crate) mod tail;
@@ -47,6 +49,7 @@ pub(crate) struct TopicInner {
     pub(crate) dir: PathBuf,
     pub(crate) context: Arc<Context>,
     pub(crate) settings: ArcSwap<TopicSettings>,
+    memory_bytes_max: Option<u64>,
     log_start: AtomicU64,
     high_watermark: AtomicU64,
     log_end: AtomicU64,
@@ -102,6 +105,10 @@ impl TopicInner {
             dir,
             context: Arc::clone(context),
             settings: ArcSwap::from_pointee(state.settings.clone()),
+            memory_bytes_max: match state.settings.storage {
+                Storage::Memory { bytes_max } => Some(bytes_max),
+                Storage::Disk => None,
+            },
             log_start: AtomicU64::new(state.log_start_offset.0),
             high_watermark: AtomicU64::new(state.next_offset.0),
             log_end: AtomicU64::new(state.next_offset.0),
@@ -135,9 +142,9 @@ impl TopicInner {
         Offset(self.checkpointed_end.load(Ordering::Acquire))
     }
 
-    /// Whether its records are in memory only.
+    /// Whether its records are in memory only. Fixed at creation.
     pub(crate) fn is_in_memory(&self) -> bool {
-        matches!(self.settings.load().storage, Storage::Memory { .. })
+        self.memory_bytes_max.is_some()
     }
 
     pub(crate) fn log_start(&self) -> Offset {
@@ -170,14 +177,14 @@ impl TopicInner {
         {
             let mut tail = self.tail();
             tail.push(bytes, next_offset, append_time, rolls);
-            if let Storage::Memory { bytes_max } = self.settings.load().storage {
-                let dropped = tail.drop_beyond(bytes_max);
+            if let Some(bytes_max) = self.memory_bytes_max {
+                let (dropped, _) = tail.drop_beyond(bytes_max);
                 self.context.counters.tail_bytes.sub(dropped);
                 self.log_start.fetch_max(tail.first_offset().0, Ordering::AcqRel);
             }
         }
         self.context.counters.tail_bytes.add(length);
-        self.bytes_appended.add(length);
+        self.bytes_appended.add_alone(length);
         self.log_end.store(next_offset.0, Ordering::Release);
     }
 
@@ -193,7 +200,7 @@ impl TopicInner {
         {
             let mut tail = self.tail();
             if self.is_in_memory() {
-                let dropped = tail.drop_below(offset);
+                let (dropped, _) = tail.drop_below(offset);
                 self.context.counters.tail_bytes.sub(dropped);
             }
             if offset == tail.head.next_offset {
@@ -225,9 +232,16 @@ impl TopicInner {
     /// Takes segments that hold nothing but trimmed records out of the list; returns them.
     pub(crate) fn forget_trimmed(&self) -> Vec<Arc<Segment>> {
         let log_start = self.log_start();
-        let active = self.head().active.map(|active| active.base_offset);
+        let (active, awaited) = {
+            let tail = self.tail();
+            // Its end may still be on its way to it, in the tail.
+            let awaited = tail.find(log_start).map(|batch| batch.segment);
+            (tail.head.active.map(|active| active.base_offset), awaited)
+        };
         let is_trimmed = |segment: &Arc<Segment>| {
-            segment.next_offset() <= log_start && Some(segment.base_offset) != active
+            segment.next_offset() <= log_start
+                && Some(segment.base_offset) != active
+                && awaited.is_none_or(|awaited| segment.base_offset < awaited)
         };
         let trimmed: Vec<_> = self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect();
         if !trimmed.is_empty() {
