@@ -146,6 +146,9 @@ pub struct Retention {
 }
 
 /// Key compaction: of each key only the latest records stay. Records without a key always stay.
+///
+/// It looks at sealed segments only, and runs by itself when at least half of their bytes are new since the last run,
+/// or when tombstones that it left have become old enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compaction {
     /// How many records of each key stay. 1; 1 to 1,000,000.

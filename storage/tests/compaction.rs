@@ -193,9 +193,13 @@ impl Rig {
 
     /// Where the active segment starts, after a checkpoint.
     fn active_from(&self) -> u64 {
-        let Some(last) = self.segments().pop() else { return 0 };
-        last.file_name().unwrap().to_str().unwrap()[..20].parse().unwrap()
+        self.segments().last().map_or(0, |path| base_offset(path))
     }
+}
+
+/// The base offset in the name of a segment file.
+fn base_offset(path: &Path) -> u64 {
+    path.file_name().unwrap().to_str().unwrap()[..20].parse().unwrap()
 }
 
 fn append(topic: &Topic, records: &[Record]) {
@@ -526,6 +530,9 @@ fn segments_that_are_trimmed_while_they_are_rewritten_do_not_come_back() {
         rig.disk.when_rewritten(move || trimmed.trim(Offset(trim_to)).unwrap());
         topic.compact().unwrap();
         assert!(rig.disk.has_fired());
+        let bases: Vec<u64> = rig.segments().iter().map(|path| base_offset(path)).collect();
+        assert!(bases.windows(2).all(|pair| pair[1] > trim_to), "{bases:?} when trimmed to {trim_to}");
+        assert!(trim_to < 300 || bases.is_empty(), "{bases:?}");
         let stays = |record: &&StoredRecord| record.offset().0 >= trim_to;
         let records: Vec<_> = records.iter().filter(stays).cloned().collect();
         let must: BTreeSet<_> =
@@ -573,7 +580,7 @@ fn closing_the_store_ends_a_run_and_waits_for_it() {
     append_keys(&topic, (0..100).map(|n| n % 3));
     rig.store.sync().unwrap();
     let records = all(&topic);
-    let (store, probe) = (rig.store.clone(), topic.clone());
+    let (store, probe, dir) = (rig.store.clone(), topic.clone(), rig.dir.path().to_owned());
     let (sender, closer) = std::sync::mpsc::channel();
     rig.disk.when_rewritten(move || {
         sender.send(std::thread::spawn(move || store.close())).unwrap();
@@ -582,6 +589,12 @@ fn closing_the_store_ends_a_run_and_waits_for_it() {
             || !matches!(probe.append(&[Record::new("x")]), Err(Error::Closed))
         {
             std::thread::yield_now();
+        }
+        // However long the run takes from here, nobody else gets the directory.
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_millis(200) {
+            let error = Store::open(&dir).unwrap_err();
+            assert!(matches!(error, Error::Locked { .. }), "{error}");
         }
     });
     let error = topic.compact().unwrap_err();
@@ -713,7 +726,7 @@ fn a_topic_that_is_set_to_be_compacted_is_compacted_by_itself() {
 }
 
 #[test]
-fn records_that_no_segment_holds_yet_do_not_make_others_go() {
+fn what_is_appended_during_a_run_neither_goes_nor_makes_others_go() {
     let rig = Rig::new();
     let topic = rig.topic(NO_AGE);
     append_keys(&topic, (0..100).map(|n| n % 3));
@@ -727,6 +740,32 @@ fn records_that_no_segment_holds_yet_do_not_make_others_go() {
     assert_eq!(report.keys, 3);
     let found = offsets(&all(&topic));
     assert_eq!(found[found.len() - 6..], [97, 98, 99, 100, 101, 102]);
+}
+
+#[test]
+fn a_run_reads_no_faster_than_it_may_and_can_be_cancelled_while_it_waits() {
+    let rig = Rig::new();
+    let bytes_per_second_max = 64 << 10;
+    let topic = rig.topic(Compaction { bytes_per_second_max, ..NO_AGE });
+    append_keys(&topic, (0..200).map(|n| n % 3));
+    let options = CompactOptions { dry_run: true, ..CompactOptions::default() };
+    let control = CompactionControl::new();
+    let report = topic.compact_with(&options, &control).unwrap();
+    let progress = control.progress();
+    assert_eq!((progress.bytes_read, progress.bytes_to_read), (report.bytes_read, report.bytes_read));
+    assert!(report.bytes_read > 20_000, "{report:?}");
+    assert!(report.duration.as_secs_f64() > report.bytes_read as f64 / bytes_per_second_max as f64 - 0.001);
+    let control = CompactionControl::new();
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| topic.compact_with(&options, &control));
+        while control.progress().bytes_read == 0 {
+            std::thread::yield_now();
+        }
+        control.cancel();
+        let error = run.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Cancelled { what: "compaction" }), "{error}");
+    });
+    assert!(control.progress().bytes_read < report.bytes_read);
 }
 
 #[test]

@@ -1,6 +1,10 @@
-//! Power cuts and kills at every disk operation of compaction, and of what goes on around it.
+//! Power cuts and failures at every disk operation of compaction, and of what goes on around it.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "a test may, but helpers of integration tests are not seen as tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may, but helpers of integration tests are not seen as tests"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,9 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quipu_storage::clock::Clock;
+use quipu_storage::disk::Disk;
 use quipu_storage::{
     Codec, Compaction, Offset, Record, Start, Store, StoreSettings, Timestamp, Topic, TopicSettings,
 };
+use quipu_storage::{Error, ErrorKind};
+use quipu_tests::faulty::{Fault, FaultyDisk};
 use quipu_tests::rng::Rng;
 use quipu_tests::sim::{CrashMode, SimDisk};
 
@@ -25,6 +32,10 @@ impl Clock for Standing {
 }
 
 fn open(disk: &SimDisk, clock: &Arc<Standing>) -> quipu_storage::Result<Store> {
+    open_on(Arc::new(disk.clone()), clock)
+}
+
+fn open_on(disk: Arc<dyn Disk>, clock: &Arc<Standing>) -> quipu_storage::Result<Store> {
     let settings = StoreSettings {
         journal_file_bytes: 64 << 10,
         journal_bytes_max: 256 << 10,
@@ -34,7 +45,16 @@ fn open(disk: &SimDisk, clock: &Arc<Standing>) -> quipu_storage::Result<Store> {
         ..StoreSettings::default()
     };
     let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
-    Store::builder().settings(settings).disk(Arc::new(disk.clone())).clock(clock).open("/store")
+    Store::builder().settings(settings).disk(disk).clock(clock).open("/store")
+}
+
+fn settings(codec: Codec) -> TopicSettings {
+    let compaction = Compaction {
+        tombstone_age_max: Duration::from_secs(10),
+        bytes_per_second_max: 0,
+        ..Compaction::default()
+    };
+    TopicSettings { segment_bytes_max: 4096, codec, compaction: Some(compaction), ..TopicSettings::default() }
 }
 
 /// What a reader sees.
@@ -97,23 +117,14 @@ fn append(topic: &Topic, numbers: std::ops::Range<u64>) {
     }
 }
 
+type Step = (&'static str, fn(&Store, &Topic, &Standing));
+
 /// Runs `steps` and cuts the power before each disk operation of each, in several ways.
-fn sweep(codec: Codec, steps: &[(&str, fn(&Store, &Topic, &Standing))]) {
+fn sweep(codec: Codec, steps: &[Step]) {
     let disk = SimDisk::new();
     let clock = Arc::new(Standing(AtomicU64::new(1_000_000)));
     let store = open(&disk, &clock).unwrap();
-    let compaction = Compaction {
-        tombstone_age_max: Duration::from_secs(10),
-        bytes_per_second_max: 0,
-        ..Compaction::default()
-    };
-    let settings = TopicSettings {
-        segment_bytes_max: 4096,
-        codec,
-        compaction: Some(compaction),
-        ..TopicSettings::default()
-    };
-    let topic = store.create_topic("t", settings).unwrap();
+    let topic = store.create_topic("t", settings(codec)).unwrap();
     append(&topic, 0..80);
     let mut cuts = 0;
     for (name, step) in steps {
@@ -203,4 +214,62 @@ fn what_was_compacted_may_be_compacted_again_and_trimmed_with_a_crash_at_any_ope
             ("trim all", |_, topic, _| topic.trim(topic.high_watermark()).unwrap()),
         ],
     );
+}
+
+#[test]
+fn a_failure_of_any_operation_of_compaction_loses_nothing_and_the_next_run_goes_on() {
+    const EIO: i32 = 5;
+    const ENOSPC: i32 = 28;
+    let clock = Arc::new(Standing(AtomicU64::new(1_000_000)));
+    let mut failed = 0;
+    for (nth, error) in (1..).flat_map(|nth| [(nth, EIO), (nth, ENOSPC)]) {
+        let sim = SimDisk::new();
+        let disk = FaultyDisk::over_sim(sim.clone());
+        let store = open_on(Arc::new(disk.clone()), &clock).unwrap();
+        let topic = store.create_topic("t", settings(Codec::None)).unwrap();
+        append(&topic, 0..80);
+        // So that what fails is compaction, or the small checkpoint that it begins with.
+        store.checkpoint().unwrap();
+        let before = Seen::of(&topic);
+        disk.forget_ops();
+        disk.fail(Fault::any(nth, error));
+        let outcome = topic.compact();
+        if disk.fault_count() == 0 {
+            assert!(nth > 20, "only {nth} operations");
+            break;
+        }
+        disk.heal();
+        println!(
+            "operation {nth} fails with {error}: {:?} {outcome:?}",
+            disk.ops().get(usize::try_from(nth).unwrap() - 1)
+        );
+        failed += u32::from(outcome.is_err());
+        let is_failed = matches!(&outcome, Err(error) if error.kind() == ErrorKind::Reopen);
+        assert_eq!(is_failed, store.stats().failure.is_some());
+        if is_failed {
+            assert!(matches!(topic.append(&[Record::new("x")]), Err(Error::StorageFailed { .. })));
+        } else {
+            let found = Seen::of(&topic);
+            found.check_between(&before, &found);
+            let report = topic.compact().unwrap();
+            assert!(report.is_complete && report.damaged.is_empty(), "{report:?}");
+            append(&topic, 80..81);
+        }
+        // What the compacted log comes to, from a store on which nothing failed.
+        let reference = SimDisk::new();
+        let good = open(&reference, &clock).unwrap();
+        let good = good.create_topic("t", settings(Codec::None)).unwrap();
+        append(&good, 0..80);
+        good.compact().unwrap();
+        let after = Seen::of(&good);
+        let crashed = sim.crash(&mut Rng::new(nth));
+        let recovered = open(&crashed, &clock).unwrap();
+        let found = Seen::of(&recovered.topic("t").unwrap());
+        if is_failed {
+            found.check_between(&before, &after);
+        } else {
+            assert_eq!(found, Seen::of(&topic));
+        }
+    }
+    assert!(failed > 20, "only {failed} runs failed");
 }

@@ -20,7 +20,7 @@ pub struct CompactionReport {
     pub is_dry_run: bool,
     /// Whether it came to its end. If not, the next run goes on where this one stopped.
     pub is_complete: bool,
-    /// Segments that could be compacted.
+    /// Segments that could be compacted, without those that were trimmed meanwhile.
     pub segments_before: u64,
     /// Segments in their place now.
     pub segments_after: u64,

@@ -218,7 +218,7 @@ impl Survey {
     ) -> Result<()> {
         let hasher = KeyHasher::default();
         let mut keys = Keys::new(keys_max);
-        let pass_bytes = self.segments.iter().map(|known| known.data_bytes).sum();
+        let pass_bytes = self.segments.iter().map(|known| known.data_bytes - HEADER_BYTES as u64).sum();
         while keys.next_pass() {
             report.passes += 1;
             pace.expect(pass_bytes);
@@ -379,7 +379,13 @@ impl Survey {
         for known in &self.segments {
             let Some(sealed) = known.sealed else { continue };
             match known.state {
-                State::Gone | State::Replaced => continue,
+                State::Replaced => continue,
+                State::Gone => {
+                    report.segments_before -= 1;
+                    report.bytes_before -= sealed.bytes;
+                    report.records_before -= sealed.record_count;
+                    continue;
+                }
                 State::Damaged => kept.damaged += known.going(),
                 State::Intact => kept.not_reached += known.going(),
             }

@@ -13,7 +13,7 @@
 //! | [`checkpoint`] | from the tails to synced segments, and journal files free again |
 //! | [`background`] | the threads that do that without being asked |
 //!
-//! Locks are taken in this order: checkpoint, flush of a topic, writer, tail of a topic.
+//! Locks are taken in this order: compacting, checkpoint, flush of a topic, writer, tail of a topic.
 
 pub(crate) mod append;
 pub(crate) mod background;
