@@ -235,7 +235,11 @@ impl Segment {
                 context.counters.damage_found.add(1);
                 let builder = self.scan(context, file_bytes)?;
                 let next_offset = self.next_offset();
-                let end = if builder.next_offset() == next_offset { builder.position() } else { file_bytes };
+                // Where compaction took out the last records, only the length of the file tells that none is missing.
+                let index_and_footer = (builder.entries().len() + FOOTER_BYTES) as u64;
+                let is_complete = builder.next_offset() == next_offset
+                    || builder.position() + index_and_footer == file_bytes;
+                let end = if is_complete { builder.position() } else { file_bytes };
                 *index = Index::Fixed(Bytes::copy_from_slice(builder.entries()));
                 self.data_bytes.store(end.max(HEADER_BYTES as u64), Ordering::Release);
             }
