@@ -172,3 +172,6 @@ impl Commit {
         state
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

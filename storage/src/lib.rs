@@ -9,6 +9,8 @@ pub mod dump;
 mod error;
 pub mod format;
 mod journal;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod paged;
 #[doc(hidden)]
 pub mod planted;

@@ -11,7 +11,6 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
@@ -25,7 +24,7 @@ use crate::format::segment::{
     FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, IndexEntry, index_crc, last_entry,
 };
 use crate::format::{ALIGNMENT, HeaderProblem, Invalid};
-use crate::sync::lock;
+use crate::sync::{AtomicU64, Ordering, lock};
 use crate::types::{Offset, Position, Timestamp, TopicName};
 
 /// How much is looked at in one go when batches are read one after the other.

@@ -95,3 +95,6 @@ impl Watch {
         self.waiting.fetch_sub(before - state.wakers.len(), Ordering::SeqCst);
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;
