@@ -166,3 +166,6 @@ impl Commit {
     #[cfg(loom)]
     fn gather(&self) {}
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

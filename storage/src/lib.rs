@@ -68,6 +68,8 @@ pub mod format;
 mod journal;
 mod live;
 mod log;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod paged;
 #[doc(hidden)]
 pub mod planted;

@@ -11,7 +11,6 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
@@ -25,7 +24,7 @@ use crate::format::segment::{
     FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, IndexEntry, index_crc, last_entry,
 };
 use crate::format::{ALIGNMENT, HeaderProblem, Invalid};
-use crate::sync::lock;
+use crate::sync::{AtomicU64, Ordering, lock};
 use crate::types::{Offset, Position, Timestamp, TopicName};
 
 /// How much is looked at in one go when batches are read one after the other.
@@ -280,7 +279,11 @@ impl Segment {
                 context.counters.damage_found.add(1);
                 let builder = self.scan(context, file_bytes)?;
                 let next_offset = self.next_offset();
-                let end = if builder.next_offset() == next_offset { builder.position() } else { file_bytes };
+                // Where compaction took out the last records, only the length of the file tells that none is missing.
+                let index_and_footer = (builder.entries().len() + FOOTER_BYTES) as u64;
+                let is_complete = builder.next_offset() == next_offset
+                    || builder.position() + index_and_footer == file_bytes;
+                let end = if is_complete { builder.position() } else { file_bytes };
                 *index = Index::Fixed(Bytes::copy_from_slice(builder.entries()));
                 self.data_bytes.store(end.max(HEADER_BYTES as u64), Ordering::Release);
             }

@@ -98,3 +98,6 @@ impl Watch {
         self.waiting.fetch_sub(before - wakers.registered.len(), Ordering::SeqCst);
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

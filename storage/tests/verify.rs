@@ -1,5 +1,7 @@
 //! Verifying: intact stores have no findings, and each kind of damage is named with topic, offsets, file and position.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs;
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
