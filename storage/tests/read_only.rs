@@ -1,4 +1,5 @@
 //! Reading a store beside its writer: in the same process, and in another one.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -343,6 +344,158 @@ fn a_reader_follows_a_busy_writer_that_is_opened_again_and_again() {
     writing.join().unwrap();
     assert_eq!(next, RUNS * PER_RUN);
     reader.refresh().unwrap();
+    assert!(reader.stats().damage.is_none());
+}
+
+/// The records of a busy store: what its readers may see without a word is that the beginning was trimmed.
+fn catch_up(cursor: &mut Cursor, next: &mut u64) {
+    loop {
+        match cursor.next_batch() {
+            Ok(Some(batch)) => *next += check(*next, batch.owned().into_iter()),
+            Ok(None) => return,
+            Err(Error::OffsetTrimmed { log_start_offset, .. }) => {
+                assert!(log_start_offset.0 > *next);
+                *next = log_start_offset.0;
+                cursor.seek(log_start_offset);
+            }
+            Err(error) => panic!("{error} at {next}"),
+        }
+    }
+}
+
+struct SetOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Release);
+    }
+}
+
+#[test]
+fn readers_fast_and_slow_go_along_with_a_writer_that_trims_and_makes_and_deletes_topics() {
+    const RECORDS: u64 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), busy());
+    let topic = store.create_topic("t", small_segments()).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let is_done = || done.load(std::sync::atomic::Ordering::Acquire);
+    std::thread::scope(|scope| {
+        let reading = |pause: u64| {
+            let path = dir.path();
+            let is_done = &is_done;
+            move || {
+                let reader = open_read_only(path, StoreSettings { background: pause == 0, ..quiet() });
+                let seen = reader.topic("t").unwrap();
+                let mut cursor = seen.cursor(Start::Earliest, Visibility::Synced).unwrap();
+                let mut next = cursor.next_offset().0;
+                loop {
+                    let is_last = is_done();
+                    if is_last || pause > 0 {
+                        // The slow one lets the writer use its journal again and again in between.
+                        let target = reader.stats().journal_position.0 + pause;
+                        let begun = Instant::now();
+                        while !is_last && !is_done() && begun.elapsed() < Duration::from_secs(30) {
+                            reader.refresh().unwrap();
+                            if reader.stats().journal_position.0 >= target {
+                                break;
+                            }
+                            std::thread::yield_now();
+                        }
+                        reader.refresh().unwrap();
+                    } else {
+                        cursor.wait(Some(Duration::from_millis(100))).unwrap();
+                    }
+                    catch_up(&mut cursor, &mut next);
+                    for topic in reader.topics() {
+                        let records =
+                            topic.read(Start::Earliest).and_then(|mut records| records.next().transpose());
+                        match records {
+                            Ok(_) | Err(Error::TopicNotFound { .. } | Error::OffsetTrimmed { .. }) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    if is_last {
+                        assert!(reader.stats().damage.is_none());
+                        return next;
+                    }
+                }
+            }
+        };
+        let readers = [0, 100 << 10, 1 << 20].map(|pause| scope.spawn(reading(pause)));
+        // Also when this thread panics: the readers must not wait for it.
+        let done = SetOnDrop(&done);
+        for n in 0..RECORDS {
+            append(&topic, n..n + 1, Durability::Written);
+            if n % 500 == 499 {
+                store.sync().unwrap();
+                topic.trim(Offset(n - 400)).unwrap();
+                let name = format!("other/{}", n / 500);
+                let other = store.create_topic(&name, small_segments()).unwrap();
+                append(&other, 0..20, Durability::Written);
+                if n % 1000 == 999 {
+                    store.delete_topic(&name).unwrap();
+                }
+            }
+        }
+        store.sync().unwrap();
+        drop(done);
+        for reader in readers {
+            assert_eq!(reader.join().unwrap(), RECORDS);
+        }
+    });
+}
+
+/// Where the writer of the test below finds its store.
+const WRITER_DIR: &str = "QUIPU_TEST_WRITER_DIR";
+
+#[test]
+#[ignore = "the writer of another test, which runs it in a process of its own and kills it"]
+fn writer_in_its_own_process() {
+    let Some(dir) = std::env::var_os(WRITER_DIR) else { return };
+    let store = open(Path::new(&dir), busy());
+    let topic = store.topic_or_create("t").unwrap();
+    let mut n = topic.log_end_offset().0;
+    loop {
+        let durability = if n.is_multiple_of(50) { Durability::Synced } else { Durability::Written };
+        append(&topic, n..n + 1, durability);
+        n += 1;
+    }
+}
+
+#[test]
+fn a_reader_follows_a_writer_in_another_process_that_is_killed_and_started_again() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path(), quiet()).create_topic("t", small_segments()).unwrap();
+    let reader = open_read_only(dir.path(), StoreSettings::default());
+    let mut cursor = reader.topic("t").unwrap().cursor(Start::Earliest, Visibility::Synced).unwrap();
+    let mut next = 0;
+    for _ in 0..4 {
+        let mut writer = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "writer_in_its_own_process"])
+            .env(WRITER_DIR, dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        let target = next + 3000;
+        while next < target && begun.elapsed() < Duration::from_secs(60) {
+            cursor.wait(Some(Duration::from_millis(100))).unwrap();
+            while let Some(batch) = cursor.next_batch().unwrap() {
+                next += check(next, batch.owned().into_iter());
+            }
+        }
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        assert!(next >= target, "the writer in the other process got nowhere: {next}, {:?}", reader.stats());
+    }
+    // What was shown is what the next writer finds.
+    let store = open(dir.path(), quiet());
+    let topic = store.topic("t").unwrap();
+    assert!(topic.log_end_offset() >= Offset(next));
+    assert_eq!(check(0, topic.read(Start::Earliest).unwrap()), topic.log_end_offset().0);
+    reader.refresh().unwrap();
+    next += check(next, reader.topic("t").unwrap().read(Offset(next)).unwrap());
+    assert_eq!(topic.log_end_offset(), Offset(next));
     assert!(reader.stats().damage.is_none());
 }
 
