@@ -22,7 +22,7 @@ use crate::format::record::RecordView;
 use crate::segment::{Found, Segment, SegmentReader};
 use crate::store::visible_end;
 use crate::topic::TopicInner;
-use crate::types::{Offset, Timestamp, Uid};
+use crate::types::{Offset, Position, Timestamp, Uid};
 
 /// Where to start reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,6 +231,8 @@ impl Cursor {
     pub fn next_batch(&mut self) -> Result<Option<ReadBatch>> {
         let topic = Arc::clone(&self.topic.inner);
         loop {
+            // What a deleted topic had in memory is gone, and its files go.
+            topic.check_alive()?;
             let log_start_offset = topic.log_start();
             if self.next < log_start_offset {
                 return Err(Error::OffsetTrimmed {
@@ -240,10 +242,9 @@ impl Cursor {
                 });
             }
             if self.next >= self.visible_end() {
-                topic.check_alive()?;
                 return Ok(None);
             }
-            if let Some(batch) = self.step(&topic)? {
+            if let Some(batch) = self.step(&topic).or_else(|error| topic.check_alive().and(Err(error)))? {
                 let counters = &topic.context.counters;
                 counters.batches_read.add(1);
                 counters.records_read.add(u64::from(batch.header().record_count));
@@ -306,7 +307,7 @@ impl Cursor {
         let segments = topic.segments();
         let number = segments.partition_point(|segment| segment.base_offset <= self.next);
         let Some(segment) = number.checked_sub(1).map(|number| &segments[number]) else {
-            return Ok(None);
+            return self.nowhere(topic);
         };
         if self.next >= segment.next_offset() {
             return match segments.get(number) {
@@ -315,7 +316,7 @@ impl Cursor {
                     self.next = behind.base_offset;
                     Ok(None)
                 }
-                _ => Ok(None),
+                _ => self.nowhere(topic),
             };
         }
         let position = segment
@@ -326,6 +327,22 @@ impl Cursor {
             Err(Error::Io { .. }) if !is_listed(topic, segment) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The next offset was not in the tail, and then it was in no segment. So it was removed meanwhile, or lost.
+    fn nowhere(&self, topic: &TopicInner) -> Result<Option<Place>> {
+        if self.next < topic.log_start() || topic.check_alive().is_err() {
+            return Ok(None);
+        }
+        topic.context.counters.damage_found.add(1);
+        let end = topic.tail().first_offset().max(self.next + 1);
+        Err(Error::Corrupt {
+            topic: topic.name.clone(),
+            offsets: self.next..end,
+            path: topic.dir.clone(),
+            position: Position::ZERO,
+            detail: "no segment holds them",
+        })
     }
 
     /// Blocks until there is a next record, or the time is up; says whether there is one. `None`: for ever.
@@ -481,6 +498,7 @@ impl Backwards {
     pub fn previous_batch(&mut self) -> Result<Option<ReadBatch>> {
         let topic = Arc::clone(&self.topic.inner);
         loop {
+            topic.check_alive()?;
             let from = topic.log_start();
             if self.before <= from {
                 return Ok(None);
@@ -507,7 +525,7 @@ impl Backwards {
                     };
                     match self.last_below(&topic.context, segment) {
                         Err(Error::Io { .. }) if !is_listed(&topic, segment) => continue,
-                        outcome => outcome?,
+                        outcome => outcome.or_else(|error| topic.check_alive().and(Err(error)))?,
                     }
                     .or_else(|| {
                         self.before = segment.base_offset;
