@@ -62,6 +62,16 @@ struct Active {
     is_unsynced: bool,
 }
 
+impl Active {
+    /// It is about to be written to.
+    fn mark_unsynced(&mut self, unsynced: &mut Vec<(Arc<dyn File>, PathBuf)>) {
+        if !self.is_unsynced {
+            self.is_unsynced = true;
+            unsynced.push((Arc::clone(&self.file), self.segment.path.clone()));
+        }
+    }
+}
+
 impl Flush {
     pub(crate) fn new(state: &TopicState) -> Self {
         Self {
@@ -174,10 +184,7 @@ impl TopicInner {
             let crc: [u8; 4] = batch.bytes[..4].try_into().expect("a header has four bytes");
             headers.push((header, crc));
         }
-        if !active.is_unsynced {
-            active.is_unsynced = true;
-            flush.unsynced.push((Arc::clone(&active.file), active.segment.path.clone()));
-        }
+        active.mark_unsynced(&mut flush.unsynced);
         active
             .file
             .write_at(&parts, start)
@@ -216,7 +223,9 @@ impl TopicInner {
             flush.resume = None;
             return self.activate(flush, base_offset);
         }
-        if let Some(active) = &flush.active {
+        if let Some(active) = &mut flush.active {
+            // A checkpoint may have synced its batches already.
+            active.mark_unsynced(&mut flush.unsynced);
             self.seal(active)?;
             flush.active = None;
         }
