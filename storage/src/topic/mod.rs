@@ -78,7 +78,14 @@ impl TopicInner {
             let path = dir.join(file_name(sealed.base_offset, sealed.rewrites));
             Arc::new(Segment::new(path, state.name.clone(), seed, capacity, sealed, is_sealed))
         };
-        let mut segments: Vec<_> = state.sealed.iter().map(|sealed| open(sealed, true)).collect();
+        // One that is trimmed may have been removed since, without a further word in the journal.
+        let is_trimmed = |sealed: &&SealedSegment| sealed.next_offset <= state.log_start_offset;
+        let mut segments: Vec<_> = state
+            .sealed
+            .iter()
+            .filter(|sealed| !is_trimmed(sealed))
+            .map(|sealed| open(sealed, true))
+            .collect();
         if let Some(active) = state.active.filter(|active| active.bytes > HEADER_BYTES as u64) {
             let unsealed = SealedSegment {
                 base_offset: active.base_offset,
@@ -206,15 +213,21 @@ impl TopicInner {
         });
     }
 
-    /// Takes segments that hold nothing but trimmed records out of the list; returns them.
+    /// Takes segments that hold nothing but trimmed records out of the list; returns them. What is still on its way to
+    /// a segment counts: if any of it is not trimmed, the segment stays.
     pub(crate) fn forget_trimmed(&self) -> Vec<Arc<Segment>> {
         let log_start = self.log_start();
-        let active = self.head().active.map(|active| active.base_offset);
-        let is_trimmed = |segment: &Arc<Segment>| {
-            segment.next_offset() <= log_start && Some(segment.base_offset) != active
+        let trimmed: Vec<_> = {
+            let tail = self.tail();
+            let active = tail.head.active.map(|active| active.base_offset);
+            let is_trimmed = |segment: &Arc<Segment>| {
+                let end = tail.segment_end(segment.base_offset).unwrap_or(segment.next_offset());
+                end <= log_start && Some(segment.base_offset) != active
+            };
+            self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect()
         };
-        let trimmed: Vec<_> = self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect();
         if !trimmed.is_empty() {
+            let is_trimmed = |segment: &Arc<Segment>| trimmed.iter().any(|gone| Arc::ptr_eq(gone, segment));
             self.update_segments(|segments| segments.retain(|segment| !is_trimmed(segment)));
         }
         trimmed

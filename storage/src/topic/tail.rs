@@ -106,6 +106,13 @@ impl Tail {
         self.batches.get(number.checked_sub(1)?)
     }
 
+    /// One past the last offset here that belongs to the segment with this base offset, if any does.
+    pub(crate) fn segment_end(&self, base_offset: Offset) -> Option<Offset> {
+        let behind = self.batches.partition_point(|batch| batch.segment <= base_offset);
+        let last = self.batches.get(behind.checked_sub(1)?)?;
+        (last.segment == base_offset).then_some(last.next_offset)
+    }
+
     /// The first batch appended at `time` or later.
     pub(crate) fn find_time(&self, time: Timestamp) -> Option<&TailBatch> {
         let number = self.batches.partition_point(|batch| batch.append_time < time);
