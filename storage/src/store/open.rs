@@ -449,7 +449,9 @@ impl<'a> Recovering<'a> {
                     }
                 }
                 Change::TopicDeleted { topic } => {
-                    self.topics.remove(&topic);
+                    if let Some(topic) = self.topics.remove(&topic) {
+                        topic.drop_tail();
+                    }
                     self.deleted.push(topic);
                 }
                 Change::Trimmed { topic, log_start_offset } => {

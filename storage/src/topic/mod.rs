@@ -162,14 +162,23 @@ impl TopicInner {
             let mut tail = self.tail();
             tail.push(bytes, next_offset, append_time, rolls);
             if let Storage::Memory { bytes_max } = self.settings.load().storage {
-                let dropped = tail.drop_beyond(bytes_max);
-                self.context.counters.tail_bytes.sub(dropped);
+                // It has a bound of its own, and waits for no segment.
+                tail.drop_beyond(bytes_max);
                 self.log_start.fetch_max(tail.first_offset().0, Ordering::AcqRel);
+            } else {
+                self.context.counters.tail_bytes.add(length);
             }
         }
-        self.context.counters.tail_bytes.add(length);
         self.bytes_appended.add(length);
         self.log_end.store(next_offset.0, Ordering::Release);
+    }
+
+    /// Forgets what waits in memory: the topic was deleted. Nobody flushes it meanwhile.
+    pub(crate) fn drop_tail(&self) {
+        let dropped = self.tail().drop_below(Offset::MAX);
+        if !self.is_in_memory() {
+            self.context.counters.tail_bytes.sub(dropped);
+        }
     }
 
     /// What is below `offset` is synced: readers may see it.
@@ -184,8 +193,7 @@ impl TopicInner {
         {
             let mut tail = self.tail();
             if self.is_in_memory() {
-                let dropped = tail.drop_below(offset);
-                self.context.counters.tail_bytes.sub(dropped);
+                tail.drop_below(offset);
             }
             if offset == tail.head.next_offset {
                 // Nothing is left in the active segment: the next batch starts a new one, and this one can go.
