@@ -5,10 +5,15 @@
 //! - [`faulty::FaultyDisk`] counts and records every operation of the disk below it, and fails chosen ones.
 //! - [`lying::LyingDisk`] breaks a promise on purpose, so that a harness can prove that it would notice.
 //!
+//! And what is done with them:
+//!
+//! - [`model`] holds the store against a plain model, in random sequences with closes, kills and power cuts.
+//!
 //! All chance comes from a seeded [`rng::Rng`]: a failing test prints its seed and is repeated by it.
 #![forbid(unsafe_code)]
 
 pub mod faulty;
 pub mod lying;
+pub mod model;
 pub mod rng;
 pub mod sim;
