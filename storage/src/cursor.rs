@@ -22,7 +22,7 @@ use crate::format::record::RecordView;
 use crate::segment::{Found, Segment, SegmentReader};
 use crate::store::visible_end;
 use crate::topic::TopicInner;
-use crate::types::{Offset, Timestamp, Uid};
+use crate::types::{Offset, Position, Timestamp, Uid};
 
 /// Keeps a store open, and looks for what another process has done to it.
 pub(crate) trait Owner: fmt::Debug + Send + Sync {
@@ -285,6 +285,8 @@ impl Cursor {
         let mut looks = 0;
         loop {
             let version = self.topic.owner.version();
+            // What a deleted topic had in memory is gone, and its files go.
+            topic.check_alive()?;
             let log_start_offset = topic.log_start();
             if self.next < log_start_offset {
                 return Err(Error::OffsetTrimmed {
@@ -294,7 +296,6 @@ impl Cursor {
                 });
             }
             if self.next >= self.visible_end() {
-                topic.check_alive()?;
                 self.report_counts();
                 self.place = None;
                 self.reader.release();
@@ -302,12 +303,8 @@ impl Cursor {
             }
             let found = match self.step(&topic) {
                 Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => None,
-                outcome => outcome?,
+                outcome => outcome.or_else(|error| topic.check_alive().and(Err(error)))?,
             };
-            if found.is_none() {
-                // What a deleted topic had in its tail is nowhere any more: it must not be looked for for ever.
-                topic.check_alive()?;
-            }
             if let Some(batch) = found {
                 self.counted.batches += 1;
                 self.counted.records += u64::from(batch.header().record_count);
@@ -391,7 +388,7 @@ impl Cursor {
         let segments = topic.segments();
         let number = segments.partition_point(|segment| segment.base_offset <= self.next);
         let Some(segment) = number.checked_sub(1).map(|number| &segments[number]) else {
-            return Ok(None);
+            return self.nowhere(topic);
         };
         if self.next >= segment.next_offset() {
             return match segments.get(number) {
@@ -400,7 +397,7 @@ impl Cursor {
                     self.next = behind.base_offset;
                     Ok(None)
                 }
-                _ => Ok(None),
+                _ => self.nowhere(topic),
             };
         }
         let position = segment
@@ -411,6 +408,22 @@ impl Cursor {
             Err(Error::Io { .. }) if !is_listed(topic, segment) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The next offset was not in the tail, and then it was in no segment. So it was removed meanwhile, or lost.
+    fn nowhere(&self, topic: &TopicInner) -> Result<Option<Place>> {
+        if self.next < topic.log_start() || topic.check_alive().is_err() {
+            return Ok(None);
+        }
+        topic.context.counters.damage_found.add(1);
+        let end = topic.tail().first_offset().max(self.next + 1);
+        Err(Error::Corrupt {
+            topic: topic.name.clone(),
+            offsets: self.next..end,
+            path: topic.dir.clone(),
+            position: Position::ZERO,
+            detail: "no segment holds them",
+        })
     }
 
     /// Blocks until there is a next record, or the time is up; says whether there is one. `None`: for ever.
@@ -598,6 +611,7 @@ impl Backwards {
         let mut looks = 0;
         loop {
             let version = self.topic.owner.version();
+            topic.check_alive()?;
             let from = topic.log_start();
             if self.before <= from {
                 return Ok(None);
@@ -630,7 +644,7 @@ impl Backwards {
                     match self.last_below(&topic.context, segment) {
                         Err(Error::Io { .. }) if !is_listed(&topic, segment) => continue,
                         Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => continue,
-                        outcome => outcome?,
+                        outcome => outcome.or_else(|error| topic.check_alive().and(Err(error)))?,
                     }
                     .or_else(|| {
                         self.before = segment.base_offset;

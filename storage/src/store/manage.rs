@@ -130,8 +130,7 @@ impl Store {
         let mut flush = topic.flush.lock().expect("no panic under this lock");
         flush.take_unsynced();
         flush.close_file();
-        let (waiting, _) = topic.tail().drop_below(Offset::MAX);
-        inner.context.counters.tail_bytes.sub(waiting);
+        topic.drop_tail();
         drop(flush);
         inner.writer().deleted.push(topic.id);
         Ok(())

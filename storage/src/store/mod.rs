@@ -35,6 +35,7 @@ use crate::format::frame::FrameBuilder;
 use crate::journal::Journal;
 use crate::journal::recovery::JournalEnd;
 use crate::live::Teller;
+use crate::retention::RetentionReport;
 use crate::stats::StoreStats;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, TopicId, TopicName};
@@ -223,6 +224,15 @@ impl Store {
     pub fn checkpoint(&self) -> Result<()> {
         self.handle.inner.context.check_writable()?;
         self.handle.inner.checkpoint()
+    }
+
+    /// Removes what each topic's retention lets go, and reports it. Happens by itself as well.
+    ///
+    /// # Errors
+    /// The first that was met; topics that could be handled were.
+    pub fn run_retention(&self) -> Result<Vec<RetentionReport>> {
+        self.handle.inner.context.check_writable()?;
+        self.handle.inner.run_retention()
     }
 
     /// Closes the store: no appends from now on, everything synced, a checkpoint. Readers may go on.

@@ -83,7 +83,14 @@ impl TopicInner {
             let path = dir.join(file_name(sealed.base_offset, sealed.rewrites));
             Arc::new(Segment::new(path, state.name.clone(), seed, capacity, sealed, is_sealed))
         };
-        let mut segments: Vec<_> = state.sealed.iter().map(|sealed| open(sealed, true)).collect();
+        // One that is trimmed may have been removed since, without a further word in the journal.
+        let is_trimmed = |sealed: &&SealedSegment| sealed.next_offset <= state.log_start_offset;
+        let mut segments: Vec<_> = state
+            .sealed
+            .iter()
+            .filter(|sealed| !is_trimmed(sealed))
+            .map(|sealed| open(sealed, true))
+            .collect();
         if let Some(active) = state.active.filter(|active| active.bytes > HEADER_BYTES as u64) {
             let unsealed = SealedSegment {
                 base_offset: active.base_offset,
@@ -178,14 +185,23 @@ impl TopicInner {
             let mut tail = self.tail();
             tail.push(bytes, next_offset, append_time, rolls);
             if let Some(bytes_max) = self.memory_bytes_max {
-                let (dropped, _) = tail.drop_beyond(bytes_max);
-                self.context.counters.tail_bytes.sub(dropped);
+                // It has a bound of its own, and waits for no segment.
+                drop(tail.drop_beyond(bytes_max));
                 self.log_start.fetch_max(tail.first_offset().0, Ordering::AcqRel);
+            } else {
+                self.context.counters.tail_bytes.add(length);
             }
         }
-        self.context.counters.tail_bytes.add(length);
         self.bytes_appended.add_alone(length);
         self.log_end.store(next_offset.0, Ordering::Release);
+    }
+
+    /// Forgets what waits in memory: the topic was deleted. Nobody flushes it meanwhile.
+    pub(crate) fn drop_tail(&self) {
+        let (dropped, _) = self.tail().drop_below(Offset::MAX);
+        if !self.is_in_memory() {
+            self.context.counters.tail_bytes.sub(dropped);
+        }
     }
 
     /// What is below `offset` is synced: readers may see it.
@@ -200,8 +216,7 @@ impl TopicInner {
         {
             let mut tail = self.tail();
             if self.is_in_memory() {
-                let (dropped, _) = tail.drop_below(offset);
-                self.context.counters.tail_bytes.sub(dropped);
+                drop(tail.drop_below(offset));
             }
             if offset == tail.head.next_offset {
                 // Nothing is left in the active segment: the next batch starts a new one, and this one can go.
@@ -229,22 +244,21 @@ impl TopicInner {
         });
     }
 
-    /// Takes segments that hold nothing but trimmed records out of the list; returns them.
+    /// Takes segments that hold nothing but trimmed records out of the list; returns them. What is still on its way to
+    /// a segment counts: if any of it is not trimmed, the segment stays.
     pub(crate) fn forget_trimmed(&self) -> Vec<Arc<Segment>> {
         let log_start = self.log_start();
-        let (active, awaited) = {
+        let trimmed: Vec<_> = {
             let tail = self.tail();
-            // Its end may still be on its way to it, in the tail.
-            let awaited = tail.find(log_start).map(|batch| batch.segment);
-            (tail.head.active.map(|active| active.base_offset), awaited)
+            let active = tail.head.active.map(|active| active.base_offset);
+            let is_trimmed = |segment: &Arc<Segment>| {
+                let end = tail.segment_end(segment.base_offset).unwrap_or(segment.next_offset());
+                end <= log_start && Some(segment.base_offset) != active
+            };
+            self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect()
         };
-        let is_trimmed = |segment: &Arc<Segment>| {
-            segment.next_offset() <= log_start
-                && Some(segment.base_offset) != active
-                && awaited.is_none_or(|awaited| segment.base_offset < awaited)
-        };
-        let trimmed: Vec<_> = self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect();
         if !trimmed.is_empty() {
+            let is_trimmed = |segment: &Arc<Segment>| trimmed.iter().any(|gone| Arc::ptr_eq(gone, segment));
             self.update_segments(|segments| segments.retain(|segment| !is_trimmed(segment)));
         }
         trimmed
