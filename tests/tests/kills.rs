@@ -33,9 +33,9 @@ fn a_store_killed_again_and_again_loses_nothing_that_was_written() {
     let (mut appends, mut while_at_work) = (0, 0);
     for run in 0..kills {
         // From right after the start to well within checkpoints and retention.
-        let most = if rng.chance(30) { 25_000 } else { 5_000 };
-        let micros = rng.below(most);
-        let lines = killed_after(&dir, run, seed, Duration::from_micros(micros));
+        let most = if rng.chance(30) { 600 } else { 100 };
+        let (lines, micros) = (rng.below(most), rng.below(2_000));
+        let lines = killed_after(&dir, run, seed, lines, Duration::from_micros(micros));
         while_at_work += u16::from(lines.len() > 10);
         lines.iter().for_each(|line| acks.take(line).unwrap());
         match check(&dir, &acks, Survived::Kill) {
@@ -47,8 +47,8 @@ fn a_store_killed_again_and_again_loses_nothing_that_was_written() {
     assert!(appends > u64::from(kills) * 10, "only {appends} appends in all");
 }
 
-/// Starts a run, kills it some time after its first acknowledgement, and returns all of them.
-fn killed_after(dir: &Path, run: u16, seed: u64, time: Duration) -> Vec<String> {
+/// Starts a run, kills it some time after so many acknowledgements, and returns all of them.
+fn killed_after(dir: &Path, run: u16, seed: u64, lines: u64, time: Duration) -> Vec<String> {
     let mut child = Command::new(WORKLOAD)
         .args(["write", dir.to_str().unwrap(), "--scenario=mixed", "--count=1000000"])
         .args([format!("--run={run}"), format!("--seed={seed}")])
@@ -57,7 +57,9 @@ fn killed_after(dir: &Path, run: u16, seed: u64, time: Duration) -> Vec<String> 
         .unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut text = String::new();
-    out.read_line(&mut text).unwrap();
+    for _ in 0..=lines {
+        out.read_line(&mut text).unwrap();
+    }
     let rest = std::thread::spawn(move || {
         let mut rest = String::new();
         out.read_to_string(&mut rest).unwrap();

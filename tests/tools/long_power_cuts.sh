@@ -23,6 +23,9 @@ done
 scenarios=(append group roll checkpoint retention compaction mixed)
 each=$((images / (${#scenarios[@]} * 2 * ${#file_systems[@]}) + 1))
 
+# As it was when the programs were built.
+commit=$(git rev-parse --short=12 HEAD)
+git diff --quiet HEAD -- storage tests || commit="$commit, changed"
 begun=$(date +%s) sum=0 failures=0 acks=0 flushes=0
 value() { sed -n "s/.*\b$1=\([0-9]*\).*/\1/p" | tail -n 1; }
 for fs in "${file_systems[@]}"; do
@@ -34,10 +37,11 @@ for fs in "${file_systems[@]}"; do
             script="for run in \$(seq 0 $((runs - 1))); do
                 \$0 write \$1/store --scenario=$scenario --seed=$((seed % 4294967296)) --run=\$run --count=$steps $([ $runs = 1 ] || echo --no-close) || exit 1
             done"
+            code=0
             recorded=$("$work/crashdisk" record --work="$work/w" --fs="$fs" --log="$log" --acks-min=100 --flushes-min=20 \
                 -- sh -c "$script" "$work/workload" '{mnt}' 2>/dev/null) || code=$?
-            [ "${code:-0}" != 77 ] || exit 77
-            [ "${code:-0}" = 0 ] || { echo "$recorded" && exit 2; }
+            [ "$code" != 77 ] || exit 77
+            [ "$code" = 0 ] || { echo "$recorded" && exit 2; }
             code=0
             swept=$("$work/crashdisk" sweep --work="$work/w" --fs="${fs%:*}" --log="$log" --points="$each" --seed="$seed" \
                 --jobs="$jobs" --keep -- "$work/workload" check '{mnt}/store' '{acks}') || code=$?
@@ -51,8 +55,6 @@ for fs in "${file_systems[@]}"; do
     done
 done
 
-commit=$(git rev-parse --short=12 HEAD)
-git diff --quiet HEAD -- storage tests || commit="$commit, changed"
 names=${file_systems[*]}
 [ -f docs/evidence.md ] || printf '%s\n' '# Evidence' '' \
     'Long runs that are too long for CI, each appended by the script that made it.' '' \

@@ -84,7 +84,7 @@ fn append_until_refused(topic: &Topic, next: &mut u64) -> Error {
             Ok(()) => (*next, refused_since) = (*next + 1, None),
             Err(error) if error.kind() == ErrorKind::DiskFull => {
                 let since = refused_since.get_or_insert_with(std::time::Instant::now);
-                if since.elapsed().as_millis() > 300 {
+                if since.elapsed().as_millis() > 2000 {
                     return error;
                 }
                 std::thread::yield_now();

@@ -178,7 +178,7 @@ impl Plan {
         let temporary = |step: u32| format!("temp/{}.{}.{step}", name.run, name.thread);
         match (self.scenario, name.step % 16) {
             (Scenario::Mixed, 3) => Step::Create { topic: temporary(name.step) },
-            (Scenario::Mixed, 4..8) => {
+            (Scenario::Mixed, 4..=8) => {
                 let topic = temporary(name.step - name.step % 16 + 3);
                 self.append(name, &mut rng, Some(topic))
             }

@@ -71,8 +71,8 @@ impl Said {
     /// The value of the last `name=value` in the output or the errors.
     pub fn number(&self, name: &str) -> u64 {
         let words = self.out.split_whitespace().chain(self.err.split_whitespace());
-        let values = words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
-        values.last().unwrap_or_else(|| panic!("no {name}= in {self:?}"))
+        let mut values = words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
+        values.next_back().unwrap_or_else(|| panic!("no {name}= in {self:?}"))
     }
 }
 
