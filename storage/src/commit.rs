@@ -78,7 +78,7 @@ impl Commit {
                 self.is_running.store(false, Ordering::Release);
                 self.rounds.end();
             } else {
-                self.rounds.wait(round);
+                self.rounds.wait(round, None);
             }
         };
         self.waiting.fetch_sub(1, Ordering::AcqRel);
@@ -166,3 +166,6 @@ impl Commit {
     #[cfg(loom)]
     fn gather(&self) {}
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -22,7 +22,7 @@ use crate::format::record::RecordView;
 use crate::segment::{Found, Segment, SegmentReader};
 use crate::store::visible_end;
 use crate::topic::TopicInner;
-use crate::types::{Offset, Timestamp, Uid};
+use crate::types::{Offset, Position, Timestamp, Uid};
 
 /// Keeps a store open, and looks for what another process has done to it.
 pub(crate) trait Owner: fmt::Debug + Send + Sync {
@@ -102,6 +102,10 @@ pub struct ReadBatch {
 }
 
 impl ReadBatch {
+    pub(crate) fn new(batch: Batch, from: Offset, topic: Uid) -> Self {
+        Self { batch, from, topic }
+    }
+
     /// The batch, with records before [`from`](Self::from) perhaps.
     pub fn batch(&self) -> &Batch {
         &self.batch
@@ -281,6 +285,8 @@ impl Cursor {
         let mut looks = 0;
         loop {
             let version = self.topic.owner.version();
+            // What a deleted topic had in memory is gone, and its files go.
+            topic.check_alive()?;
             let log_start_offset = topic.log_start();
             if self.next < log_start_offset {
                 return Err(Error::OffsetTrimmed {
@@ -290,7 +296,6 @@ impl Cursor {
                 });
             }
             if self.next >= self.visible_end() {
-                topic.check_alive()?;
                 self.report_counts();
                 self.place = None;
                 self.reader.release();
@@ -298,12 +303,8 @@ impl Cursor {
             }
             let found = match self.step(&topic) {
                 Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => None,
-                outcome => outcome?,
+                outcome => outcome.or_else(|error| topic.check_alive().and(Err(error)))?,
             };
-            if found.is_none() {
-                // What a deleted topic had in its tail is nowhere any more: it must not be looked for for ever.
-                topic.check_alive()?;
-            }
             if let Some(batch) = found {
                 self.counted.batches += 1;
                 self.counted.records += u64::from(batch.header().record_count);
@@ -335,6 +336,14 @@ impl Cursor {
         {
             let Place { segment, position } = place;
             return match self.reader.read(segment, &topic.context, *position, self.next) {
+                Ok(Found::Batch(batch, _)) if batch.base_offset() > self.next && segment.rewrites == 0 => {
+                    // Only compaction leaves gaps.
+                    topic.context.counters.damage_found.add(1);
+                    let offsets = self.next..batch.base_offset();
+                    let error = segment.corrupt(offsets, *position, "the batches before it are missing");
+                    self.place = None;
+                    Err(error)
+                }
                 Ok(Found::Batch(batch, next_position)) => {
                     self.place = Some(Place { segment: Arc::clone(segment), position: next_position });
                     Ok(Some(batch))
@@ -379,7 +388,7 @@ impl Cursor {
         let segments = topic.segments();
         let number = segments.partition_point(|segment| segment.base_offset <= self.next);
         let Some(segment) = number.checked_sub(1).map(|number| &segments[number]) else {
-            return Ok(None);
+            return self.nowhere(topic);
         };
         if self.next >= segment.next_offset() {
             return match segments.get(number) {
@@ -388,7 +397,7 @@ impl Cursor {
                     self.next = behind.base_offset;
                     Ok(None)
                 }
-                _ => Ok(None),
+                _ => self.nowhere(topic),
             };
         }
         let position = segment
@@ -399,6 +408,22 @@ impl Cursor {
             Err(Error::Io { .. }) if !is_listed(topic, segment) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The next offset was not in the tail, and then it was in no segment. So it was removed meanwhile, or lost.
+    fn nowhere(&self, topic: &TopicInner) -> Result<Option<Place>> {
+        if self.next < topic.log_start() || topic.check_alive().is_err() {
+            return Ok(None);
+        }
+        topic.context.counters.damage_found.add(1);
+        let end = topic.tail().first_offset().max(self.next + 1);
+        Err(Error::Corrupt {
+            topic: topic.name.clone(),
+            offsets: self.next..end,
+            path: topic.dir.clone(),
+            position: Position::ZERO,
+            detail: "no segment holds them",
+        })
     }
 
     /// Blocks until there is a next record, or the time is up; says whether there is one. `None`: for ever.
@@ -502,25 +527,44 @@ impl Cursor {
             self.next = topic.log_start();
         }
         topic.check_files()?;
-        for segment in topic.segments().iter() {
-            let is_earlier = segment.sealed().is_some_and(|sealed| sealed.last_time < time);
-            if is_earlier || segment.next_offset() <= topic.log_start() {
-                continue;
-            }
-            let mut position = segment.seek_time(&topic.context, time)?;
-            let mut expected = segment.base_offset;
-            while let Found::Batch(batch, behind) =
-                self.reader.read(segment, &topic.context, position, expected)?
-            {
-                if batch.append_time() >= time {
-                    return Ok(batch.base_offset());
+        'again: loop {
+            for segment in topic.segments().iter() {
+                let is_earlier = segment.sealed().is_some_and(|sealed| sealed.last_time < time);
+                if is_earlier || segment.next_offset() <= topic.log_start() {
+                    continue;
                 }
-                position = behind;
-                expected = batch.next_offset();
+                match self.find_time_in(&topic, segment, time) {
+                    Ok(None) => {}
+                    Ok(Some(offset)) => return Ok(offset),
+                    // It was replaced or trimmed meanwhile.
+                    Err(Error::Io { .. }) if !is_listed(&topic, segment) => continue 'again,
+                    Err(error) => return Err(error),
+                }
             }
+            break;
         }
         let tail = topic.tail();
         Ok(tail.find_time(time).map_or(tail.head.next_offset, |batch| batch.base_offset))
+    }
+
+    fn find_time_in(
+        &mut self,
+        topic: &TopicInner,
+        segment: &Arc<Segment>,
+        time: Timestamp,
+    ) -> Result<Option<Offset>> {
+        let mut position = segment.seek_time(&topic.context, time)?;
+        let mut expected = segment.base_offset;
+        while let Found::Batch(batch, behind) =
+            self.reader.read(segment, &topic.context, position, expected)?
+        {
+            if batch.append_time() >= time {
+                return Ok(Some(batch.base_offset()));
+            }
+            position = behind;
+            expected = batch.next_offset();
+        }
+        Ok(None)
     }
 }
 
@@ -567,6 +611,7 @@ impl Backwards {
         let mut looks = 0;
         loop {
             let version = self.topic.owner.version();
+            topic.check_alive()?;
             let from = topic.log_start();
             if self.before <= from {
                 return Ok(None);
@@ -599,7 +644,7 @@ impl Backwards {
                     match self.last_below(&topic.context, segment) {
                         Err(Error::Io { .. }) if !is_listed(&topic, segment) => continue,
                         Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => continue,
-                        outcome => outcome?,
+                        outcome => outcome.or_else(|error| topic.check_alive().and(Err(error)))?,
                     }
                     .or_else(|| {
                         self.before = segment.base_offset;

@@ -64,10 +64,15 @@ mod compaction;
 mod context;
 mod cursor;
 pub mod disk;
+pub mod dump;
 mod error;
 pub mod format;
 mod journal;
 mod live;
+mod log;
+#[cfg(all(test, loom))]
+mod loom_tests;
+mod paged;
 #[doc(hidden)]
 pub mod planted;
 mod read_only;
@@ -80,14 +85,23 @@ mod sync;
 mod topic;
 mod topic_handle;
 mod types;
+pub mod verify;
 mod watch;
 
-pub use compaction::CompactionReport;
+pub use compaction::{
+    CompactOptions, CompactionControl, CompactionProgress, CompactionReport, DamagedRange, RecordsKept,
+    RecordsRemoved,
+};
 pub use cursor::{Backwards, Cursor, ReadBatch, Records, RecordsBackwards, Start, StoredRecord, Visibility};
 pub use error::{Error, ErrorKind, Result};
 pub use format::batch::Codec;
 pub use format::record::{Record, RecordView};
 pub use journal::recovery::JournalEnd;
+pub use log::open::LogBuilder;
+pub use log::read::{LogBackwards, LogCursor, LogRecords, LogRecordsBackwards};
+pub use log::recovery::LogRecovery;
+pub use log::settings::LogSettings;
+pub use log::{Log, LogStats};
 pub use read_only::{ReadOnlyStats, ReadOnlyStore, ReadOnlyTopic};
 pub use retention::{RetentionReason, RetentionReport};
 pub use settings::{Compaction, Durability, Retention, Storage, StoreSettings, TopicSettings};

@@ -11,7 +11,6 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
@@ -25,7 +24,7 @@ use crate::format::segment::{
     FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, IndexEntry, index_crc, last_entry,
 };
 use crate::format::{ALIGNMENT, HeaderProblem, Invalid};
-use crate::sync::lock;
+use crate::sync::{AtomicU64, Ordering, lock};
 use crate::types::{Offset, Position, Timestamp, TopicName};
 
 /// How much is looked at in one go when batches are read one after the other.
@@ -155,6 +154,25 @@ impl Segment {
         self.next_offset.store(next_offset.0, Ordering::Release);
     }
 
+    /// The index of a segment whose batches have been looked at.
+    pub(crate) fn continue_index(&self, index: IndexBuilder) {
+        *self.lock_index() = Index::Growing(Box::new(index));
+    }
+
+    /// A batch has been written at `position`, and gets an entry in the index.
+    pub(crate) fn index_batch(&self, position: u64, header: &BatchHeader, crc: &[u8]) {
+        if let Index::Growing(builder) = &mut *self.lock_index() {
+            builder.push_at(position, header, crc);
+        }
+    }
+
+    /// Batches have been written up to `position`; those that get an entry are in the index.
+    #[inline]
+    pub(crate) fn publish_end(&self, position: u64, next_offset: Offset) {
+        self.data_bytes.store(position, Ordering::Release);
+        self.next_offset.store(next_offset.0, Ordering::Release);
+    }
+
     /// Index and footer are in the file now.
     pub(crate) fn seal(&self, sealed: SealedSegment) {
         *self.sealed.lock().expect("no panic under this lock") = Some(sealed);
@@ -172,6 +190,23 @@ impl Segment {
     /// Where to begin to look for the first batch appended at `time` or later.
     pub(crate) fn seek_time(&self, context: &Context, time: Timestamp) -> Result<u64> {
         self.seek(context, |entry| entry.append_time < time)
+    }
+
+    /// Cuts what is written into pieces of about `bytes`, each a run of whole batches: where they start and the first
+    /// offset that can be there; and where the last one ends.
+    pub(crate) fn pieces(&self, context: &Context, bytes: u64) -> Result<(Vec<(u64, Offset)>, u64)> {
+        self.with_index(context, |index| {
+            let end = self.data_bytes.load(Ordering::Acquire);
+            let mut pieces = vec![(HEADER_BYTES as u64, self.base_offset)];
+            for number in 0..index.len() / INDEX_ENTRY_BYTES {
+                let entry = IndexEntry::at(index, number);
+                let begun = pieces.last().map_or(0, |(position, _)| *position);
+                if entry.position.0 >= begun + bytes && entry.position.0 < end {
+                    pieces.push((entry.position.0, entry.base_offset));
+                }
+            }
+            (pieces, end)
+        })
     }
 
     fn seek(&self, context: &Context, before: impl Fn(IndexEntry) -> bool) -> Result<u64> {
@@ -218,7 +253,14 @@ impl Segment {
             .map_err(|error| Error::io("open segment", &self.path, error))?;
         let io = |error| Error::io("read the footer of", &self.path, error);
         let file_bytes = file.len().map_err(io)?;
-        match self.check_footer(&*file, file_bytes).map_err(io)? {
+        let checked = match self.check_footer(&*file, file_bytes) {
+            // The batches may be readable all the same.
+            Err(error) if is_bad_sector(&error) => {
+                Err(HeaderProblem::Invalid(Invalid::new("the disk cannot read it", 0)))
+            }
+            checked => checked.map_err(io)?,
+        };
+        match checked {
             Ok((footer, entries)) => {
                 if let Some(entries) = entries {
                     *index = Index::Fixed(entries);
@@ -237,7 +279,11 @@ impl Segment {
                 context.counters.damage_found.add(1);
                 let builder = self.scan(context, file_bytes)?;
                 let next_offset = self.next_offset();
-                let end = if builder.next_offset() == next_offset { builder.position() } else { file_bytes };
+                // Where compaction took out the last records, only the length of the file tells that none is missing.
+                let index_and_footer = (builder.entries().len() + FOOTER_BYTES) as u64;
+                let is_complete = builder.next_offset() == next_offset
+                    || builder.position() + index_and_footer == file_bytes;
+                let end = if is_complete { builder.position() } else { file_bytes };
                 *index = Index::Fixed(Bytes::copy_from_slice(builder.entries()));
                 self.data_bytes.store(end.max(HEADER_BYTES as u64), Ordering::Release);
             }
@@ -278,7 +324,7 @@ impl Segment {
         let mut reader = SegmentReader::new();
         let mut position = HEADER_BYTES as u64;
         while position < end {
-            match reader.header(self, context, position, end)? {
+            match reader.readable_header(self, context, position, end)? {
                 Ok(header)
                     if header.base_offset >= builder.next_offset() && self.holds(&header, position, end) =>
                 {
@@ -317,7 +363,9 @@ impl Segment {
                 }
                 Ok(_) => at += ALIGNMENT as u64,
                 // A sector that cannot be read: go on behind its page.
-                Err(Error::Io { .. }) => at = (at + 1).next_multiple_of(HEAD_BYTES),
+                Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
+                    at = (at + 1).next_multiple_of(HEAD_BYTES);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -349,7 +397,7 @@ impl Segment {
         *self.map.lock().expect("no panic under this lock") = None;
     }
 
-    fn corrupt(&self, offsets: Range<Offset>, position: u64, detail: &'static str) -> Error {
+    pub(crate) fn corrupt(&self, offsets: Range<Offset>, position: u64, detail: &'static str) -> Error {
         Error::Corrupt {
             topic: self.topic.clone(),
             offsets,
@@ -357,6 +405,12 @@ impl Segment {
             position: Position(position),
             detail,
         }
+    }
+
+    /// The batches end before `offset`, which should be among them.
+    pub(crate) fn lost(&self, offset: Offset) -> Error {
+        let end = self.next_offset().max(offset + 1);
+        self.corrupt(offset..end, self.data_bytes.load(Ordering::Acquire), "the batches end early")
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -420,7 +474,7 @@ impl SegmentReader {
             Ok(Err(BodyProblem::Invalid(invalid))) => {
                 self.damage(segment, context, position..end, expected, invalid.detail)
             }
-            Err(Error::Io { .. }) => {
+            Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
                 self.damage(segment, context, position..end, expected, "the disk cannot read it")
             }
             Err(error) => Err(error),
@@ -440,7 +494,7 @@ impl SegmentReader {
         let end = segment.data_bytes.load(Ordering::Acquire);
         let mut expected = segment.base_offset;
         while position < end {
-            match self.header(segment, context, position, end)? {
+            match self.readable_header(segment, context, position, end)? {
                 Ok(header) if header.next_offset() > target => return Ok(position),
                 Ok(header) => {
                     expected = header.next_offset();
@@ -448,7 +502,7 @@ impl SegmentReader {
                 }
                 Err(_) => {
                     let Some(behind) = segment.next_intact(context, position, end, expected)? else { break };
-                    match self.header(segment, context, behind, end)? {
+                    match self.readable_header(segment, context, behind, end)? {
                         Ok(header) if header.base_offset <= target => position = behind,
                         _ => break,
                     }
@@ -470,7 +524,7 @@ impl SegmentReader {
         let behind = segment.next_intact(context, range.start, range.end, expected)?;
         let intact_from = match behind {
             None => segment.next_offset(),
-            Some(position) => match self.header(segment, context, position, range.end)? {
+            Some(position) => match self.readable_header(segment, context, position, range.end)? {
                 Ok(header) => header.base_offset,
                 Err(_) => segment.next_offset(),
             },
@@ -500,6 +554,22 @@ impl SegmentReader {
         self.fetch(segment, context, position, claimed, end)?;
         let whole = &self.window[self.within(position, claimed).unwrap_or_default()];
         Ok(BatchHeader::decode(whole, segment.seed))
+    }
+
+    /// The same; what the disk cannot read is as good as damaged.
+    fn readable_header(
+        &mut self,
+        segment: &Segment,
+        context: &Context,
+        position: u64,
+        end: u64,
+    ) -> Result<std::result::Result<BatchHeader, Invalid>> {
+        match self.header(segment, context, position, end) {
+            Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
+                Ok(Err(Invalid::new("the disk cannot read it", 0)))
+            }
+            outcome => outcome,
+        }
     }
 
     /// The batch at `position`, verified.
@@ -579,6 +649,11 @@ impl SegmentReader {
         }
         Ok(())
     }
+}
+
+/// Whether the disk cannot read what is there. Anything else (too many open files, say) says nothing about the bytes.
+fn is_bad_sector(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// How long a batch says it is, its checksum not looked at.

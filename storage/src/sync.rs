@@ -12,7 +12,7 @@ pub(crate) use loom::sync::{
 };
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
-    Condvar, Mutex, MutexGuard,
+    Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
@@ -20,27 +20,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no thread panicked while it held the lock")
 }
 
-pub(crate) fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condition.wait(guard).expect("no thread panicked while it held the lock")
-}
-
-#[cfg(not(loom))]
-pub(crate) fn wait_for<'a, T>(
-    condition: &Condvar,
-    guard: MutexGuard<'a, T>,
-    time: Duration,
-) -> MutexGuard<'a, T> {
-    condition.wait_timeout(guard, time).expect("no thread panicked while it held the lock").0
-}
-
-/// Loom has no time: a wait with a deadline is one without.
 #[cfg(loom)]
-pub(crate) fn wait_for<'a, T>(
-    condition: &Condvar,
-    guard: MutexGuard<'a, T>,
-    _: Duration,
-) -> MutexGuard<'a, T> {
-    wait(condition, guard)
+fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condition.wait(guard).expect("no thread panicked while it held the lock")
 }
 
 /// Numbered rounds, to sleep until one is over.
@@ -65,10 +47,15 @@ impl Rounds {
             rustix::thread::futex::wake(&self.number, rustix::thread::futex::Flags::PRIVATE, i32::MAX as u32);
     }
 
-    /// Sleeps until `round` is over; may return before.
-    pub(crate) fn wait(&self, round: u32) {
-        // Interrupted, or over already: the caller looks again either way.
-        let _ = rustix::thread::futex::wait(&self.number, rustix::thread::futex::Flags::PRIVATE, round, None);
+    /// Sleeps until `round` is over, or for so long; may return before.
+    pub(crate) fn wait(&self, round: u32, time: Option<Duration>) {
+        let time = time.map(|time| rustix::time::Timespec {
+            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        });
+        // Interrupted, late, or over already: the caller looks again either way.
+        let flags = rustix::thread::futex::Flags::PRIVATE;
+        let _ = rustix::thread::futex::wait(&self.number, flags, round, time.as_ref());
     }
 }
 
@@ -91,7 +78,8 @@ impl Rounds {
         self.over.notify_all();
     }
 
-    pub(crate) fn wait(&self, round: u32) {
+    /// Loom has no time: a wait with an end is one without.
+    pub(crate) fn wait(&self, round: u32, _: Option<Duration>) {
         let number = lock(&self.number);
         if *number == round {
             drop(wait(&self.over, number));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::compaction::{CompactOptions, CompactionControl, CompactionReport};
 use crate::cursor::{
     Backwards, Cursor, Records, RecordsBackwards, Source, Start, StoredRecord, Visibility, get,
 };
@@ -132,6 +133,29 @@ impl Topic {
     /// [`Error::OffsetUnwritten`](crate::Error::OffsetUnwritten) beyond the high watermark.
     pub fn trim(&self, offset: Offset) -> Result<()> {
         self.handle.inner.trim(&self.inner, offset)
+    }
+
+    /// Removes records that are superseded by newer ones of their key, as the topic's settings say, and returns when
+    /// that is done. Appends and reads go on meanwhile. Happens by itself as well, if the topic is set to be compacted.
+    ///
+    /// # Errors
+    /// As [`compact_with`](Self::compact_with).
+    pub fn compact(&self) -> Result<CompactionReport> {
+        self.compact_with(&CompactOptions::default(), &CompactionControl::new())
+    }
+
+    /// The same with other options, to be watched and cancelled from another thread.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRunning`](crate::Error::AlreadyRunning); [`Error::Cancelled`](crate::Error::Cancelled) and
+    /// [`Error::DiskFull`](crate::Error::DiskFull), after which what was replaced stays and the next run goes on;
+    /// [`Error::InvalidSetting`](crate::Error::InvalidSetting) if neither the topic nor the options say what stays.
+    pub fn compact_with(
+        &self,
+        options: &CompactOptions,
+        control: &CompactionControl,
+    ) -> Result<CompactionReport> {
+        self.handle.inner.compact(&self.inner, options, control)
     }
 
     /// Gives the topic other settings.

@@ -2,6 +2,7 @@
 
 mod append;
 mod limits;
+mod log;
 mod open;
 mod read;
 mod store;
@@ -10,7 +11,7 @@ use crate::row::Row;
 
 /// Every row, in the order of the report.
 pub fn all() -> Vec<Row> {
-    [append::rows(), read::rows(), open::rows(), limits::rows()].into_iter().flatten().collect()
+    [log::rows(), append::rows(), read::rows(), open::rows(), limits::rows()].into_iter().flatten().collect()
 }
 
 #[cfg(test)]

@@ -183,7 +183,11 @@ pub(crate) fn replay(
             }
         }
         recovered.needed.push((number, recovered.end));
-        recovered.last_generation = header.generation;
+        if recovered.end > start {
+            // A generation without a frame behind the checkpoint is not needed: its file may be used again before the
+            // next checkpoint, and then nothing may follow it.
+            recovered.last_generation = header.generation;
+        }
         if limit != Some(recovered.end) {
             // Either this is the last file, or the next one starts behind a bad frame.
             let later = &chain[link + 1..];
@@ -333,7 +337,7 @@ pub(crate) fn keep_torn(context: &Context, recovered: &Recovered) -> Option<Path
     kept.ok().map(|()| path)
 }
 
-fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
+pub(crate) fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
     let length = index(file.bytes.saturating_sub(position));
     if length == 0 {
         return Ok(Bytes::new());

@@ -9,8 +9,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,12 @@ use crate::{Topic, format};
 
 /// Offsets of a topic in memory that are set aside at once.
 const RESERVED_AT_ONCE: u64 = 1 << 24;
+/// Room in the journal that appends leave to trims and deletions, by which a full disk becomes free again.
+const CHANGES_RESERVE_BYTES: usize = 8 << 10;
 /// Signals the flusher whenever this much more waits in the tails.
 const FLUSH_SIGNAL_BYTES: u64 = 1 << 20;
+/// No frame with one change that is not a batch is larger.
+const CHANGE_BYTES_MAX: usize = 4096;
 
 /// Records for one topic or more, to be appended as one: all or nothing.
 #[derive(Debug, Default)]
@@ -310,7 +314,7 @@ impl StoreInner {
             }
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
-            if writer.journal.has_room(bytes_most) && !tail_is_full {
+            if writer.journal.has_room(bytes_most + CHANGES_RESERVE_BYTES) && !tail_is_full {
                 break writer;
             }
             drop(writer);
@@ -408,21 +412,41 @@ impl StoreInner {
         plan: impl FnOnce(&mut super::Writer) -> Result<Change>,
         apply: impl FnOnce(&mut super::Writer) -> T,
     ) -> Result<T> {
-        const CHANGE_BYTES_MAX: usize = 4096;
-        let mut guard = loop {
-            let writer = self.writer();
-            self.context.check_writable()?;
-            if writer.journal.has_room(CHANGE_BYTES_MAX) {
-                break writer;
+        loop {
+            if let Some(mut writer) = self.writer_for_change()? {
+                let change = plan(&mut writer)?;
+                return self.change_with(writer, &change, apply);
             }
-            drop(writer);
-            let limit = self.context.settings.journal_bytes_max;
-            self.make_room(false, true, Error::Overloaded { what: "the journal", limit })?;
-        };
+            self.make_room_for_change()?;
+        }
+    }
+
+    /// The writer lock, if the journal has room for a change.
+    pub(crate) fn writer_for_change(&self) -> Result<Option<MutexGuard<'_, super::Writer>>> {
+        let writer = self.writer();
+        self.context.check_writable()?;
+        Ok(writer.journal.has_room(CHANGE_BYTES_MAX).then_some(writer))
+    }
+
+    /// To be called with no lock held when there was no room for a change.
+    pub(crate) fn make_room_for_change(&self) -> Result<()> {
+        let limit = self.context.settings.journal_bytes_max;
+        self.make_room(false, true, Error::Overloaded { what: "the journal", limit })
+    }
+
+    /// The same as [`change`](Self::change) for those who hold the writer lock and have made sure of room.
+    ///
+    /// # Errors
+    /// Only such as fail the store: whether the change was made is known when it is reopened.
+    pub(crate) fn change_with<T>(
+        &self,
+        mut guard: MutexGuard<'_, super::Writer>,
+        change: &Change,
+        apply: impl FnOnce(&mut super::Writer) -> T,
+    ) -> Result<T> {
         let writer = &mut *guard;
-        let change = plan(writer)?;
         writer.frame.begin();
-        writer.frame.put(&change);
+        writer.frame.put(change);
         let frame_bytes = writer.frame.finish();
         let synced = Position(self.commit.synced());
         let position = writer

@@ -10,8 +10,8 @@
 //! Appends and reads go on meanwhile. If a step fails because the disk is full, the old checkpoint holds and the
 //! next try begins at step 1; the reserve file is given up first. A failed sync in step 4 fails the store.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use super::StoreInner;
@@ -36,9 +36,14 @@ struct Noted {
 }
 
 impl StoreInner {
+    /// While this is held no checkpoint is made, and the journal behind the last one stays where it is.
+    pub(crate) fn lock_checkpoint(&self) -> MutexGuard<'_, ()> {
+        self.checkpointing.lock().expect("no panic under this lock")
+    }
+
     /// Makes a checkpoint of everything written so far.
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        let _one_at_a_time = self.checkpointing.lock().expect("no panic under this lock");
+        let _one_at_a_time = self.lock_checkpoint();
         if let Some(failure) = self.context.failure() {
             return Err(failure.clone());
         }
@@ -102,6 +107,9 @@ impl StoreInner {
             },
         )?;
         self.checkpointed.store(position.0, Ordering::Release);
+        for (Noted { topic, .. }, state) in noted.iter().zip(&checkpoint.topics) {
+            topic.set_checkpointed(state);
+        }
         self.live().checkpointed(position);
         let odd = {
             let mut writer = self.writer();
@@ -151,8 +159,15 @@ impl StoreInner {
                 }
             };
             std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..count.min(SYNC_THREADS_MAX)).map(|_| scope.spawn(work)).collect();
-                threads.into_iter().try_for_each(|thread| thread.join().expect("syncing does not panic"))
+                // This thread works too: it does it all if no other can be started.
+                let others: Vec<_> = (1..count.min(SYNC_THREADS_MAX))
+                    .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
+                    .collect();
+                let outcome = work();
+                others
+                    .into_iter()
+                    .map(|thread| thread.join().expect("syncing does not panic"))
+                    .fold(outcome, Result::and)
             })?;
         } else {
             (0..count).try_for_each(sync_one)?;

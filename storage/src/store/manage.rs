@@ -130,8 +130,7 @@ impl Store {
         let mut flush = topic.flush.lock().expect("no panic under this lock");
         flush.take_unsynced();
         flush.close_file();
-        let (waiting, _) = topic.tail().drop_below(Offset::MAX);
-        inner.context.counters.tail_bytes.sub(waiting);
+        topic.drop_tail();
         drop(flush);
         inner.writer().deleted.push(topic.id);
         Ok(())
@@ -168,7 +167,9 @@ impl StoreInner {
             Ok(Change::Trimmed { topic: topic.id, log_start_offset: offset })
         };
         if offset <= topic.log_start() {
-            return topic.check_alive();
+            topic.check_alive()?;
+            // The trim that moved it there may be another thread's, and not durable yet.
+            return self.sync();
         }
         self.change(plan, |_| topic.move_log_start(offset))?;
         if topic.is_in_memory() {
@@ -180,7 +181,11 @@ impl StoreInner {
     /// Removes the files of segments that were trimmed. The trim is in the journal, durable.
     pub(crate) fn remove_trimmed(&self, topic: &Arc<TopicInner>) -> Result<()> {
         // What is trimmed may still be on its way: it must not come after its segment is gone.
-        topic.flush_below(topic.log_start())?;
+        match topic.flush_below(topic.log_start()) {
+            // Then the flusher drops it when it gets there. What can go must go now.
+            Err(Error::DiskFull { .. }) => {}
+            outcome => outcome?,
+        }
         let mut flush = topic.lock_flush()?;
         let trimmed = topic.forget_trimmed();
         for segment in &trimmed {
@@ -192,6 +197,9 @@ impl StoreInner {
             self.context.counters.segments_removed.add(1);
         }
         flush.is_dir_unsynced |= !trimmed.is_empty();
+        if self.context.is_disk_full() {
+            self.wake.checkpoint.signal();
+        }
         Ok(())
     }
 }

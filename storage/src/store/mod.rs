@@ -13,7 +13,7 @@
 //! | [`checkpoint`] | from the tails to synced segments, and journal files free again |
 //! | [`background`] | the threads that do that without being asked |
 //!
-//! Locks are taken in this order: checkpoint, flush of a topic, writer, tail of a topic.
+//! Locks are taken in this order: compacting, checkpoint, flush of a topic, writer, tail of a topic.
 
 pub(crate) mod append;
 pub(crate) mod background;
@@ -35,6 +35,7 @@ use crate::format::frame::FrameBuilder;
 use crate::journal::Journal;
 use crate::journal::recovery::JournalEnd;
 use crate::live::Teller;
+use crate::retention::RetentionReport;
 use crate::stats::StoreStats;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, TopicId, TopicName};
@@ -67,8 +68,10 @@ pub(crate) struct StoreInner {
     pub(crate) commit: Commit,
     writer: Mutex<Writer>,
     topics: RwLock<HashMap<TopicName, Arc<TopicInner>>>,
-    /// Held while a checkpoint is made.
-    checkpointing: Mutex<()>,
+    /// Held while a checkpoint is made, and while compaction replaces segments.
+    pub(crate) checkpointing: Mutex<()>,
+    /// Held for reading by each run of compaction; closing waits for it.
+    pub(crate) compacting: RwLock<()>,
     checkpointed: AtomicU64,
     /// Why the last checkpoint failed, if it did.
     checkpoint_error: Mutex<Option<Error>>,
@@ -223,6 +226,15 @@ impl Store {
         self.handle.inner.checkpoint()
     }
 
+    /// Removes what each topic's retention lets go, and reports it. Happens by itself as well.
+    ///
+    /// # Errors
+    /// The first that was met; topics that could be handled were.
+    pub fn run_retention(&self) -> Result<Vec<RetentionReport>> {
+        self.handle.inner.context.check_writable()?;
+        self.handle.inner.run_retention()
+    }
+
     /// Closes the store: no appends from now on, everything synced, a checkpoint. Readers may go on.
     ///
     /// # Errors
@@ -287,6 +299,8 @@ impl Handle {
         let background = self.background.lock().expect("no panic under this lock").take();
         inner.wake.all();
         drop(background);
+        // Nobody may touch the directory when its lock is released.
+        drop(inner.compacting.write().expect("no panic under this lock"));
         let outcome = match inner.context.failure() {
             Some(failure) => Err(failure.clone()),
             None => inner.sync().and_then(|()| inner.checkpoint()).and_then(|()| {

@@ -4,7 +4,8 @@
 //! 2. Read the checkpoint; without one, and in an empty directory, create the store.
 //! 3. Read the journal from there on and apply every frame to the topics, in memory.
 //! 4. Write once more and sync what is intact but perhaps not on the disk; keep a copy of a torn end.
-//! 5. Begin a new generation of the journal behind that, so that nothing stale can ever be taken for new.
+//! 5. Begin a new generation of the journal behind that, so that nothing stale can ever be taken for new; sync it,
+//!    because later files and checkpoints refer to it.
 //! 6. Tell readers in other processes where the store begins.
 //!
 //! Segments are not touched: the recovered records are in the tails, from where they are flushed as ever.
@@ -167,6 +168,7 @@ impl StoreBuilder {
                 unsynced: Vec::new(),
             }),
             checkpointing: Mutex::new(()),
+            compacting: RwLock::new(()),
             checkpointed: AtomicU64::new(checkpoint.position.0),
             checkpoint_error: Mutex::new(None),
             room: Watch::default(),
@@ -359,14 +361,13 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
     let generation = recovered.generation + 1;
     let mut journal =
         Journal::begin(context, slot, generation, recovered.last_generation, recovered.end, needed, free)?;
-    if !odd.is_empty() {
-        // One of them may be where the checkpoint's position lies: first there must be another place that says so.
-        for (file, path) in journal.sync_work()?.files {
-            context.sync_file(&*file, &path)?;
-        }
-        for path in odd {
-            context.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
-        }
+    // The files that are free now may be where the checkpoint's position lies: before one of them is used again or
+    // removed there must be another place that says so. And the next checkpoint names this generation.
+    for (file, path) in journal.sync_work()?.files {
+        context.sync_file(&*file, &path)?;
+    }
+    for path in odd {
+        context.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
     }
     Ok(journal)
 }
@@ -459,7 +460,9 @@ impl Recovering {
                     }
                 }
                 Change::TopicDeleted { topic } => {
-                    self.topics.remove(&topic);
+                    if let Some(topic) = self.topics.remove(&topic) {
+                        topic.drop_tail();
+                    }
                     self.deleted.push(topic);
                 }
                 Change::Trimmed { topic, log_start_offset } => {

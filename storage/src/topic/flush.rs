@@ -62,6 +62,16 @@ struct Active {
     is_unsynced: bool,
 }
 
+impl Active {
+    /// Puts the file on the list of those to be synced, before something is written to it.
+    fn note_unsynced(&mut self, unsynced: &mut Vec<NamedFile>) {
+        if !self.is_unsynced {
+            self.is_unsynced = true;
+            unsynced.push((Arc::clone(&self.file), self.segment.path.clone()));
+        }
+    }
+}
+
 impl Flush {
     pub(crate) fn new(state: &TopicState) -> Self {
         Self {
@@ -149,12 +159,13 @@ impl TopicInner {
                     if !self.was_forgotten(first) {
                         self.write_run(&mut flush, run)?;
                     }
+                    // Now, and not when all are written: the next try must not begin a segment anew that is sealed.
+                    let written = run.last().map_or(limit, |batch| batch.next_offset);
+                    let (dropped, gone) = self.tail().drop_below(written);
+                    self.context.counters.tail_bytes.sub(dropped);
+                    drop(gone);
                     rest = behind;
                 }
-                let Some(last) = chunk.last() else { continue };
-                let (dropped, gone) = self.tail().drop_below(last.next_offset);
-                self.context.counters.tail_bytes.sub(dropped);
-                drop(gone);
             }
         }
     }
@@ -180,10 +191,7 @@ impl TopicInner {
             let crc: [u8; 4] = batch.bytes[..4].try_into().expect("a header has four bytes");
             headers.push((header, crc));
         }
-        if !active.is_unsynced {
-            active.is_unsynced = true;
-            flush.unsynced.push((Arc::clone(&active.file), active.segment.path.clone()));
-        }
+        active.note_unsynced(&mut flush.unsynced);
         active
             .file
             .write_at(&parts, start)
@@ -222,7 +230,8 @@ impl TopicInner {
             flush.resume = None;
             return self.activate(flush, base_offset);
         }
-        if let Some(active) = &flush.active {
+        if let Some(active) = &mut flush.active {
+            active.note_unsynced(&mut flush.unsynced);
             self.seal(active)?;
             flush.active = None;
         }
@@ -278,6 +287,8 @@ impl TopicInner {
     }
 
     fn create(&self, flush: &mut Flush, base_offset: Offset) -> Result<Active> {
+        let is_known = self.segments().iter().any(|segment| segment.base_offset == base_offset);
+        assert!(!is_known, "segment {base_offset} of topic {} is begun a second time", self.name);
         let disk = &self.context.disk;
         disk.create_dir(&self.dir).map_err(|error| Error::io("create directory", &self.dir, error))?;
         let fresh = SealedSegment {

@@ -126,15 +126,13 @@ impl Tail {
 
     /// The last batch that starts before `offset`.
     pub(crate) fn find_before(&self, offset: Offset) -> Option<&TailBatch> {
-        let last_in = |batches: &'_ [TailBatch]| {
-            batches.partition_point(|batch| batch.base_offset < offset).checked_sub(1)
-        };
-        if let Some(number) = last_in(&self.growing) {
-            return self.present(&self.growing, number, self.full.is_empty());
-        }
-        let chunks = self.full.partition_point(|chunk| chunk[0].base_offset < offset);
-        let chunk = &self.full[chunks.checked_sub(1)?];
-        self.present(chunk, last_in(chunk)?, chunks == 1)
+        self.last_where(|batch| batch.base_offset < offset)
+    }
+
+    /// One past the last offset here that belongs to the segment with this base offset, if any does.
+    pub(crate) fn segment_end(&self, base_offset: Offset) -> Option<Offset> {
+        let last = self.last_where(|batch| batch.segment <= base_offset)?;
+        (last.segment == base_offset).then_some(last.next_offset)
     }
 
     /// The first chunks: whole ones, with about `bytes` in all. The first batches of the first one may have been
@@ -210,6 +208,17 @@ impl Tail {
         let chunk = self.full.get(chunks).map_or(&self.growing[..], |chunk| chunk);
         let skipped = if chunks == 0 { self.dropped } else { 0 };
         chunk.get(chunk.partition_point(|batch| !holds(batch)).max(skipped))
+    }
+
+    /// The last batch for which `holds`, which is true up to some batch and false from there on.
+    fn last_where(&self, holds: impl Fn(&TailBatch) -> bool) -> Option<&TailBatch> {
+        let last_in = |batches: &[TailBatch]| batches.partition_point(&holds).checked_sub(1);
+        if let Some(number) = last_in(&self.growing) {
+            return self.present(&self.growing, number, self.full.is_empty());
+        }
+        let chunks = self.full.partition_point(|chunk| holds(&chunk[0]));
+        let chunk = &self.full[chunks.checked_sub(1)?];
+        self.present(chunk, last_in(chunk)?, chunks == 1)
     }
 
     /// The batch with this number unless it was dropped.
