@@ -48,16 +48,24 @@ seed() {
             done < <(cd $golden/$name && find . -type f | LC_ALL=C sort | sed "s|^\\.|$golden/$name|")
         done
         ;;
-    segment) find $golden -name '*.segment' -print0 | while IFS= read -r -d '' file; do cp "$file" "$dir/golden-$((number += 1))"; done ;;
-    batch | record)
-        find $golden -name '*.segment' -print0 | while IFS= read -r -d '' file; do
-            tail -c +65 "$file" >"$dir/golden-$((number += 1))"
-            [ "$target" = batch ] || tail -c +113 "$file" >"$dir/body-$number"
-        done
+    *)
+        while IFS= read -r file; do
+            number=$((number + 1))
+            case $target:$file in
+            segment:*.segment) cp "$file" "$dir/golden-$number" ;;
+            batch:*.segment) tail -c +65 "$file" >"$dir/golden-$number" ;;
+            record:*.segment) tail -c +113 "$file" >"$dir/golden-$number" ;;
+            frame:*.journal)
+                head -c 72 "$file" >"$dir/header-$number"
+                head -c 4608 "$file" | tail -c +4097 >"$dir/golden-$number"
+                ;;
+            checkpoint:*/checkpoint | settings:*/checkpoint)
+                head -c 332 "$file" | tail -c +33 >"$dir/golden-$number"
+                ;;
+            clean:*/clean) cp "$file" "$dir/golden-$number" ;;
+            esac
+        done < <(find $golden -type f)
         ;;
-    frame) find $golden -name '*.journal' -print0 | while IFS= read -r -d '' file; do tail -c +4097 "$file" | head -c 512 >"$dir/golden-$((number += 1))"; head -c 72 "$file" >"$dir/header-$number"; done ;;
-    checkpoint | settings) find $golden -name checkpoint -print0 | while IFS= read -r -d '' file; do tail -c +33 "$file" | head -c 300 >"$dir/golden-$((number += 1))"; done ;;
-    clean) cp $golden/closed/clean "$dir/golden" ;;
     esac
 }
 

@@ -75,7 +75,8 @@ fn check(disk: &SimDisk, golden: &Golden, first: &Expected) {
         background: false,
         ..StoreSettings::default()
     };
-    let open = || Store::builder().disk(Arc::new(disk.clone())).settings(settings.clone()).create(false).open(root);
+    let open =
+        || Store::builder().disk(Arc::new(disk.clone())).settings(settings.clone()).create(false).open(root);
     let is_readable = report.as_ref().is_ok_and(|report| report.is_readable());
     // The second time from what the first one left.
     for _ in 0..2 {

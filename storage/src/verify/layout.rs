@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::checkpoint::{CLEAN_BYTES, Checkpoint, is_clean};
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderProblem};
+use crate::live::LIVE;
 use crate::segment::parse_file_name;
 use crate::store::open::{CHECKPOINT, CLEAN, LOCK, Recovering};
 use crate::topic::TopicInner;
@@ -96,7 +97,7 @@ pub(super) fn bytes_known(disk: &dyn Disk, dir: &Path, checkpoint: &Checkpoint) 
 
 /// Names in the store's directory.
 pub(super) fn check_root(run: &mut Run<'_>, disk: &dyn Disk, dir: &Path) {
-    const FILES: [&str; 5] = [CHECKPOINT, "checkpoint.new", CLEAN, LOCK, "reserve"];
+    const FILES: [&str; 6] = [CHECKPOINT, "checkpoint.new", CLEAN, LOCK, LIVE, "reserve"];
     const DIRS: [&str; 2] = ["journal", "topics"];
     for entry in disk.list(dir).unwrap_or_default() {
         let is_ours = match entry.kind {
