@@ -209,14 +209,15 @@ impl Journal {
         self.files
     }
 
-    /// Whether a frame of `bytes` fits without a further file.
+    /// Whether a frame of `bytes` fits without a further file. The last free file is not for frames: the next opening
+    /// begins its generation there, also when the disk is full.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.file_position + bytes as u64 <= self.current.bytes || !self.free.is_empty()
+        self.file_position + bytes as u64 <= self.current.bytes || self.free.len() > 1
     }
 
     /// Whether the next roll would find no file although there may be more.
     pub(crate) fn wants_file(&self, context: &Context) -> bool {
-        self.free.is_empty()
+        self.free.len() < 2
             && (self.files + 1) * context.settings.journal_file_bytes <= context.settings.journal_bytes_max
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct FoundFile {
     pub(crate) bytes: u64,
     /// `None` if it was never used, or its header is damaged and does not matter.
     pub(crate) header: Option<FileHeader>,
+    /// It was never used: perhaps a crash came while it was made.
+    pub(crate) is_blank: bool,
 }
 
 /// How the journal ended.
@@ -99,7 +101,9 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
             Ok((file, bytes))
         };
         let (file, bytes) = read().map_err(|error| Error::io("read journal header", &path, error))?;
-        let header = match FileHeader::decode(&start) {
+        let decoded = FileHeader::decode(&start);
+        let is_blank = decoded == Err(HeaderProblem::Blank);
+        let header = match decoded {
             Ok(header) if header.store == context.store => Some(header),
             Ok(_) => {
                 return Err(Error::NotAStore { path, detail: "the journal file is of another store".into() });
@@ -120,7 +124,7 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
                 });
             }
         };
-        files.push(FoundFile { path, file, bytes, header });
+        files.push(FoundFile { path, file, bytes, header, is_blank });
     }
     Ok(files)
 }
@@ -183,9 +187,9 @@ pub(crate) fn replay(
             }
         }
         recovered.needed.push((number, recovered.end));
-        if recovered.end > start {
-            // A generation without a frame behind the checkpoint is not needed: its file may be used again before the
-            // next checkpoint, and then nothing may follow it.
+        if recovered.end > begin {
+            // Nothing may follow a generation without a frame behind the checkpoint: its header may not be on the
+            // disk, and its file may be used again before the next checkpoint.
             recovered.last_generation = header.generation;
         }
         if limit != Some(recovered.end) {
@@ -202,6 +206,10 @@ pub(crate) fn replay(
         if from < end {
             let part = bytes.slice(index(from - begin)..index(end - begin));
             recovered.in_doubt.push((number, file_position(&header, from), part));
+        }
+        if header.start >= synced && header.start < end {
+            // Then the header is in doubt as well.
+            recovered.in_doubt.push((number, 0, header.encode().to_vec().into()));
         }
     }
     Ok(recovered)
