@@ -38,8 +38,6 @@ pub(crate) struct FoundFile {
     pub(crate) bytes: u64,
     /// `None` if it was never used, or its header is damaged and does not matter.
     pub(crate) header: Option<FileHeader>,
-    /// It was never used: perhaps a crash came while it was made.
-    pub(crate) is_blank: bool,
 }
 
 /// How the journal ended.
@@ -83,6 +81,12 @@ impl Recovered {
 pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>) -> Result<Vec<FoundFile>> {
     let dir = dir(context);
     let entries = context.disk.list(&dir).map_err(|error| Error::io("list", &dir, error))?;
+    if !context.is_read_only {
+        for entry in entries.iter().filter(|entry| entry.name.ends_with(super::HALF_MADE)) {
+            let path = dir.join(&entry.name);
+            context.disk.remove(&path).map_err(|error| Error::io("remove", path, error))?;
+        }
+    }
     let mut names: Vec<_> = entries
         .into_iter()
         .filter(|entry| entry.kind == EntryKind::File && entry.name.ends_with(".journal"))
@@ -101,9 +105,7 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
             Ok((file, bytes))
         };
         let (file, bytes) = read().map_err(|error| Error::io("read journal header", &path, error))?;
-        let decoded = FileHeader::decode(&start);
-        let is_blank = decoded == Err(HeaderProblem::Blank);
-        let header = match decoded {
+        let header = match FileHeader::decode(&start) {
             Ok(header) if header.store == context.store => Some(header),
             Ok(_) => {
                 return Err(Error::NotAStore { path, detail: "the journal file is of another store".into() });
@@ -124,7 +126,7 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
                 });
             }
         };
-        files.push(FoundFile { path, file, bytes, header, is_blank });
+        files.push(FoundFile { path, file, bytes, header });
     }
     Ok(files)
 }

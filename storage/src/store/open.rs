@@ -350,6 +350,8 @@ pub(crate) fn write_checkpoint(disk: &dyn Disk, dir: &Path, checkpoint: &Checkpo
 
 /// Begins a new generation in a file that nothing needs.
 fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered) -> Result<Journal> {
+    // A killed process may have named a file and not synced the name.
+    context.sync_dir(&journal::dir(context))?;
     let mut needed = Vec::new();
     let mut free = Vec::new();
     // Of another size than the settings say now, or half made.
@@ -361,10 +363,7 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
         let end = recovered.needed.iter().find(|(needed, _)| *needed == number).map(|(_, end)| *end);
         let covered = end.is_none() || end <= Some(recovered.needed_from());
         drop(file.file);
-        if file.is_blank {
-            // Whether all of its blocks and its name are on the disk is not known.
-            context.disk.remove(&file.path).map_err(|error| Error::io("remove", &file.path, error))?;
-        } else if !covered {
+        if !covered {
             needed.push((Slot::open(context, file.path, file.bytes)?, end.unwrap_or_default()));
         } else if file.bytes == context.settings.journal_file_bytes {
             free.push(Slot::open(context, file.path, file.bytes)?);

@@ -151,7 +151,7 @@ fn find(run: &mut Run<'_>, journal: &Journal<'_>) -> Result<Vec<FoundFile>> {
                 None
             }
         };
-        files.push(FoundFile { path, file, bytes, header, is_blank: false });
+        files.push(FoundFile { path, file, bytes, header });
     }
     Ok(files)
 }
