@@ -155,11 +155,11 @@ impl TopicInner {
                 if !self.was_forgotten(first) {
                     self.write_run(&mut flush, run)?;
                 }
+                // At once: should the next segment fail, this one must not be begun again.
+                let dropped = self.tail().drop_below(run[count - 1].next_offset);
+                self.context.counters.tail_bytes.sub(dropped);
                 rest = behind;
             }
-            let written = batches.last().map_or(limit, |batch| batch.next_offset);
-            let dropped = self.tail().drop_below(written);
-            self.context.counters.tail_bytes.sub(dropped);
         }
     }
 
