@@ -141,6 +141,19 @@ impl Tail {
         before - self.bytes
     }
 
+    /// Drops the batches of segments that end at or before `log_start`; returns how many bytes they had.
+    pub(crate) fn drop_trimmed(&mut self, log_start: Offset) -> u64 {
+        let active = self.head.active.map(|active| active.base_offset);
+        let mut dropped = 0;
+        while let Some(segment) = self.batches.front().map(|batch| batch.segment)
+            && Some(segment) != active
+            && let Some(end) = self.segment_end(segment).filter(|end| *end <= log_start)
+        {
+            dropped += self.drop_below(end);
+        }
+        dropped
+    }
+
     /// Drops the oldest batches until at most `bytes_max` are left, but never the last one; returns the bytes
     /// dropped.
     pub(crate) fn drop_beyond(&mut self, bytes_max: u64) -> u64 {
