@@ -90,7 +90,7 @@ impl StoreInner {
             }
         }
         self.sync_segments(noted.iter().map(|noted| &*noted.topic))?;
-        let gone = self.remove_deleted(&deleted);
+        let gone = self.remove_deleted(&deleted)?;
         checkpoint.deleted = deleted.into_iter().filter(|topic| !gone.contains(topic)).collect();
         checkpoint.topics =
             noted.iter().map(|noted| noted.topic.state(&noted.head, noted.log_start)).collect();
@@ -165,7 +165,7 @@ impl StoreInner {
     }
 
     /// Removes the files of deleted topics; answers which are gone.
-    fn remove_deleted(&self, deleted: &[TopicId]) -> Vec<TopicId> {
+    fn remove_deleted(&self, deleted: &[TopicId]) -> Result<Vec<TopicId>> {
         let disk = &self.context.disk;
         let remove = |topic: TopicId| -> std::io::Result<()> {
             let dir = self.context.topic_dir(topic);
@@ -186,10 +186,10 @@ impl StoreInner {
             Ok(())
         };
         let gone: Vec<_> = deleted.iter().copied().filter(|&topic| remove(topic).is_ok()).collect();
-        if !gone.is_empty() && self.context.sync_dir(&self.context.topics_dir()).is_err() {
-            return Vec::new();
+        if !gone.is_empty() {
+            self.context.sync_dir(&self.context.topics_dir())?;
         }
-        gone
+        Ok(gone)
     }
 
     /// Frees the reserve; says whether there was one.

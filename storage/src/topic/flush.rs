@@ -282,6 +282,10 @@ impl TopicInner {
 
     fn create(&self, flush: &mut Flush, base_offset: Offset) -> Result<Active> {
         let disk = &self.context.disk;
+        if self.segments().is_empty() {
+            // A directory that was left by a failed sync would not be synced by the next one; fails if there is none.
+            let _ = disk.remove_dir(&self.dir);
+        }
         disk.create_dir(&self.dir).map_err(|error| Error::io("create directory", &self.dir, error))?;
         let fresh = SealedSegment {
             base_offset,
