@@ -7,6 +7,7 @@ use quipu_storage::{
     Durability, Error, Offset, Record, Retention, Start, Storage, Store, StoreSettings, Topic, TopicSettings,
     Visibility,
 };
+use quipu_tests::faulty::{EIO, Fault, FaultyDisk, OpKind};
 use quipu_tests::model::TestClock;
 use quipu_tests::model::run::{STORE, settings};
 use quipu_tests::rng::Rng;
@@ -208,4 +209,46 @@ fn retention_reports_only_what_it_removed() {
     assert_eq!(store.run_retention().unwrap(), []);
     store.sync().unwrap();
     assert_eq!(store.run_retention().unwrap()[0].to, Offset(1));
+}
+
+/// One segment had been written and the next could not be created: the next attempt began the first one again, and the
+/// topic had it twice.
+#[test]
+fn a_segment_that_was_written_is_not_begun_again_because_the_next_one_failed() {
+    let sim = SimDisk::new();
+    let disk = FaultyDisk::over_sim(sim);
+    let clock = TestClock::at(1000);
+    let builder = Store::builder().settings(settings()).disk(Arc::new(disk.clone())).clock(clock);
+    let store = builder.open(STORE).unwrap();
+    let topic = store.create_topic("t", small_segments()).unwrap();
+    for _ in 0..3 {
+        append(&topic, 3000, Durability::Synced);
+    }
+    disk.fail(Fault::of(OpKind::OpenCreate, 2, EIO).below("/store/topics"));
+    assert!(matches!(store.checkpoint(), Err(Error::Io { .. })));
+    store.checkpoint().unwrap();
+    assert_eq!(topic.stats().segments, 3);
+    topic.trim(Offset(2)).unwrap();
+    assert_eq!((topic.stats().segments, offsets(&topic)), (1, vec![2]));
+}
+
+/// A trim is done when the journal has it. That a file could not be removed was reported as if nothing had been trimmed,
+/// and the file stayed until the next opening.
+#[test]
+fn a_trim_whose_files_cannot_be_removed_yet_is_done_and_retention_removes_them() {
+    let sim = SimDisk::new();
+    let disk = FaultyDisk::over_sim(sim.clone());
+    let clock = TestClock::at(1000);
+    let builder = Store::builder().settings(settings()).disk(Arc::new(disk.clone())).clock(clock);
+    let store = builder.open(STORE).unwrap();
+    let topic = store.create_topic("t", small_segments()).unwrap();
+    for _ in 0..3 {
+        append(&topic, 3000, Durability::Synced);
+    }
+    store.checkpoint().unwrap();
+    disk.fail(Fault::of(OpKind::Remove, 1, EIO));
+    topic.trim(Offset(2)).unwrap();
+    assert_eq!(topic.log_start_offset(), Offset(2));
+    store.run_retention().unwrap();
+    assert_eq!(sim.files().keys().filter(|path| path.starts_with("/store/topics")).count(), 1);
 }

@@ -100,7 +100,7 @@ impl StoreInner {
             // Files stay open until they are synced, so that a failed write-back is heard of; no more than may be.
             self.sync_segments(some.iter().map(|noted| &*noted.topic), noted.len() > at_once)?;
         }
-        let gone = self.remove_deleted(&deleted);
+        let gone = self.remove_deleted(&deleted)?;
         checkpoint.deleted = deleted.into_iter().filter(|topic| !gone.contains(topic)).collect();
         checkpoint.topics =
             noted.iter().map(|noted| noted.topic.state(&noted.head, noted.log_start)).collect();
@@ -184,7 +184,7 @@ impl StoreInner {
     }
 
     /// Removes the files of deleted topics; answers which are gone.
-    fn remove_deleted(&self, deleted: &[TopicId]) -> Vec<TopicId> {
+    fn remove_deleted(&self, deleted: &[TopicId]) -> Result<Vec<TopicId>> {
         let disk = &self.context.disk;
         let remove = |topic: TopicId| -> std::io::Result<()> {
             let dir = self.context.topic_dir(topic);
@@ -205,10 +205,10 @@ impl StoreInner {
             Ok(())
         };
         let gone: Vec<_> = deleted.iter().copied().filter(|&topic| remove(topic).is_ok()).collect();
-        if !gone.is_empty() && self.context.sync_dir(&self.context.topics_dir()).is_err() {
-            return Vec::new();
+        if !gone.is_empty() {
+            self.context.sync_dir(&self.context.topics_dir())?;
         }
-        gone
+        Ok(gone)
     }
 
     /// Frees the reserve; says whether there was one.

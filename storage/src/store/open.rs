@@ -277,6 +277,10 @@ fn create(disk: &dyn Disk, dir: &Path, may_create: bool) -> Result<Checkpoint> {
                     format!("it has a {name} but no checkpoint: if this was a store, restore that file");
                 return Err(Error::NotAStore { path: dir.into(), detail });
             }
+            // Somebody was stopped here, perhaps by a failed sync: only what is made anew is synced by the next one.
+            Ok(_) if may_create => {
+                disk.remove_dir(&path).map_err(|error| Error::io("remove directory", &path, error))?;
+            }
             _ => {}
         }
         if may_create {

@@ -305,6 +305,10 @@ impl TopicInner {
         let is_known = self.segments().iter().any(|segment| segment.base_offset == base_offset);
         assert!(!is_known, "segment {base_offset} of topic {} is begun a second time", self.name);
         let disk = &self.context.disk;
+        if self.segments().is_empty() {
+            // A directory that was left by a failed sync would not be synced by the next one; fails if there is none.
+            let _ = disk.remove_dir(&self.dir);
+        }
         disk.create_dir(&self.dir).map_err(|error| Error::io("create directory", &self.dir, error))?;
         let fresh = SealedSegment {
             base_offset,

@@ -245,17 +245,22 @@ impl TopicInner {
     }
 
     /// Takes segments that hold nothing but trimmed records out of the list; returns them. What is still on its way to
-    /// a segment counts: if any of it is not trimmed, the segment stays.
+    /// a segment counts: if any of it is not trimmed, the segment stays, and else it need not get there any more.
     pub(crate) fn forget_trimmed(&self) -> Vec<Arc<Segment>> {
         let log_start = self.log_start();
         let trimmed: Vec<_> = {
-            let tail = self.tail();
+            let mut tail = self.tail();
             let active = tail.head.active.map(|active| active.base_offset);
             let is_trimmed = |segment: &Arc<Segment>| {
                 let end = tail.segment_end(segment.base_offset).unwrap_or(segment.next_offset());
                 end <= log_start && Some(segment.base_offset) != active
             };
-            self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect()
+            let trimmed = self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect();
+            if !self.is_in_memory() {
+                let (dropped, _) = tail.drop_trimmed(log_start);
+                self.context.counters.tail_bytes.sub(dropped);
+            }
+            trimmed
         };
         if !trimmed.is_empty() {
             let is_trimmed = |segment: &Arc<Segment>| trimmed.iter().any(|gone| Arc::ptr_eq(gone, segment));

@@ -156,6 +156,21 @@ impl Tail {
         self.drop_while(|_, batch| batch.next_offset <= offset)
     }
 
+    /// Drops the batches of segments that end at or before `log_start`; else as [`drop_below`](Self::drop_below).
+    pub(crate) fn drop_trimmed(&mut self, log_start: Offset) -> (u64, Vec<Chunk>) {
+        let active = self.head.active.map(|active| active.base_offset);
+        let (mut bytes, mut gone) = (0, Vec::new());
+        while let Some(segment) = self.oldest().get(self.dropped).map(|batch| batch.segment)
+            && Some(segment) != active
+            && let Some(end) = self.segment_end(segment).filter(|end| *end <= log_start)
+        {
+            let dropped = self.drop_below(end);
+            bytes += dropped.0;
+            gone.extend(dropped.1);
+        }
+        (bytes, gone)
+    }
+
     /// Drops the oldest batches until at most `bytes_max` are left, but never the last one; else as
     /// [`drop_below`](Self::drop_below).
     pub(crate) fn drop_beyond(&mut self, bytes_max: u64) -> (u64, Vec<Chunk>) {

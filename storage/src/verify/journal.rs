@@ -18,6 +18,7 @@ use crate::format::batch::{self, Batch, BodyProblem};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::frame::{Change, FILE_HEADER_BYTES, FileHeader, FrameHeader, FrameProblem};
 use crate::format::{ALIGNMENT, FORMAT_VERSION, HeaderProblem};
+use crate::journal::HALF_MADE;
 use crate::journal::recovery::{FoundFile, JournalEnd, chain, claims, read_from};
 use crate::types::{Offset, Position, TopicId, TopicName, Uid};
 
@@ -108,7 +109,8 @@ fn find(run: &mut Run<'_>, journal: &Journal<'_>) -> Result<Vec<FoundFile>> {
     for (name, kind) in names {
         let path = journal.dir.join(&name);
         if !name.ends_with(".journal") || kind != EntryKind::File {
-            if name != "torn-tail" {
+            // The latter is a file that is being made, or that a crash left: the next opening removes it.
+            if name != "torn-tail" && !name.ends_with(HALF_MADE) {
                 run.find_in_file(Severity::Foreign, &path, 0, "the journal does not know this file");
             }
             continue;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quipu_storage::clock::Clock;
-use quipu_storage::{Appended, Offset, Record, Storage, Store, Timestamp, TopicSettings, Uid};
+use quipu_storage::{Appended, Offset, Record, Storage, Store, Timestamp, Topic, TopicSettings, Uid};
 
 /// What a check answers: nothing to complain of, or what is wrong.
 pub type Check<T = ()> = Result<T, String>;
@@ -318,18 +318,27 @@ impl Model {
             topics.len(),
             self.current.topics.len()
         );
+        self.sync_shown(&topics);
+        self.check_bounds(&topics)
+    }
+
+    /// What readers of synced records have seen counts as acknowledged.
+    pub fn sync_shown(&mut self, topics: &[Topic]) {
         loop {
             let is_ahead = topics.iter().any(|topic| {
-                self.synced.topics.get(topic.name().as_str()).is_none_or(|synced| {
-                    !synced.is_in_memory() && topic.high_watermark().0 > synced.log_end()
-                })
+                let synced = self.synced.topics.get(topic.name().as_str());
+                !synced.is_some_and(ModelTopic::is_in_memory)
+                    && topic.high_watermark().0 > synced.map_or(0, ModelTopic::log_end)
             });
             if !is_ahead || self.pending.is_empty() {
                 break;
             }
             self.sync_before(self.first_pending + 1);
         }
-        for topic in &topics {
+    }
+
+    fn check_bounds(&mut self, topics: &[Topic]) -> Check {
+        for topic in topics {
             let name = topic.name().as_str();
             let current = self.current.topics.get(name).ok_or_else(|| format!("there is a topic {name}"))?;
             let (start, high, end) =
@@ -378,7 +387,7 @@ impl Model {
             }
         }
         let shown = || {
-            let bound = |topic: &quipu_storage::Topic| {
+            let bound = |topic: &Topic| {
                 format!("{}: {}..{}", topic.name(), topic.log_start_offset(), topic.log_end_offset())
             };
             store.topics().iter().map(bound).collect::<Vec<_>>().join(", ")
