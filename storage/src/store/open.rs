@@ -354,7 +354,16 @@ pub(crate) fn write_checkpoint(disk: &dyn Disk, dir: &Path, checkpoint: &Checkpo
 
 /// Begins a new generation in a file that nothing needs.
 fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered) -> Result<Journal> {
-    // A killed process may have named a file and not synced the name.
+    // The name of a file that was never used may not be on the disk: its process was killed before it had synced the
+    // name, or that sync failed, and then a later one does not make up for it. So it is named again.
+    for file in files.iter().filter(|file| file.header.is_none()) {
+        let aside = file.path.with_extension(&journal::HALF_MADE[1..]);
+        let rename = |from: &Path, to: &Path| {
+            context.disk.rename(from, to).map_err(|error| Error::io("rename journal file", from, error))
+        };
+        rename(&file.path, &aside)?;
+        rename(&aside, &file.path)?;
+    }
     context.sync_dir(&journal::dir(context))?;
     let mut needed = Vec::new();
     let mut free = Vec::new();
