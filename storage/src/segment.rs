@@ -11,17 +11,19 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 
 use crate::context::Context;
-use crate::disk::{Map, OpenMode};
+use crate::disk::{File, Map, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::batch::{self, Batch, BatchHeader, BodyProblem};
 use crate::format::checkpoint::SealedSegment;
 use crate::format::segment::{
-    FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, IndexEntry, index_crc, last_entry,
+    FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, IndexEntry, SegmentHeader,
+    index_crc, last_entry,
 };
 use crate::format::{ALIGNMENT, HeaderProblem, Invalid};
 use crate::sync::{AtomicU64, Ordering, lock};
@@ -60,6 +62,8 @@ pub(crate) struct Segment {
     next_offset: AtomicU64,
     /// What the checkpoint lists, once sealed.
     sealed: Mutex<Option<SealedSegment>>,
+    /// Whether the file's header, and the footer of a sealed one, were looked at, or written by this process.
+    is_known: AtomicBool,
     index: Mutex<Index>,
     map: Mutex<Option<Arc<dyn Map>>>,
 }
@@ -102,6 +106,7 @@ impl Segment {
             data_bytes: AtomicU64::new(if is_sealed { 0 } else { sealed.bytes }),
             next_offset: AtomicU64::new(sealed.next_offset.0),
             sealed: Mutex::new(is_sealed.then_some(*sealed)),
+            is_known: AtomicBool::new(false),
             index: Mutex::new(Index::Unread),
             map: Mutex::new(None),
         }
@@ -143,6 +148,7 @@ impl Segment {
     /// A new segment has no batches to look for.
     pub(crate) fn begin_index(&self) {
         *self.lock_index() = Index::Growing(Box::new(IndexBuilder::new(self.base_offset)));
+        self.is_known.store(true, Ordering::Release);
     }
 
     /// The flusher has written batches up to `position`; `entry` takes them into the index.
@@ -221,7 +227,7 @@ impl Segment {
     }
 
     fn with_index<T>(&self, context: &Context, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
-        self.read_footer(context)?;
+        self.look(context)?;
         let mut index = self.lock_index();
         if matches!(*index, Index::Unread) {
             let builder = self.scan(context, self.data_bytes.load(Ordering::Acquire))?;
@@ -238,22 +244,54 @@ impl Segment {
         })
     }
 
-    /// Learns from the footer of a sealed segment where its batches end, and takes its index if it is intact.
-    fn read_footer(&self, context: &Context) -> Result<()> {
-        if self.data_bytes.load(Ordering::Acquire) != 0 {
+    /// Looks at the header, once. Learns from the footer of a sealed segment where its batches end, and takes its index
+    /// if it is intact.
+    fn look(&self, context: &Context) -> Result<()> {
+        if self.is_known.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut index = self.lock_index();
-        if self.data_bytes.load(Ordering::Acquire) != 0 {
+        if self.is_known.load(Ordering::Acquire) {
             return Ok(());
         }
         let file = context
             .disk
             .open(&self.path, OpenMode::Read)
             .map_err(|error| Error::io("open segment", &self.path, error))?;
+        self.check_header(context, &*file)?;
+        if self.data_bytes.load(Ordering::Acquire) == 0 {
+            self.read_footer(context, &*file, &mut index)?;
+        }
+        self.is_known.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// A newer version is refused. Damage is counted and no more: each batch says itself whose it is, and where it belongs.
+    fn check_header(&self, context: &Context, file: &dyn File) -> Result<()> {
+        let mut start = [0; HEADER_BYTES];
+        match file.read_at(&mut start, 0) {
+            // Its zeros count as damage below.
+            Err(error) if is_bad_sector(&error) => 0,
+            outcome => outcome.map_err(|error| Error::io("read the header of", &self.path, error))?,
+        };
+        match SegmentHeader::decode(&start) {
+            Ok(header)
+                if header.base_offset == self.base_offset
+                    && header.store == context.store
+                    && batch::seed(header.topic) == self.seed => {}
+            Err(HeaderProblem::Newer(found)) => {
+                let supported = u32::from(crate::format::FORMAT_VERSION);
+                return Err(Error::NewerFormat { path: self.path.clone(), found, supported });
+            }
+            _ => context.counters.damage_found.add(1),
+        }
+        Ok(())
+    }
+
+    fn read_footer(&self, context: &Context, file: &dyn File, index: &mut Index) -> Result<()> {
         let io = |error| Error::io("read the footer of", &self.path, error);
         let file_bytes = file.len().map_err(io)?;
-        let checked = match self.check_footer(&*file, file_bytes) {
+        let checked = match self.check_footer(file, file_bytes) {
             // The batches may be readable all the same.
             Err(error) if is_bad_sector(&error) => {
                 Err(HeaderProblem::Invalid(Invalid::new("the disk cannot read it", 0)))
@@ -293,7 +331,7 @@ impl Segment {
 
     fn check_footer(
         &self,
-        file: &dyn crate::disk::File,
+        file: &dyn File,
         file_bytes: u64,
     ) -> std::io::Result<std::result::Result<(Footer, Option<Bytes>), HeaderProblem>> {
         let mut tail = [0; FOOTER_BYTES];
@@ -456,7 +494,7 @@ impl SegmentReader {
         position: u64,
         expected: Offset,
     ) -> Result<Found> {
-        segment.read_footer(context)?;
+        segment.look(context)?;
         let end = segment.data_bytes.load(Ordering::Acquire);
         if position >= end {
             return Ok(Found::End);

@@ -13,6 +13,7 @@
 //! - [`model`] holds the store against a plain model, in random sequences with closes, kills and power cuts.
 //! - [`crash_points`] ends a script before each operation of the disk, and its recovery before each of its own.
 //! - [`faults`] fails each operation of the disk once, in each way.
+//! - [`rot`] flips every bit of a small store.
 //!
 //! All chance comes from a seeded [`rng::Rng`]: a failing test prints its seed and is repeated by it.
 #![forbid(unsafe_code)]
@@ -24,5 +25,6 @@ pub mod golden;
 pub mod lying;
 pub mod model;
 pub mod rng;
+pub mod rot;
 pub mod sim;
 pub mod workload;

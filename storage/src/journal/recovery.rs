@@ -274,6 +274,9 @@ fn judge_end(
     let at = index(end - begin);
     let mut last_seen = 0;
     let mut is_rot = false;
+    if claims_partly(&bytes[at..], header, end) {
+        last_seen = ALIGNMENT;
+    }
     for offset in (at..bytes.len()).step_by(ALIGNMENT) {
         let position = begin + offset as u64;
         if !claims(&bytes[offset..], header, position) {
@@ -319,6 +322,14 @@ pub(crate) fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> b
     bytes.len() >= crate::format::frame::FRAME_HEADER_BYTES
         && crate::format::u64_at(bytes, 8) == position.0
         && crate::format::u64_at(bytes, 24) == header.generation
+}
+
+/// Whether one of the two fields that [`claims`] looks at is what it would be, and the other perhaps damaged. In what an
+/// earlier use of the file left both are lower.
+fn claims_partly(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
+    bytes.len() >= crate::format::frame::FRAME_HEADER_BYTES
+        && (crate::format::u64_at(bytes, 8) == position.0
+            || crate::format::u64_at(bytes, 24) == header.generation)
 }
 
 /// Writes what is in doubt once more and syncs it. The same bytes at the same place: a crash on the way changes nothing.
