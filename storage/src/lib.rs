@@ -44,6 +44,8 @@
 //! A synced record makes every earlier record of the store durable, whatever that one asked for. Readers see synced
 //! records only, unless they ask for [`Visibility::Written`].
 //!
+//! Other processes read along with [`Store::open_read_only`], which takes no lock and writes nothing.
+//!
 //! # What can go wrong
 //!
 //! [`Error::kind`] says what to do about each error. After a failed sync the store takes no appends until it is

@@ -146,6 +146,7 @@ pub(crate) struct Counters {
     pub(crate) checkpoints: Counter,
     pub(crate) checkpoint_latency: Histogram,
     pub(crate) tail_bytes: Counter,
+    pub(crate) segment_files_open: Counter,
     pub(crate) segments_created: Counter,
     pub(crate) segments_removed: Counter,
 }

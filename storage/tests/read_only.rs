@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use quipu_storage::{
-    Cursor, Durability, Error, Offset, ReadOnlyStore, Record, Start, Store, StoreSettings, StoredRecord,
-    Topic, TopicSettings, Visibility,
+    Compaction, Cursor, Durability, Error, Offset, ReadOnlyStore, Record, Start, Store, StoreSettings,
+    StoredRecord, Topic, TopicSettings, Visibility,
 };
 
 /// Nothing happens but what the test asks for.
@@ -259,6 +259,57 @@ fn trimmed_records_are_told_and_removed_segments_are_no_error() {
 }
 
 #[test]
+fn a_reader_finds_the_latest_of_every_key_while_segments_are_compacted_under_it() {
+    const KEYS: u64 = 30;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), quiet());
+    let settings = TopicSettings { compaction: Some(Compaction::default()), ..small_segments() };
+    let topic = store.create_topic("t", settings).unwrap();
+    let reader = open_read_only(dir.path(), quiet());
+    reader.refresh().unwrap();
+    let seen = reader.topic("t").unwrap();
+    for round in 0..6_u64 {
+        for n in 0..20 * KEYS {
+            let record =
+                Record::keyed(format!("key {}", n % KEYS), format!("{round} {n} {}", "x".repeat(200)));
+            topic.append_with(&[record], Durability::Written).unwrap();
+        }
+        store.checkpoint().unwrap();
+        reader.refresh().unwrap();
+        let mut cursor = seen.cursor(Start::Earliest, Visibility::Synced).unwrap();
+        let mut latest = std::collections::BTreeMap::new();
+        let mut batches = 0;
+        while let Some(batch) = cursor.next_batch().unwrap() {
+            for record in batch.owned() {
+                let record = record.unwrap();
+                let payload = String::from_utf8(record.payload().unwrap().to_vec()).unwrap();
+                let (key, offset) = (record.key().unwrap().to_vec(), record.offset());
+                let earlier = latest.insert(key, (offset, payload));
+                assert!(earlier.is_none_or(|(earlier, _)| earlier < offset));
+            }
+            batches += 1;
+            if batches == 3 + round {
+                // The files that the reader is at go away.
+                assert!(topic.compact().unwrap().segments_replaced > 0);
+                if round % 2 == 1 {
+                    store.checkpoint().unwrap();
+                }
+            }
+        }
+        assert_eq!(latest.len() as u64, KEYS, "in round {round}");
+        for (offset, payload) in latest.values() {
+            assert!(payload.starts_with(&format!("{round} ")), "in round {round}: {payload}");
+            let found = seen.get(*offset).unwrap().unwrap();
+            assert_eq!(found.payload().unwrap(), payload.as_bytes());
+        }
+    }
+    let last: Vec<_> = seen.read(Start::Earliest).unwrap().map(|record| record.unwrap().offset()).collect();
+    let same: Vec<_> = topic.read(Start::Earliest).unwrap().map(|record| record.unwrap().offset()).collect();
+    assert_eq!(last, same);
+    assert!(reader.stats().damage.is_none());
+}
+
+#[test]
 fn topics_come_change_and_go() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), quiet());
@@ -447,12 +498,27 @@ fn readers_fast_and_slow_go_along_with_a_writer_that_trims_and_makes_and_deletes
 
 /// Where the writer of the test below finds its store.
 const WRITER_DIR: &str = "QUIPU_TEST_WRITER_DIR";
+/// And what it is to do.
+const WRITER_TASK: &str = "QUIPU_TEST_WRITER_TASK";
+
+fn run_writer(dir: &Path, task: &str) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "writer_in_its_own_process"])
+        .env(WRITER_DIR, dir)
+        .env(WRITER_TASK, task)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
+}
 
 #[test]
 #[ignore = "the writer of another test, which runs it in a process of its own and kills it"]
 fn writer_in_its_own_process() {
     let Some(dir) = std::env::var_os(WRITER_DIR) else { return };
     let store = open(Path::new(&dir), busy());
+    if std::env::var_os(WRITER_TASK).is_some_and(|task| task == "open and die") {
+        std::process::abort();
+    }
     let topic = store.topic_or_create("t").unwrap();
     let mut n = topic.log_end_offset().0;
     loop {
@@ -470,12 +536,7 @@ fn a_reader_follows_a_writer_in_another_process_that_is_killed_and_started_again
     let mut cursor = reader.topic("t").unwrap().cursor(Start::Earliest, Visibility::Synced).unwrap();
     let mut next = 0;
     for _ in 0..4 {
-        let mut writer = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "writer_in_its_own_process"])
-            .env(WRITER_DIR, dir.path())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut writer = run_writer(dir.path(), "write");
         let begun = Instant::now();
         let target = next + 3000;
         while next < target && begun.elapsed() < Duration::from_secs(60) {
@@ -486,6 +547,14 @@ fn a_reader_follows_a_writer_in_another_process_that_is_killed_and_started_again
         }
         writer.kill().unwrap();
         writer.wait().unwrap();
+        // Openings that come to nothing must not throw the reader back.
+        for _ in 0..3 {
+            let before = reader.topic("t").unwrap().high_watermark();
+            let opened = run_writer(dir.path(), "open and die").wait().unwrap();
+            assert!(!opened.success());
+            reader.refresh().unwrap();
+            assert!(reader.topic("t").unwrap().high_watermark() >= before);
+        }
         assert!(next >= target, "the writer in the other process got nowhere: {next}, {:?}", reader.stats());
     }
     // What was shown is what the next writer finds.

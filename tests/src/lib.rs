@@ -11,10 +11,12 @@
 //! And what is done with them:
 //!
 //! - [`model`] holds the store against a plain model, in random sequences with closes, kills and power cuts.
+//! - [`crash_points`] ends a script before each operation of the disk, and its recovery before each of its own.
 //!
 //! All chance comes from a seeded [`rng::Rng`]: a failing test prints its seed and is repeated by it.
 #![forbid(unsafe_code)]
 
+pub mod crash_points;
 pub mod faulty;
 pub mod golden;
 pub mod lying;

@@ -50,13 +50,18 @@ impl Slot {
     }
 
     /// Creates a file full of zeros: an overwrite of blocks that were written before changes no metadata, so a
-    /// sync has only the data to write.
+    /// sync has only the data to write. It gets its name when all of it is on the disk.
     pub(crate) fn create(context: &Context, number: u64) -> Result<Self> {
         let dir = dir(context);
         let path = dir.join(format!("{number:06}.journal"));
+        let aside = dir.join(format!("{number:06}{HALF_MADE}"));
         let bytes = context.settings.journal_file_bytes;
         let fill = || {
-            let file = context.disk.open(&path, OpenMode::Create)?;
+            match context.disk.remove(&aside) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let file = context.disk.open(&aside, OpenMode::Create)?;
             file.allocate(bytes)?;
             let zeros = vec![0; usize::try_from(bytes.min(1 << 20)).unwrap_or(1 << 20)];
             let mut position = 0;
@@ -69,11 +74,12 @@ impl Slot {
         };
         let discard = |error| {
             // Half a file is of no use, and may be what fills the disk. That it goes is not essential.
-            let _ = context.disk.remove(&path);
+            let _ = context.disk.remove(&aside);
             Error::io("create journal file", &path, error)
         };
         let file = fill().map_err(discard)?;
-        context.sync_file(&*file, &path)?;
+        context.sync_file(&*file, &aside)?;
+        context.disk.rename(&aside, &path).map_err(discard)?;
         context.sync_dir(&dir)?;
         let writer =
             Arc::clone(&file).writer(bytes).map_err(|error| Error::io("map journal file", &path, error))?;
@@ -84,6 +90,9 @@ impl Slot {
         number_of(&self.path)
     }
 }
+
+/// How the name of a journal file ends that is being made.
+pub(crate) const HALF_MADE: &str = ".new";
 
 /// The directory of the journal's files.
 pub(crate) fn dir(context: &Context) -> PathBuf {
@@ -209,14 +218,15 @@ impl Journal {
         self.files
     }
 
-    /// Whether a frame of `bytes` fits without a further file.
+    /// Whether a frame of `bytes` fits without a further file. The last free file is not for frames: the next opening
+    /// begins its generation there, also when the disk is full.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.file_position + bytes as u64 <= self.current.bytes || !self.free.is_empty()
+        self.file_position + bytes as u64 <= self.current.bytes || self.free.len() > 1
     }
 
     /// Whether the next roll would find no file although there may be more.
     pub(crate) fn wants_file(&self, context: &Context) -> bool {
-        self.free.is_empty()
+        self.free.len() < 2
             && (self.files + 1) * context.settings.journal_file_bytes <= context.settings.journal_bytes_max
     }
 

@@ -81,6 +81,12 @@ impl Recovered {
 pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>) -> Result<Vec<FoundFile>> {
     let dir = dir(context);
     let entries = context.disk.list(&dir).map_err(|error| Error::io("list", &dir, error))?;
+    if !context.is_read_only {
+        for entry in entries.iter().filter(|entry| entry.name.ends_with(super::HALF_MADE)) {
+            let path = dir.join(&entry.name);
+            context.disk.remove(&path).map_err(|error| Error::io("remove", path, error))?;
+        }
+    }
     let mut names: Vec<_> = entries
         .into_iter()
         .filter(|entry| entry.kind == EntryKind::File && entry.name.ends_with(".journal"))
@@ -183,9 +189,9 @@ pub(crate) fn replay(
             }
         }
         recovered.needed.push((number, recovered.end));
-        if recovered.end > start {
-            // A generation without a frame behind the checkpoint is not needed: its file may be used again before the
-            // next checkpoint, and then nothing may follow it.
+        if recovered.end > begin {
+            // Nothing may follow a generation without a frame behind the checkpoint: its header may not be on the
+            // disk, and its file may be used again before the next checkpoint.
             recovered.last_generation = header.generation;
         }
         if limit != Some(recovered.end) {
@@ -202,6 +208,10 @@ pub(crate) fn replay(
         if from < end {
             let part = bytes.slice(index(from - begin)..index(end - begin));
             recovered.in_doubt.push((number, file_position(&header, from), part));
+        }
+        if header.start >= synced && header.start < end {
+            // Then the header is in doubt as well.
+            recovered.in_doubt.push((number, 0, header.encode().to_vec().into()));
         }
     }
     Ok(recovered)

@@ -16,7 +16,7 @@
 //! | the reader is so slow that its place in the journal is gone | the checkpoint on the disk lies behind it (J3 of the journal): start again there; what is in between is in segments |
 //! | the checkpoint is replaced, or files are used again, between reading the one and the others | the journal does not go on from it: start again |
 //! | a segment is removed between learning of it and opening it | the frame that says so was there before: look, and try again |
-//! | the writer was killed and opened again | its new generation begins where intact frames end |
+//! | the writer was killed and opened again | its new generation begins where intact frames end, and follows the last one that has any |
 //! | what a failed disk took back was shown to those who see unsynced records | the new generation begins before our place: start again |
 //!
 //! To start again is always right: the topics are set to what the checkpoint says, and the frames behind it are taken.
@@ -427,7 +427,15 @@ impl Follower {
                 .filter(move |(_, header)| header.previous == generation && header.generation > generation)
                 .max_by_key(|(_, header)| header.generation)
         };
-        let next = follower_of(self.generation);
+        // If the writer was opened and killed before its first frame, the next opening may pass that generation over.
+        let instead_of_empty = || {
+            let empty = self.current.as_ref().filter(|current| current.header.start == self.position)?.header;
+            headers()
+                .filter(|(_, header)| header.previous == empty.previous && header.start == empty.start)
+                .filter(|(_, header)| header.generation > empty.generation)
+                .max_by_key(|(_, header)| header.generation)
+        };
+        let next = follower_of(self.generation).or_else(instead_of_empty);
         if !self.is_strange
             && let Some((file, header)) = next
             && header.start == self.position

@@ -8,11 +8,13 @@
 //! Promises:
 //!
 //! - R1 What is shown with [`Visibility::Synced`] was synced by the writer. With [`Visibility::Written`] every intact
-//!   record is shown.
+//!   record is shown that has left the writer's memory: those that were not appended as `Written` do at the next sync.
 //! - R2 Offsets rise, none is skipped without a word, as with any cursor.
 //! - R3 A half-written frame, or one of a file that is used again meanwhile, is never taken: frames verify by
 //!   checksum, position and generation, batches by their topic's seed and their offset.
-//! - R4 Damage hides only what lies behind it in the journal; it is reported by [`ReadOnlyStore::stats`].
+//! - R4 Only what a checkpoint lists is mapped: the writer never cuts or changes it, only unlinks it (M2 and M3 of the
+//!   maps hold over processes).
+//! - R5 Damage hides only what lies behind it in the journal; it is reported by [`ReadOnlyStore::stats`].
 //!
 //! [`follower`] has the journal and its races. Another process cannot wake us, so a thread looks for changes: every
 //! millisecond while there are any, down to every 20 ms when there are none. It is the only place that polls.

@@ -312,6 +312,16 @@ impl StoreInner {
             for part in &parts {
                 part.topic.check_alive()?;
             }
+            let beyond_reserved = |part: &&Prepared| {
+                part.topic.is_in_memory()
+                    && part.topic.log_end().0 + part.record_count
+                        > part.topic.reserved.load(Ordering::Relaxed)
+            };
+            if let Some(part) = parts.iter().find(beyond_reserved) {
+                drop(writer);
+                self.reserve_offsets(&part.topic, part.record_count)?;
+                continue;
+            }
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
             if writer.journal.has_room(bytes_most + CHANGES_RESERVE_BYTES) && !tail_is_full {
@@ -339,15 +349,7 @@ impl StoreInner {
             part.batch.seal(topic.seed, head.next_offset, append_time);
             let in_memory = topic.is_in_memory();
             part.rolls = !in_memory && head.rolls(&settings, part.batch.len(), append_time);
-            if in_memory {
-                let reserved = topic.reserved.load(Ordering::Relaxed);
-                if next_offset.0 + RESERVED_AT_ONCE / 2 > reserved {
-                    let free = Offset(next_offset.0 + RESERVED_AT_ONCE);
-                    writer.frame.put(&Change::OffsetsReserved { topic: topic.id, next_offset: free });
-                    topic.reserved.store(free.0, Ordering::Relaxed);
-                    is_journaled = true;
-                }
-            } else {
+            if !in_memory {
                 writer.frame.put_batch(&BatchEntry {
                     topic: topic.id,
                     bytes: part.batch.as_bytes(),
@@ -404,6 +406,17 @@ impl StoreInner {
             part.topic.watch.notify();
         }
         Ok((position, appended))
+    }
+
+    /// Sets offsets of a topic in memory aside, durably, before any of them is given: whatever happens, a later run goes
+    /// on behind them.
+    fn reserve_offsets(&self, topic: &TopicInner, count: u64) -> Result<()> {
+        let free = Offset((topic.log_end().0 + count).saturating_add(RESERVED_AT_ONCE));
+        let reserve =
+            |_: &mut super::Writer| Ok(Change::OffsetsReserved { topic: topic.id, next_offset: free });
+        self.change(reserve, |_| ())?;
+        topic.reserved.fetch_max(free.0, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Writes a frame with one change and waits until it is durable; `apply` runs under the writer lock.

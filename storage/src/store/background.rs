@@ -140,6 +140,13 @@ fn flush_turn(store: &StoreInner) {
                 }
                 _ => store.room.notify(),
             }
+            if context.counters.segment_files_open.value() > context.settings.open_files_max {
+                // Not beside a checkpoint, which must not believe synced what is only about to be; it closes files
+                // itself. A failure is kept in the context.
+                if let Ok(_alone) = store.checkpointing.try_lock() {
+                    let _ = store.sync_segments(std::iter::once(&*topic), true);
+                }
+            }
         }
     }
     let (position, wants_file) = {

@@ -88,14 +88,18 @@ impl StoreInner {
             (position, checkpoint, noted, writer.deleted.clone())
         };
         self.wait_synced(position)?;
-        for Noted { topic, head, .. } in &noted {
-            match topic.flush_below(head.next_offset) {
-                // Its records are in the journal only: as long as it cannot take them the journal must stay.
-                Err(error) if !topic.is_deleted.load(Ordering::Acquire) => return Err(error),
-                _ => {}
+        let at_once = usize::try_from(self.context.settings.open_files_max).unwrap_or(usize::MAX);
+        for some in noted.chunks(at_once) {
+            for Noted { topic, head, .. } in some {
+                match topic.flush_below(head.next_offset) {
+                    // Its records are in the journal only: as long as it cannot take them the journal must stay.
+                    Err(error) if !topic.is_deleted.load(Ordering::Acquire) => return Err(error),
+                    _ => {}
+                }
             }
+            // Files stay open until they are synced, so that a failed write-back is heard of; no more than may be.
+            self.sync_segments(some.iter().map(|noted| &*noted.topic), noted.len() > at_once)?;
         }
-        self.sync_segments(noted.iter().map(|noted| &*noted.topic))?;
         let gone = self.remove_deleted(&deleted);
         checkpoint.deleted = deleted.into_iter().filter(|topic| !gone.contains(topic)).collect();
         checkpoint.topics =
@@ -123,22 +127,23 @@ impl StoreInner {
         Ok(())
     }
 
-    /// Syncs what the topics' flushers have written.
-    fn sync_segments<'a>(&self, topics: impl Iterator<Item = &'a TopicInner>) -> Result<()> {
+    /// Syncs what the topics' flushers have written, and closes their files if that is wanted.
+    pub(crate) fn sync_segments<'a>(
+        &self,
+        topics: impl Iterator<Item = &'a TopicInner>,
+        and_close: bool,
+    ) -> Result<()> {
         let mut files: Vec<NamedFile> = Vec::new();
         let mut dirs = Vec::new();
-        let mut open = 0;
         for topic in topics {
             let mut flush = topic.flush.lock().expect("no panic under this lock");
             let (unsynced, is_dir_unsynced) = flush.take_unsynced();
             if is_dir_unsynced {
                 dirs.push(topic.dir.clone());
             }
-            open += u64::from(flush.has_open_file());
             files.extend(unsynced);
-            if open > self.context.settings.open_files_max {
+            if and_close {
                 flush.close_file();
-                open -= 1;
             }
         }
         let is_threaded = self.context.settings.background && files.len() + dirs.len() > 2;

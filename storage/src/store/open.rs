@@ -3,7 +3,7 @@
 //! 1. Take the lock.
 //! 2. Read the checkpoint; without one, and in an empty directory, create the store.
 //! 3. Read the journal from there on and apply every frame to the topics, in memory.
-//! 4. Write once more and sync what is intact but perhaps not on the disk; keep a copy of a torn end.
+//! 4. Write once more and sync what is intact but perhaps not on the disk, the checkpoint too; keep a copy of a torn end.
 //! 5. Begin a new generation of the journal behind that, so that nothing stale can ever be taken for new; sync it,
 //!    because later files and checkpoints refer to it.
 //! 6. Tell readers in other processes where the store begins.
@@ -132,6 +132,9 @@ impl StoreBuilder {
                 state.apply(changes)
             })?;
         recovery::settle(&context, &files, &recovered)?;
+        if !is_clean || !damaged.is_empty() {
+            settle_checkpoint(&context, &checkpoint)?;
+        }
         let torn_kept = recovery::keep_torn(&context, &recovered);
         let report = RecoveryReport {
             was_clean: is_clean,
@@ -300,6 +303,19 @@ fn create(disk: &dyn Disk, dir: &Path, may_create: bool) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
+/// Puts the checkpoint in place once more. Whoever put it there may have been stopped before it was durable, and an
+/// earlier one needs journal files that may be used again from now on.
+fn settle_checkpoint(context: &Context, checkpoint: &Checkpoint) -> Result<()> {
+    match write_checkpoint(&*context.disk, &context.dir, checkpoint) {
+        // There is one in place, and no more can be done.
+        Err(Error::DiskFull { .. }) => {
+            let _ = context.disk.remove(&context.dir.join("checkpoint.new"));
+            context.sync_dir(&context.dir)
+        }
+        outcome => outcome,
+    }
+}
+
 /// Writes a checkpoint aside, syncs it, and puts it in place.
 pub(crate) fn write_checkpoint(disk: &dyn Disk, dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
     let (aside, place) = (dir.join("checkpoint.new"), dir.join(CHECKPOINT));
@@ -334,6 +350,8 @@ pub(crate) fn write_checkpoint(disk: &dyn Disk, dir: &Path, checkpoint: &Checkpo
 
 /// Begins a new generation in a file that nothing needs.
 fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered) -> Result<Journal> {
+    // A killed process may have named a file and not synced the name.
+    context.sync_dir(&journal::dir(context))?;
     let mut needed = Vec::new();
     let mut free = Vec::new();
     // Of another size than the settings say now, or half made.

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 
 use super::TopicInner;
 use super::tail::TailBatch;
-use crate::context::NamedFile;
+use crate::context::{Context, NamedFile};
 use crate::disk::{File, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
@@ -60,6 +60,26 @@ struct Active {
     /// Along with the segment's own, so that sealing has it at hand.
     index: Box<IndexBuilder>,
     is_unsynced: bool,
+    _counted: CountedOpen,
+}
+
+/// Counts an open segment file as long as it lives.
+#[derive(Debug)]
+struct CountedOpen {
+    context: Arc<Context>,
+}
+
+impl CountedOpen {
+    fn new(context: &Arc<Context>) -> Self {
+        context.counters.segment_files_open.add(1);
+        Self { context: Arc::clone(context) }
+    }
+}
+
+impl Drop for CountedOpen {
+    fn drop(&mut self) {
+        self.context.counters.segment_files_open.sub(1);
+    }
 }
 
 impl Active {
@@ -91,11 +111,6 @@ impl Flush {
             self.resume =
                 Some(Resume { base_offset: active.segment.base_offset, bytes: active.index.position() });
         }
-    }
-
-    /// Whether a file is open.
-    pub(crate) fn has_open_file(&self) -> bool {
-        self.active.is_some()
     }
 
     /// Lets go of the active segment if it is `segment`, which was trimmed.
@@ -260,7 +275,7 @@ impl TopicInner {
         }
         let mut index = segment.take_index(&self.context)?;
         index.move_to(resume.bytes);
-        Ok(Active { segment, file, index, is_unsynced: false })
+        Ok(Active { segment, file, index, is_unsynced: false, _counted: CountedOpen::new(&self.context) })
     }
 
     /// Writes index and footer.
@@ -320,6 +335,12 @@ impl TopicInner {
         self.context.counters.segments_created.add(1);
         let listed = Arc::clone(&segment);
         self.update_segments(move |segments| segments.push(Arc::clone(&listed)));
-        Ok(Active { segment, file, index: Box::new(IndexBuilder::new(base_offset)), is_unsynced: false })
+        Ok(Active {
+            segment,
+            file,
+            index: Box::new(IndexBuilder::new(base_offset)),
+            is_unsynced: false,
+            _counted: CountedOpen::new(&self.context),
+        })
     }
 }
