@@ -26,7 +26,10 @@ pub fn run(args: &[String]) -> Result<()> {
         "idle-readers" => idle_readers(dir)?,
         _ => bail!("no role is called {role}"),
     };
-    println!("ready");
+    #[expect(clippy::print_stdout, reason = "the parent waits for this line")]
+    {
+        println!("ready");
+    }
     stdout().flush()?;
     if role != "fill-topics" {
         loop {

@@ -214,7 +214,11 @@ fn derived_id(topic: Uid, time: Timestamp, offset: Offset) -> [u8; 16] {
     id
 }
 
-/// Reads the batches of a topic. See the [module](self).
+/// Reads the batches of a topic.
+///
+/// Offsets rise, none is skipped without a word: where records were trimmed it answers [`Error::OffsetTrimmed`], where
+/// they are damaged [`Error::Corrupt`], each with the bounds; [`seek`](Self::seek) goes on behind. What it returned
+/// stays valid for as long as it is held.
 #[derive(Debug)]
 pub struct Cursor {
     topic: Source,

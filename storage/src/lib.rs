@@ -55,8 +55,25 @@
 //! # Where things are
 //!
 //! An append goes through `store::append` into the `journal`, waits in the `topic`'s tail, and is flushed into a
-//! `segment`; a checkpoint then frees the journal. A `cursor` reads tail and segments. [`format`] has every byte,
-//! [`disk`] is all that touches files. `ARCHITECTURE.md` tells the whole story, `docs/format.md` specifies the files.
+//! `segment`; a checkpoint then frees the journal. A `cursor` reads tail and segments. [`mod@format`] has every
+//! byte, [`disk`] is all that touches files. `ARCHITECTURE.md` tells the whole story, `docs/format.md` specifies the files.
+//!
+//! | Beside a [`Store`] | |
+//! |---|---|
+//! | [`Store::open_read_only`] | reads a store that another process may be writing |
+//! | [`Log`] | one log in one directory, without journal and topics |
+//! | [`Topic::compact`] | keeps the latest records of each key; runs by itself where [`TopicSettings::compaction`] says so |
+//! | [`verify`] | looks at every checksum, offset and file, of a closed store or beside appends |
+//! | [`dump`] | files as text, for a person |
+
+/// The snippets of the READMEs are compiled with the other examples.
+#[cfg(doctest)]
+mod readme {
+    #[doc = include_str!("../../README.md")]
+    struct OfTheProject;
+    #[doc = include_str!("../README.md")]
+    struct OfThisCrate;
+}
 
 pub mod clock;
 mod commit;

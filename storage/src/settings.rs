@@ -32,7 +32,7 @@ pub struct StoreSettings {
     /// Size of one journal file in bytes. 16 MiB; 64 KiB to 1 GiB, a multiple of 4096. It bounds the size of an
     /// append.
     pub journal_file_bytes: u64,
-    /// Most bytes that all journal files together take. 256 MiB; at least three files. It bounds the time to
+    /// Most bytes that all journal files together take. 256 MiB; three files to 1 TiB. It bounds the time to
     /// open after a crash. When it is used up, appends wait for the checkpoint.
     pub journal_bytes_max: u64,
     /// How long a `Written` append may stay unsynced. 100 ms; 1 ms to 1 h.
@@ -45,7 +45,7 @@ pub struct StoreSettings {
     /// Most bytes of recent records that wait in memory for their segments, over all topics. 64 MiB; 64 KiB to
     /// 64 GiB. When they are used up, appends wait.
     pub tail_bytes_max: u64,
-    /// Most bytes of one append, encoded. 8 MiB; 1 KiB to 64 MiB, and it must fit into a journal file.
+    /// Most bytes of one append, encoded. 8 MiB; 1 KiB to 64 MiB, and at most half a journal file.
     pub append_bytes_max: u64,
     /// Most records of one append. 100,000; 1 to 10,000,000.
     pub append_records_max: u64,

@@ -1,5 +1,7 @@
 //! The bare log through its public interface, on the real disk.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

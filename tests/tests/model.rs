@@ -2,6 +2,8 @@
 //!
 //! `QUIPU_MODEL_SEQUENCES` says how many; `QUIPU_SEED` repeats one.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, Sender};

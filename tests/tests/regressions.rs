@@ -1,5 +1,7 @@
 //! What the harnesses have found once, each as a story of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -278,7 +278,7 @@ impl Active {
 
     /// Writes index and footer behind the batches and cuts the file there: the segment never changes again. Returns
     /// the writer, whose end may take a while.
-    pub(super) fn seal(self, uid: Uid, seed: u32) -> Result<(Arc<dyn File>, Arc<Segment>, Box<dyn Writer>)> {
+    pub(super) fn seal(self, uid: Uid, seed: u32) -> Result<Retired> {
         self.fill.stop();
         seal(&*self.file, self.segment.path(), &self.index, uid, seed).map(|sealed| {
             self.segment.seal(sealed);
@@ -286,6 +286,9 @@ impl Active {
         })
     }
 }
+
+/// What is left of an active segment that was sealed.
+type Retired = (Arc<dyn File>, Arc<Segment>, Box<dyn Writer>);
 
 /// In place of a writer, after the end.
 #[derive(Debug)]

@@ -7,9 +7,9 @@
 //!
 //! | Module | What it looks at |
 //! |---|---|
-//! | [`layout`] | the directory, the checkpoint, the file `clean` |
-//! | [`journal`] | the journal's files, and its frames behind the checkpoint |
-//! | [`segment`] | one segment: header, batches, index, footer |
+//! | `layout` | the directory, the checkpoint, the file `clean` |
+//! | `journal` | the journal's files, and its frames behind the checkpoint |
+//! | `segment` | one segment: header, batches, index, footer |
 //!
 //! What it cannot see: a record that was never acknowledged leaves nothing behind, and an old copy of a whole store is
 //! as intact as it was.

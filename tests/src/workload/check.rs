@@ -37,7 +37,7 @@ pub struct Checked {
     pub appends: u64,
 }
 
-/// Checks the store in `dir`. See the [module](self).
+/// Checks the store in `dir` against what was acknowledged.
 ///
 /// # Errors
 /// The first thing that is not as it must be.
