@@ -75,3 +75,21 @@ fn a_time_is_found_while_its_batch_goes_from_memory_to_its_segment() {
         });
     });
 }
+
+#[test]
+fn the_journal_keeps_its_bound_however_many_append_at_once() {
+    // Each of many appenders that found no room made a file, and none saw those that the others were making.
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let topic = store.create_topic("t", small_segments()).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    topic.append_with(&[Record::new("x".repeat(8000))], Durability::Written).unwrap();
+                }
+            });
+        }
+    });
+    assert!(store.stats().journal_bytes <= 256 << 10, "{:?}", store.stats());
+}
