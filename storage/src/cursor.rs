@@ -531,6 +531,11 @@ impl Cursor {
             self.next = topic.log_start();
         }
         topic.check_files()?;
+        // Before the segments: what leaves the tail between the two looks is found in its segment.
+        let in_tail = {
+            let tail = topic.tail();
+            tail.find_time(time).map_or(tail.head.next_offset, |batch| batch.base_offset)
+        };
         'again: loop {
             for segment in topic.segments().iter() {
                 let is_earlier = segment.sealed().is_some_and(|sealed| sealed.last_time < time);
@@ -545,10 +550,8 @@ impl Cursor {
                     Err(error) => return Err(error),
                 }
             }
-            break;
+            return Ok(in_tail);
         }
-        let tail = topic.tail();
-        Ok(tail.find_time(time).map_or(tail.head.next_offset, |batch| batch.base_offset))
     }
 
     fn find_time_in(

@@ -213,7 +213,7 @@ impl Journal {
         self.header.generation
     }
 
-    /// Files, in use and free.
+    /// Files: in use, free, and being created.
     pub(crate) fn files(&self) -> u64 {
         self.files
     }
@@ -230,16 +230,22 @@ impl Journal {
             && (self.files + 1) * context.settings.journal_file_bytes <= context.settings.journal_bytes_max
     }
 
-    /// The number for a file to be created, for [`Slot::create`] and then [`add`](Self::add).
+    /// The number for a file to be created, for [`Slot::create`] and then [`add`](Self::add), or
+    /// [`give_up`](Self::give_up). The file counts from now on: others may want one meanwhile.
     pub(crate) fn take_number(&mut self) -> u64 {
+        self.files += 1;
         self.next_number += 1;
         self.next_number - 1
     }
 
     /// Adds a file to be used.
     pub(crate) fn add(&mut self, slot: Slot) {
-        self.files += 1;
         self.free.push(slot);
+    }
+
+    /// The file for which a number was taken could not be created.
+    pub(crate) fn give_up(&mut self) {
+        self.files -= 1;
     }
 
     /// Writes a frame: what `frame` holds, and behind it `batches`, each padded. There must be room for it.

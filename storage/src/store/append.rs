@@ -305,7 +305,9 @@ impl StoreInner {
     ) -> Result<(Position, Vec<Appended>)> {
         let context = &*self.context;
         // A frame has its header, its list and each batch padded.
-        let bytes_most: usize = parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
+        let frame_bytes_most =
+            parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
+        let bytes_most = frame_bytes_most + CHANGES_RESERVE_BYTES;
         let mut guard = loop {
             let writer = self.writer();
             context.check_writable()?;
@@ -324,7 +326,7 @@ impl StoreInner {
             }
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
-            if writer.journal.has_room(bytes_most + CHANGES_RESERVE_BYTES) && !tail_is_full {
+            if writer.journal.has_room(bytes_most) && !tail_is_full {
                 break writer;
             }
             drop(writer);
@@ -333,7 +335,7 @@ impl StoreInner {
             } else {
                 ("the journal", context.settings.journal_bytes_max)
             };
-            self.make_room(tail_is_full, may_wait, Error::Overloaded { what, limit })?;
+            self.make_room(bytes_most, tail_is_full, may_wait, Error::Overloaded { what, limit })?;
         };
         let writer = &mut *guard;
         let now = context.clock.now();
@@ -444,7 +446,7 @@ impl StoreInner {
     /// To be called with no lock held when there was no room for a change.
     pub(crate) fn make_room_for_change(&self) -> Result<()> {
         let limit = self.context.settings.journal_bytes_max;
-        self.make_room(false, true, Error::Overloaded { what: "the journal", limit })
+        self.make_room(CHANGE_BYTES_MAX, false, true, Error::Overloaded { what: "the journal", limit })
     }
 
     /// The same as [`change`](Self::change) for those who hold the writer lock and have made sure of room.
@@ -480,8 +482,8 @@ impl StoreInner {
         }
     }
 
-    /// There is no room for an append: waits for some, or makes it, or says `overloaded`.
-    fn make_room(&self, tail_is_full: bool, may_wait: bool, overloaded: Error) -> Result<()> {
+    /// There is no room for a frame of `bytes`: waits for some, or makes it, or says `overloaded`.
+    fn make_room(&self, bytes: usize, tail_is_full: bool, may_wait: bool, overloaded: Error) -> Result<()> {
         let context = &*self.context;
         if !tail_is_full && self.add_journal_file()? {
             return Ok(());
@@ -502,18 +504,13 @@ impl StoreInner {
         if !may_wait {
             return Err(overloaded);
         }
-        let before = self.checkpointed.load(Ordering::Acquire);
         let deadline = Instant::now() + Duration::from_secs(1);
         self.room.wait_until(Some(deadline), || {
             let tail_has_room = context.counters.tail_bytes.value() <= context.settings.tail_bytes_max;
             context.check_writable().is_err()
                 || context.is_disk_full()
                 || self.checkpoint_error.lock().expect("no panic under this lock").is_some()
-                || if tail_is_full {
-                    tail_has_room
-                } else {
-                    self.checkpointed.load(Ordering::Acquire) != before
-                }
+                || if tail_is_full { tail_has_room } else { self.writer().journal.has_room(bytes) }
         });
         Ok(())
     }
@@ -530,11 +527,17 @@ impl StoreInner {
         match Slot::create(&self.context, number) {
             Ok(slot) => {
                 self.writer().journal.add(slot);
+                self.room.notify();
                 Ok(true)
             }
-            // There are other files, which will be free again.
-            Err(Error::DiskFull { .. }) => Ok(false),
-            Err(error) => Err(error),
+            Err(error) => {
+                self.writer().journal.give_up();
+                match error {
+                    // There are other files, which will be free again.
+                    Error::DiskFull { .. } => Ok(false),
+                    error => Err(error),
+                }
+            }
         }
     }
 }
