@@ -305,8 +305,7 @@ impl StoreInner {
     ) -> Result<(Position, Vec<Appended>)> {
         let context = &*self.context;
         // A frame has its header, its list and each batch padded.
-        let frame_bytes_most =
-            parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
+        let frame_bytes_most = parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
         let bytes_most = frame_bytes_most + CHANGES_RESERVE_BYTES;
         let mut guard = loop {
             let writer = self.writer();
