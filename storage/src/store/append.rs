@@ -305,8 +305,7 @@ impl StoreInner {
     ) -> Result<(Position, Vec<Appended>)> {
         let context = &*self.context;
         // A frame has its header, its list and each batch padded.
-        let frame_bytes_most =
-            parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
+        let frame_bytes_most = parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
         let bytes_most = frame_bytes_most + CHANGES_RESERVE_BYTES;
         let mut guard = loop {
             let writer = self.writer();
@@ -325,6 +324,7 @@ impl StoreInner {
             } else {
                 ("the journal", context.settings.journal_bytes_max)
             };
+            let _working = self.begin_work()?;
             self.make_room(bytes_most, tail_is_full, may_wait, Error::Overloaded { what, limit })?;
         };
         let writer = &mut *guard;
