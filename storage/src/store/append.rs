@@ -334,6 +334,7 @@ impl StoreInner {
             } else {
                 ("the journal", context.settings.journal_bytes_max)
             };
+            let _working = self.begin_work()?;
             self.make_room(bytes_most, tail_is_full, may_wait, Error::Overloaded { what, limit })?;
         };
         let writer = &mut *guard;
