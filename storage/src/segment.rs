@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
@@ -26,11 +26,13 @@ use crate::format::segment::{
     index_crc, last_entry,
 };
 use crate::format::{ALIGNMENT, HeaderProblem, Invalid};
-use crate::sync::lock;
+use crate::sync::{AtomicU64, Ordering, lock};
 use crate::types::{Offset, Position, Timestamp, TopicName};
 
 /// How much is looked at in one go when batches are read one after the other.
 const WINDOW_BYTES: u64 = 256 << 10;
+/// How much at first.
+const FIRST_WINDOW_BYTES: u64 = 16 << 10;
 /// How much of a batch's start is read to learn its length, when nothing is known about it.
 const HEAD_BYTES: u64 = 4096;
 
@@ -158,6 +160,25 @@ impl Segment {
         self.next_offset.store(next_offset.0, Ordering::Release);
     }
 
+    /// The index of a segment whose batches have been looked at.
+    pub(crate) fn continue_index(&self, index: IndexBuilder) {
+        *self.lock_index() = Index::Growing(Box::new(index));
+    }
+
+    /// A batch has been written at `position`, and gets an entry in the index.
+    pub(crate) fn index_batch(&self, position: u64, header: &BatchHeader, crc: &[u8]) {
+        if let Index::Growing(builder) = &mut *self.lock_index() {
+            builder.push_at(position, header, crc);
+        }
+    }
+
+    /// Batches have been written up to `position`; those that get an entry are in the index.
+    #[inline]
+    pub(crate) fn publish_end(&self, position: u64, next_offset: Offset) {
+        self.data_bytes.store(position, Ordering::Release);
+        self.next_offset.store(next_offset.0, Ordering::Release);
+    }
+
     /// Index and footer are in the file now.
     pub(crate) fn seal(&self, sealed: SealedSegment) {
         *self.sealed.lock().expect("no panic under this lock") = Some(sealed);
@@ -175,6 +196,23 @@ impl Segment {
     /// Where to begin to look for the first batch appended at `time` or later.
     pub(crate) fn seek_time(&self, context: &Context, time: Timestamp) -> Result<u64> {
         self.seek(context, |entry| entry.append_time < time)
+    }
+
+    /// Cuts what is written into pieces of about `bytes`, each a run of whole batches: where they start and the first
+    /// offset that can be there; and where the last one ends.
+    pub(crate) fn pieces(&self, context: &Context, bytes: u64) -> Result<(Vec<(u64, Offset)>, u64)> {
+        self.with_index(context, |index| {
+            let end = self.data_bytes.load(Ordering::Acquire);
+            let mut pieces = vec![(HEADER_BYTES as u64, self.base_offset)];
+            for number in 0..index.len() / INDEX_ENTRY_BYTES {
+                let entry = IndexEntry::at(index, number);
+                let begun = pieces.last().map_or(0, |(position, _)| *position);
+                if entry.position.0 >= begun + bytes && entry.position.0 < end {
+                    pieces.push((entry.position.0, entry.base_offset));
+                }
+            }
+            (pieces, end)
+        })
     }
 
     fn seek(&self, context: &Context, before: impl Fn(IndexEntry) -> bool) -> Result<u64> {
@@ -231,8 +269,14 @@ impl Segment {
     /// A newer version is refused. Damage is counted and no more: each batch says itself whose it is, and where it belongs.
     fn check_header(&self, context: &Context, file: &dyn File) -> Result<()> {
         let mut start = [0; HEADER_BYTES];
-        file.read_at(&mut start, 0).map_err(|error| Error::io("read the header of", &self.path, error))?;
-        match SegmentHeader::decode(&start) {
+        let decoded = match file.read_at(&mut start, 0) {
+            Ok(_) => SegmentHeader::decode(&start),
+            Err(error) if is_bad_sector(&error) => {
+                Err(HeaderProblem::Invalid(Invalid::new("the disk cannot read it", 0)))
+            }
+            Err(error) => return Err(Error::io("read the header of", &self.path, error)),
+        };
+        match decoded {
             Ok(header)
                 if header.base_offset == self.base_offset
                     && header.store == context.store
@@ -249,7 +293,14 @@ impl Segment {
     fn read_footer(&self, context: &Context, file: &dyn File, index: &mut Index) -> Result<()> {
         let io = |error| Error::io("read the footer of", &self.path, error);
         let file_bytes = file.len().map_err(io)?;
-        match self.check_footer(file, file_bytes).map_err(io)? {
+        let checked = match self.check_footer(file, file_bytes) {
+            // The batches may be readable all the same.
+            Err(error) if is_bad_sector(&error) => {
+                Err(HeaderProblem::Invalid(Invalid::new("the disk cannot read it", 0)))
+            }
+            checked => checked.map_err(io)?,
+        };
+        match checked {
             Ok((footer, entries)) => {
                 if let Some(entries) = entries {
                     *index = Index::Fixed(entries);
@@ -268,7 +319,11 @@ impl Segment {
                 context.counters.damage_found.add(1);
                 let builder = self.scan(context, file_bytes)?;
                 let next_offset = self.next_offset();
-                let end = if builder.next_offset() == next_offset { builder.position() } else { file_bytes };
+                // Where compaction took out the last records, only the length of the file tells that none is missing.
+                let index_and_footer = (builder.entries().len() + FOOTER_BYTES) as u64;
+                let is_complete = builder.next_offset() == next_offset
+                    || builder.position() + index_and_footer == file_bytes;
+                let end = if is_complete { builder.position() } else { file_bytes };
                 *index = Index::Fixed(Bytes::copy_from_slice(builder.entries()));
                 self.data_bytes.store(end.max(HEADER_BYTES as u64), Ordering::Release);
             }
@@ -276,10 +331,6 @@ impl Segment {
         Ok(())
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "an I/O error, or what the footer says, or why it says nothing"
-    )]
     fn check_footer(
         &self,
         file: &dyn File,
@@ -313,7 +364,7 @@ impl Segment {
         let mut reader = SegmentReader::new();
         let mut position = HEADER_BYTES as u64;
         while position < end {
-            match reader.header(self, context, position, end)? {
+            match reader.readable_header(self, context, position, end)? {
                 Ok(header)
                     if header.base_offset >= builder.next_offset() && self.holds(&header, position, end) =>
                 {
@@ -352,7 +403,9 @@ impl Segment {
                 }
                 Ok(_) => at += ALIGNMENT as u64,
                 // A sector that cannot be read: go on behind its page.
-                Err(Error::Io { .. }) => at = (at + 1).next_multiple_of(HEAD_BYTES),
+                Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
+                    at = (at + 1).next_multiple_of(HEAD_BYTES);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -384,7 +437,7 @@ impl Segment {
         *self.map.lock().expect("no panic under this lock") = None;
     }
 
-    fn corrupt(&self, offsets: Range<Offset>, position: u64, detail: &'static str) -> Error {
+    pub(crate) fn corrupt(&self, offsets: Range<Offset>, position: u64, detail: &'static str) -> Error {
         Error::Corrupt {
             topic: self.topic.clone(),
             offsets,
@@ -392,6 +445,12 @@ impl Segment {
             position: Position(position),
             detail,
         }
+    }
+
+    /// The batches end before `offset`, which should be among them.
+    pub(crate) fn lost(&self, offset: Offset) -> Error {
+        let end = self.next_offset().max(offset + 1);
+        self.corrupt(offset..end, self.data_bytes.load(Ordering::Acquire), "the batches end early")
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -411,9 +470,14 @@ pub(crate) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// For many batches, one after the other.
+    /// For many batches, one after the other: the window grows with what is read.
     pub(crate) fn new() -> Self {
-        Self { window_bytes: WINDOW_BYTES, ..Self::default() }
+        Self { window_bytes: FIRST_WINDOW_BYTES, ..Self::default() }
+    }
+
+    /// Lets go of the segment: a reader that waits for more must not keep memory, or the file of a removed segment.
+    pub(crate) fn release(&mut self) {
+        *self = Self { window_bytes: self.window_bytes.min(FIRST_WINDOW_BYTES), ..Self::default() };
     }
 
     /// For one batch here and one there.
@@ -450,7 +514,7 @@ impl SegmentReader {
             Ok(Err(BodyProblem::Invalid(invalid))) => {
                 self.damage(segment, context, position..end, expected, invalid.detail)
             }
-            Err(Error::Io { .. }) => {
+            Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
                 self.damage(segment, context, position..end, expected, "the disk cannot read it")
             }
             Err(error) => Err(error),
@@ -470,7 +534,7 @@ impl SegmentReader {
         let end = segment.data_bytes.load(Ordering::Acquire);
         let mut expected = segment.base_offset;
         while position < end {
-            match self.header(segment, context, position, end)? {
+            match self.readable_header(segment, context, position, end)? {
                 Ok(header) if header.next_offset() > target => return Ok(position),
                 Ok(header) => {
                     expected = header.next_offset();
@@ -478,7 +542,7 @@ impl SegmentReader {
                 }
                 Err(_) => {
                     let Some(behind) = segment.next_intact(context, position, end, expected)? else { break };
-                    match self.header(segment, context, behind, end)? {
+                    match self.readable_header(segment, context, behind, end)? {
                         Ok(header) if header.base_offset <= target => position = behind,
                         _ => break,
                     }
@@ -500,7 +564,7 @@ impl SegmentReader {
         let behind = segment.next_intact(context, range.start, range.end, expected)?;
         let intact_from = match behind {
             None => segment.next_offset(),
-            Some(position) => match self.header(segment, context, position, range.end)? {
+            Some(position) => match self.readable_header(segment, context, position, range.end)? {
                 Ok(header) => header.base_offset,
                 Err(_) => segment.next_offset(),
             },
@@ -516,21 +580,36 @@ impl SegmentReader {
         position: u64,
         end: u64,
     ) -> Result<std::result::Result<BatchHeader, Invalid>> {
-        if let Some(bytes) = self.within(position, (end - position).min(HEAD_BYTES)) {
-            let decoded = BatchHeader::decode(&bytes, segment.seed);
-            if decoded.is_ok() || bytes.len() as u64 == end - position {
-                return Ok(decoded);
-            }
-            // Its ext may reach beyond what was looked at.
-            let whole = batch_bytes_claimed(&bytes).min(end - position);
-            if whole <= bytes.len() as u64 {
-                return Ok(decoded);
-            }
-            self.fetch(segment, context, position, whole, end)?;
-            return Ok(BatchHeader::decode(&self.slice(position..position + whole), segment.seed));
+        let head_bytes = (end - position).min(HEAD_BYTES);
+        if self.within(position, head_bytes).is_none() {
+            self.fetch(segment, context, position, head_bytes, end)?;
         }
-        self.fetch(segment, context, position, HEAD_BYTES.min(end - position), end)?;
-        self.header(segment, context, position, end)
+        let head = &self.window[self.within(position, head_bytes).unwrap_or_default()];
+        let decoded = BatchHeader::decode(head, segment.seed);
+        // Its ext may reach beyond what was looked at.
+        let claimed = batch_bytes_claimed(head).min(end - position);
+        if decoded.is_ok() || claimed <= head_bytes {
+            return Ok(decoded);
+        }
+        self.fetch(segment, context, position, claimed, end)?;
+        let whole = &self.window[self.within(position, claimed).unwrap_or_default()];
+        Ok(BatchHeader::decode(whole, segment.seed))
+    }
+
+    /// The same; what the disk cannot read is as good as damaged.
+    fn readable_header(
+        &mut self,
+        segment: &Segment,
+        context: &Context,
+        position: u64,
+        end: u64,
+    ) -> Result<std::result::Result<BatchHeader, Invalid>> {
+        match self.header(segment, context, position, end) {
+            Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
+                Ok(Err(Invalid::new("the disk cannot read it", 0)))
+            }
+            outcome => outcome,
+        }
     }
 
     /// The batch at `position`, verified.
@@ -552,18 +631,20 @@ impl SegmentReader {
         if self.within(position, whole).is_none() {
             self.fetch(segment, context, position, whole, end)?;
         }
-        Ok(Batch::decode(&self.slice(position..position + whole), segment.seed))
+        Ok(Batch::verify_body(header, self.slice(position..position + whole)))
     }
 
-    fn within(&self, position: u64, bytes: u64) -> Option<Bytes> {
+    /// Where in the window `bytes` from `position` on are, if it has them.
+    fn within(&self, position: u64, bytes: u64) -> Option<Range<usize>> {
         let start = usize::try_from(position.checked_sub(self.window_at)?).ok()?;
         let end = start.checked_add(usize::try_from(bytes).ok()?)?;
-        (end <= self.window.len()).then(|| self.window.slice(start..end))
+        (end <= self.window.len()).then_some(start..end)
     }
 
     /// Bytes of the window, which must have them.
     pub(crate) fn slice(&self, range: Range<u64>) -> Bytes {
-        self.within(range.start, range.end - range.start).expect("the window was fetched to have them")
+        let within = self.within(range.start, range.end - range.start);
+        self.window.slice(within.expect("the window was fetched to have them"))
     }
 
     /// Moves the window to `position`: at least `bytes` of it, and more if they can be read.
@@ -580,12 +661,21 @@ impl SegmentReader {
             _ => segment.open_map(context)?,
         };
         let wide = bytes.max(self.window_bytes).min(end - position);
-        let window = map
-            .bytes(position..position + wide)
-            .or_else(|_| map.bytes(position..position + bytes))
-            .map_err(|error| Error::io("read", &segment.path, error))?;
+        let read = |map: &dyn Map| {
+            map.bytes(position..position + wide).or_else(|_| map.bytes(position..position + bytes))
+        };
+        let window = match read(&*map) {
+            // The segment has grown beyond its map: its topic was given a larger size meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                segment.close_map();
+                read(&*segment.open_map(context)?)
+            }
+            outcome => outcome,
+        };
+        let window = window.map_err(|error| Error::io("read", &segment.path, error))?;
         self.window = window;
         self.window_at = position;
+        self.window_bytes = (self.window_bytes * 2).min(WINDOW_BYTES);
         Ok(())
     }
 
@@ -599,6 +689,11 @@ impl SegmentReader {
         }
         Ok(())
     }
+}
+
+/// Whether the disk cannot read what is there. Anything else (too many open files, say) says nothing about the bytes.
+fn is_bad_sector(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// How long a batch says it is, its checksum not looked at.

@@ -4,6 +4,9 @@
 //!   promises of [`quipu_storage::disk`] allow, which is more than a real file system would do.
 //! - [`faulty::FaultyDisk`] counts and records every operation of the disk below it, and fails chosen ones.
 //! - [`lying::LyingDisk`] breaks a promise on purpose, so that a harness can prove that it would notice.
+//! - [`golden`] has two small stores with fixed bytes: the golden files of the format.
+//!
+//! And what runs on real ones: [`workload`] drives a store, says what was acknowledged, and checks it afterwards.
 //!
 //! And what is done with them:
 //!
@@ -18,8 +21,10 @@
 pub mod crash_points;
 pub mod faults;
 pub mod faulty;
+pub mod golden;
 pub mod lying;
 pub mod model;
 pub mod rng;
 pub mod rot;
 pub mod sim;
+pub mod workload;

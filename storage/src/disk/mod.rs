@@ -89,6 +89,14 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Locks `path` (a file, created if absent) against every other process and every other holder in this
     /// one, and writes `holder` into it. `WouldBlock` if somebody else holds it.
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn DirLock>>;
+
+    /// Keeps [`lock`](Self::lock) of `path` from being had, together with any number of others who do; neither creates
+    /// nor changes anything. `WouldBlock` if somebody holds the lock, with what the holder wrote; `NotFound` if there
+    /// is no such file. `Unsupported` from a disk that cannot.
+    fn lock_shared(&self, path: &Path) -> io::Result<Box<dyn DirLock>> {
+        let _ = path;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// An open file.
@@ -137,4 +145,22 @@ pub trait Map: fmt::Debug + Send + Sync {
 pub trait Writer: fmt::Debug + Send {
     /// Writes all parts, one after the other, from `position` on. The end must be within the capacity.
     fn write_at(&mut self, parts: &[io::IoSlice<'_>], position: u64) -> io::Result<()>;
+
+    /// Whether blocks that were written before are overwritten where they are, so that it pays to write them
+    /// with zeros ahead of the data.
+    fn overwrites_in_place(&self) -> bool {
+        true
+    }
+
+    /// Something that gets memory ready for this writer, from whatever thread. `None` if there is nothing to
+    /// get ready.
+    fn faulter(&self) -> Option<Arc<dyn Faulter>> {
+        None
+    }
+}
+
+/// Gets the memory ready that a [`Writer`] will store into, so that storing does not have to wait for it.
+pub trait Faulter: fmt::Debug + Send + Sync {
+    /// Makes the pages of `range` present and writable. Changes no byte, whatever is written meanwhile.
+    fn fault(&self, range: Range<u64>) -> io::Result<()>;
 }

@@ -28,10 +28,15 @@
 //! | 3 | producer: name, epoch, sequence (reserved) |
 //! | 4 | request id (reserved) |
 //! | 5 | bare log only: the position up to which this segment was synced when the batch was written |
+//!
+//! When compaction takes records out of a batch, field 1 is made anew and of field 2 the entries of the records that
+//! stay are kept. Every other field is about the batch as a whole and is copied byte for byte, whether known or not:
+//! a repeated producer sequence or request id is still answered although the records it brought are gone. A new field
+//! about single records needs a rule here, and a required flag that keeps older versions from breaking it.
 
 use bytes::Bytes;
 
-use super::record::{RecordView, Records};
+use super::record::{self, RecordView, Records};
 use super::wire::{Fields, put_bytes, put_number, put_varint, varint};
 use super::{ALIGNMENT, Invalid, aligned, crc, u16_at, u32_at, u64_at};
 use crate::types::{Offset, Timestamp, Uid};
@@ -60,6 +65,7 @@ mod at {
 const _: () = assert!(at::FLAGS + 2 == HEADER_BYTES && HEADER_BYTES.is_multiple_of(ALIGNMENT));
 
 const EXT_OFFSET_GAPS: u32 = 1;
+const EXT_REVISIONS: u32 = 2;
 const EXT_SYNCED_POSITION: u32 = 5;
 
 /// How the body of a batch is compressed.
@@ -249,6 +255,11 @@ impl BatchBuilder {
     pub fn put_synced_position(&mut self, position: u64) {
         let mut ext = Vec::with_capacity(12);
         put_number(&mut ext, EXT_SYNCED_POSITION, position);
+        self.put_ext(&ext);
+    }
+
+    /// Adds encoded fields to `ext`; before [`seal`](Self::seal).
+    fn put_ext(&mut self, ext: &[u8]) {
         let at = HEADER_BYTES + self.ext_bytes;
         self.bytes.splice(at..at, ext.iter().copied());
         self.ext_bytes += ext.len();
@@ -272,9 +283,25 @@ impl BatchBuilder {
         &self.bytes
     }
 
+    /// The finished batch, without padding, taken out: nothing is left here.
+    pub fn take_bytes(&mut self) -> Bytes {
+        std::mem::take(&mut self.bytes).into()
+    }
+
     /// The finished batch, without padding.
     pub fn into_bytes(self) -> Bytes {
         self.bytes.into()
+    }
+
+    /// The memory, to be used for another batch.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// The header, once [sealed](Self::seal).
+    #[inline]
+    pub fn header(&self) -> BatchHeader {
+        BatchHeader::decode_unverified(&self.bytes).expect("it was made here")
     }
 }
 
@@ -317,7 +344,8 @@ impl BatchHeader {
     }
 
     /// What the header says, its CRC not looked at; the numbers fit together.
-    fn decode_unverified(bytes: &[u8]) -> Result<Self, Invalid> {
+    #[inline]
+    pub(crate) fn decode_unverified(bytes: &[u8]) -> Result<Self, Invalid> {
         if bytes.len() < HEADER_BYTES {
             return Err(Invalid::new("a batch header is cut off", 0));
         }
@@ -389,12 +417,14 @@ impl Batch {
         if bytes.len() < header.batch_bytes() {
             return Err(BodyProblem::Invalid(Invalid::new("a batch is cut off", at::BATCH_BYTES)));
         }
-        let bytes = bytes.slice(..header.batch_bytes());
+        Self::verify_body(header, bytes.slice(..header.batch_bytes()))
+    }
+
+    /// Verifies the body of a batch whose header is verified; `bytes` ends with it.
+    pub(crate) fn verify_body(header: BatchHeader, bytes: Bytes) -> Result<Self, BodyProblem> {
         if crc(0, &bytes[header.body_at()..]) != header.body_crc && !crate::planted::skips_checksums() {
-            return Err(BodyProblem::Invalid(Invalid::new(
-                "the checksum of a body does not match",
-                header.body_at(),
-            )));
+            let at = header.body_at();
+            return Err(BodyProblem::Invalid(Invalid::new("the checksum of a body does not match", at)));
         }
         Self::trusted(header, bytes)
     }
@@ -446,6 +476,64 @@ impl Batch {
         }
     }
 
+    /// The encoded batch with only those records for which `keep`, asked for each in order, answers `true`; `None` if
+    /// that is none. Base offset, span, append time and codec stay.
+    pub(crate) fn thin(&self, seed: u32, keep: impl FnMut() -> bool) -> Result<Option<Bytes>, Invalid> {
+        let kept: Vec<bool> = std::iter::repeat_with(keep).take(self.header.record_count as usize).collect();
+        let mut deltas = Vec::new();
+        let mut stay = Vec::new();
+        let mut records = self.records();
+        for &is_kept in &kept {
+            let Some(next) = records.next_encoded() else { break };
+            let (offset, bytes) = next?;
+            if is_kept {
+                let delta = offset - self.header.base_offset;
+                deltas.push(u32::try_from(delta).expect("an offset lies within the span of its batch"));
+                stay.push(bytes);
+            }
+        }
+        if stay.is_empty() {
+            return Ok(None);
+        }
+        let mut builder = BatchBuilder::sparse(&deltas, self.header.offset_span, self.header.codec, |body| {
+            stay.iter().for_each(|bytes| put_bytes(body, record::field::RECORD, bytes));
+        });
+        builder.put_ext(&self.thin_ext(&kept)?);
+        builder.seal(seed, self.header.base_offset, self.header.append_time);
+        Ok(Some(builder.into_bytes()))
+    }
+
+    /// What stays of `ext` but for the offset gaps, when the records stay that `kept` says.
+    fn thin_ext(&self, kept: &[bool]) -> Result<Vec<u8>, Invalid> {
+        let ext = &self.bytes[HEADER_BYTES..self.header.body_at()];
+        let mut out = Vec::new();
+        let mut fields = Fields::new(ext);
+        let mut start = 0;
+        while let Some(next) = fields.next() {
+            match next? {
+                (EXT_OFFSET_GAPS, _) => {}
+                (EXT_REVISIONS, value) => {
+                    let mut rest = value.bytes()?;
+                    let mut packed = Vec::new();
+                    for (record, is_kept) in self.records().zip(kept) {
+                        if record?.1.key.is_none() {
+                            continue;
+                        }
+                        let (revision, end) = varint(rest, 0)?;
+                        rest = &rest[end..];
+                        if *is_kept {
+                            put_varint(&mut packed, revision);
+                        }
+                    }
+                    put_bytes(&mut out, EXT_REVISIONS, &packed);
+                }
+                _ => out.extend_from_slice(&ext[start..fields.position()]),
+            }
+            start = fields.position();
+        }
+        Ok(out)
+    }
+
     fn gaps(&self) -> Option<&[u8]> {
         let ext = &self.bytes[HEADER_BYTES..self.header.body_at()];
         Fields::new(ext).find_map(|field| match field {
@@ -456,12 +544,16 @@ impl Batch {
 
     /// The position noted by [`BatchBuilder::put_synced_position`].
     pub fn synced_position(&self) -> Option<u64> {
-        let ext = &self.bytes[HEADER_BYTES..self.header.body_at()];
-        Fields::new(ext).find_map(|field| match field {
-            Ok((EXT_SYNCED_POSITION, value)) => value.number().ok(),
-            _ => None,
-        })
+        synced_position(&self.bytes[HEADER_BYTES..self.header.body_at()])
     }
+}
+
+/// The position noted in `ext` by [`BatchBuilder::put_synced_position`].
+pub(crate) fn synced_position(ext: &[u8]) -> Option<u64> {
+    Fields::new(ext).find_map(|field| match field {
+        Ok((EXT_SYNCED_POSITION, value)) => value.number().ok(),
+        _ => None,
+    })
 }
 
 /// Walks over the records of a batch; ends after the first error.
@@ -576,6 +668,77 @@ mod tests {
         fn any_bytes_are_a_batch_or_an_error(bytes: Vec<u8>) {
             decode_any(&bytes, SEED);
         }
+    }
+
+    fn thinned(batch: &Batch, kept: &[bool]) -> Option<Batch> {
+        let mut kept = kept.iter().copied();
+        let bytes = batch.thin(SEED, || kept.next().unwrap()).unwrap()?;
+        Some(Batch::decode(&bytes, SEED).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_thinned_twice_keeps_offsets_time_span_and_records(
+            records in prop::collection::vec((any_record(), any::<bool>(), any::<bool>()), 1..20), lz4: bool,
+        ) {
+            let codec = if lz4 { Codec::Lz4 } else { Codec::None };
+            let all: Vec<Record> = records.iter().map(|(record, ..)| record.clone()).collect();
+            let batch = Batch::decode(&dense(&all, codec), SEED).unwrap();
+            let first: Vec<bool> = records.iter().map(|(_, first, _)| *first).collect();
+            let second: Vec<bool> = records.iter().filter(|(_, first, _)| *first).map(|(.., second)| *second).collect();
+            let once = thinned(&batch, &first);
+            prop_assert_eq!(once.is_some(), first.contains(&true));
+            let Some(once) = once else { return Ok(()) };
+            let twice = thinned(&once, &second);
+            prop_assert_eq!(twice.is_some(), second.contains(&true));
+            let Some(twice) = twice else { return Ok(()) };
+            prop_assert_eq!(
+                (twice.base_offset(), twice.next_offset(), twice.append_time()),
+                (batch.base_offset(), batch.next_offset(), batch.append_time())
+            );
+            let found: Vec<_> = twice.records().map(|r| r.unwrap()).map(|(o, v)| (o, v.to_record())).collect();
+            let expected: Vec<_> = records
+                .into_iter()
+                .enumerate()
+                .filter(|(_, (_, first, second))| *first && *second)
+                .map(|(i, (r, ..))| (Offset(100 + i as u64), r))
+                .collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn thinning_keeps_the_revisions_of_what_stays_and_every_field_about_the_batch() {
+        let records = [
+            Record::keyed("a", "1"),
+            Record::new("no key"),
+            Record::keyed("b", "2"),
+            Record::keyed("a", "3"),
+        ];
+        let mut builder = BatchBuilder::new(4, Codec::None, 0, |body| {
+            records.iter().for_each(|record| put_record(body, record));
+        });
+        let mut ext = Vec::new();
+        put_bytes(&mut ext, EXT_REVISIONS, &[7, 0xac, 0x02, 8]);
+        put_bytes(&mut ext, 3, b"producer");
+        put_number(&mut ext, 99, 5);
+        builder.put_ext(&ext);
+        builder.put_synced_position(4096);
+        builder.seal(SEED, Offset(100), Timestamp(5));
+        let batch = Batch::decode(&builder.into_bytes(), SEED).unwrap();
+        let thin = thinned(&batch, &[false, true, true, true]).unwrap();
+        let ext = &thin.as_bytes()[HEADER_BYTES..thin.header().body_at()];
+        let mut expected = Vec::new();
+        put_bytes(&mut expected, EXT_OFFSET_GAPS, &[1, 0, 0]);
+        put_bytes(&mut expected, 3, b"producer");
+        put_number(&mut expected, 99, 5);
+        put_number(&mut expected, EXT_SYNCED_POSITION, 4096);
+        let mut with_revisions = Vec::new();
+        put_bytes(&mut with_revisions, EXT_OFFSET_GAPS, &[1, 0, 0]);
+        put_bytes(&mut with_revisions, EXT_REVISIONS, &[0xac, 0x02, 8]);
+        with_revisions.extend_from_slice(&expected[5..]);
+        assert_eq!(ext, with_revisions);
+        assert_eq!(thin.synced_position(), Some(4096));
     }
 
     #[test]

@@ -231,10 +231,15 @@ pub struct IndexBuilder {
     last_time: Timestamp,
     record_count: u64,
     batch_hash: u32,
+    /// Header CRCs that are not in `batch_hash` yet: summing many at once costs a fraction.
+    unhashed: Vec<u8>,
     base_offset: Offset,
     next_offset: Offset,
     position: u64,
 }
+
+/// Bytes of header CRCs that are summed at once.
+const HASHED_AT_ONCE: usize = 4096;
 
 impl IndexBuilder {
     /// For a segment without batches yet.
@@ -246,6 +251,7 @@ impl IndexBuilder {
             last_time: Timestamp::ZERO,
             record_count: 0,
             batch_hash: 0,
+            unhashed: Vec::new(),
             base_offset,
             next_offset: base_offset,
             position: HEADER_BYTES as u64,
@@ -254,8 +260,9 @@ impl IndexBuilder {
 
     /// Takes in the next batch, which starts at [`position`](Self::position) and has `header`, whose encoding
     /// begins with `header_bytes`.
+    #[inline]
     pub fn push(&mut self, header: &super::batch::BatchHeader, header_bytes: &[u8]) {
-        if self.indexed_up_to.is_none_or(|last| self.position - last >= INDEX_INTERVAL_BYTES) {
+        if self.is_entry_due() {
             let entry = IndexEntry {
                 base_offset: header.base_offset,
                 append_time: header.append_time,
@@ -269,7 +276,11 @@ impl IndexBuilder {
         }
         self.last_time = header.append_time;
         self.record_count += u64::from(header.record_count);
-        self.batch_hash = crc(self.batch_hash, &header_bytes[..4]);
+        self.unhashed.extend_from_slice(&header_bytes[..4]);
+        if self.unhashed.len() >= HASHED_AT_ONCE {
+            self.batch_hash = crc(self.batch_hash, &self.unhashed);
+            self.unhashed.clear();
+        }
         self.next_offset = header.next_offset();
         self.position += header.stored_bytes() as u64;
     }
@@ -283,6 +294,12 @@ impl IndexBuilder {
     /// The next batch goes to `position`: behind damage at the end, perhaps.
     pub fn move_to(&mut self, position: u64) {
         self.position = position;
+    }
+
+    /// Whether a batch at [`position`](Self::position) gets an entry.
+    #[inline]
+    pub fn is_entry_due(&self) -> bool {
+        self.indexed_up_to.is_none_or(|last| self.position - last >= INDEX_INTERVAL_BYTES)
     }
 
     /// Where the next batch goes.
@@ -323,7 +340,7 @@ impl IndexBuilder {
             record_count: self.record_count,
             index_count: u32::try_from(self.entries.len() / INDEX_ENTRY_BYTES)
                 .expect("bounded by the segment"),
-            batch_hash: self.batch_hash,
+            batch_hash: crc(self.batch_hash, &self.unhashed),
             index_crc: index_crc(self.base_offset, &self.entries),
         }
     }

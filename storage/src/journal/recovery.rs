@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use memmap2::{Advice, MmapMut};
 
 use super::dir;
 use crate::context::Context;
@@ -37,8 +38,6 @@ pub(crate) struct FoundFile {
     pub(crate) bytes: u64,
     /// `None` if it was never used, or its header is damaged and does not matter.
     pub(crate) header: Option<FileHeader>,
-    /// It was never used: perhaps a crash came while it was made.
-    pub(crate) is_blank: bool,
 }
 
 /// How the journal ended.
@@ -82,6 +81,12 @@ impl Recovered {
 pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>) -> Result<Vec<FoundFile>> {
     let dir = dir(context);
     let entries = context.disk.list(&dir).map_err(|error| Error::io("list", &dir, error))?;
+    if !context.is_read_only {
+        for entry in entries.iter().filter(|entry| entry.name.ends_with(super::HALF_MADE)) {
+            let path = dir.join(&entry.name);
+            context.disk.remove(&path).map_err(|error| Error::io("remove", path, error))?;
+        }
+    }
     let mut names: Vec<_> = entries
         .into_iter()
         .filter(|entry| entry.kind == EntryKind::File && entry.name.ends_with(".journal"))
@@ -100,9 +105,7 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
             Ok((file, bytes))
         };
         let (file, bytes) = read().map_err(|error| Error::io("read journal header", &path, error))?;
-        let decoded = FileHeader::decode(&start);
-        let is_blank = decoded == Err(HeaderProblem::Blank);
-        let header = match decoded {
+        let header = match FileHeader::decode(&start) {
             Ok(header) if header.store == context.store => Some(header),
             Ok(_) => {
                 return Err(Error::NotAStore { path, detail: "the journal file is of another store".into() });
@@ -123,7 +126,7 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
                 });
             }
         };
-        files.push(FoundFile { path, file, bytes, header, is_blank });
+        files.push(FoundFile { path, file, bytes, header });
     }
     Ok(files)
 }
@@ -216,7 +219,7 @@ pub(crate) fn replay(
 
 /// The files that hold the journal from `start` on, in order. Each follows the one before; of two that follow the
 /// same one, the higher generation was begun when the other had been found torn.
-fn chain(files: &[FoundFile], start: Position, generation: u64) -> Vec<(usize, FileHeader)> {
+pub(crate) fn chain(files: &[FoundFile], start: Position, generation: u64) -> Vec<(usize, FileHeader)> {
     let headers = || files.iter().enumerate().filter_map(|(number, file)| Some((number, file.header?)));
     let next = |generation: u64| {
         headers()
@@ -315,7 +318,7 @@ fn judge_end(
 }
 
 /// Whether a frame header at `position` could start here; cheap, and all that most places need.
-fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
+pub(crate) fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
     bytes.len() >= crate::format::frame::FRAME_HEADER_BYTES
         && crate::format::u64_at(bytes, 8) == position.0
         && crate::format::u64_at(bytes, 24) == header.generation
@@ -355,17 +358,21 @@ pub(crate) fn keep_torn(context: &Context, recovered: &Recovered) -> Option<Path
     kept.ok().map(|()| path)
 }
 
-fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
-    let mut bytes = vec![0; index(file.bytes.saturating_sub(position))];
-    let read = file
-        .file
-        .read_at(&mut bytes, position)
-        .map_err(|error| Error::io("read journal", &file.path, error))?;
-    bytes.truncate(read);
-    Ok(bytes.into())
+pub(crate) fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
+    let length = index(file.bytes.saturating_sub(position));
+    if length == 0 {
+        return Ok(Bytes::new());
+    }
+    // In large pages, where the system has them: to fault this much memory in by small ones takes longer than to
+    // read and check it.
+    let io = |error| Error::io("read journal", &file.path, error);
+    let mut memory = MmapMut::map_anon(length).map_err(io)?;
+    let _ = memory.advise(Advice::HugePage);
+    let read = file.file.read_at(&mut memory, position).map_err(io)?;
+    Ok(Bytes::from_owner(memory).slice(..read))
 }
 
-fn file_position(header: &FileHeader, position: Position) -> u64 {
+pub(crate) fn file_position(header: &FileHeader, position: Position) -> u64 {
     FILE_HEADER_BYTES as u64 + (position - header.start)
 }
 

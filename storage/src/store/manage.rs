@@ -167,7 +167,9 @@ impl StoreInner {
             Ok(Change::Trimmed { topic: topic.id, log_start_offset: offset })
         };
         if offset <= topic.log_start() {
-            return topic.check_alive();
+            topic.check_alive()?;
+            // The trim that moved it there may be another thread's, and not durable yet.
+            return self.sync();
         }
         self.change(plan, |_| topic.move_log_start(offset))?;
         if topic.is_in_memory() {
@@ -202,6 +204,9 @@ impl StoreInner {
             topic.update_segments(|segments| {
                 segments.splice(0..0, left.iter().cloned());
             });
+        }
+        if self.context.is_disk_full() {
+            self.wake.checkpoint.signal();
         }
         outcome
     }

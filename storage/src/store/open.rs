@@ -6,6 +6,7 @@
 //! 4. Write once more and sync what is intact but perhaps not on the disk, the checkpoint too; keep a copy of a torn end.
 //! 5. Begin a new generation of the journal behind that, so that nothing stale can ever be taken for new; sync it,
 //!    because later files and checkpoints refer to it.
+//! 6. Tell readers in other processes where the store begins.
 //!
 //! Segments are not touched: the recovered records are in the tails, from where they are flushed as ever.
 
@@ -29,6 +30,7 @@ use crate::format::frame::{Change, FrameBuilder};
 use crate::format::{FORMAT_VERSION, HeaderProblem, crc};
 use crate::journal::recovery::{self, FoundFile, Recovered};
 use crate::journal::{self, Journal, Slot};
+use crate::live::Teller;
 use crate::settings::StoreSettings;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, Timestamp, TopicId, Uid};
@@ -90,6 +92,10 @@ impl StoreBuilder {
         self
     }
 
+    pub(crate) fn into_parts(self) -> (StoreSettings, Arc<dyn Disk>, Arc<dyn Clock>) {
+        (self.settings, self.disk, self.clock)
+    }
+
     /// Opens the store in directory `path` for reading and writing.
     ///
     /// # Errors
@@ -141,6 +147,7 @@ impl StoreBuilder {
             duration: begun.elapsed(),
         };
         let journal = begin_journal(&context, files, &recovered)?;
+        let live = Teller::open(&context, journal.generation(), recovered.end, checkpoint.position)?;
         for topic in state.topics.values() {
             topic.move_high_watermark(topic.log_end());
         }
@@ -164,9 +171,12 @@ impl StoreBuilder {
                 unsynced: Vec::new(),
             }),
             checkpointing: Mutex::new(()),
+            compacting: RwLock::new(()),
             checkpointed: AtomicU64::new(checkpoint.position.0),
+            checkpoint_error: Mutex::new(None),
             room: Watch::default(),
             wake: Wake::default(),
+            live: Mutex::new(live),
             recovery: RecoveryReport { duration: begun.elapsed(), ..report },
             context,
         });
@@ -344,6 +354,8 @@ pub(crate) fn write_checkpoint(disk: &dyn Disk, dir: &Path, checkpoint: &Checkpo
 
 /// Begins a new generation in a file that nothing needs.
 fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered) -> Result<Journal> {
+    // A killed process may have named a file and not synced the name.
+    context.sync_dir(&journal::dir(context))?;
     let mut needed = Vec::new();
     let mut free = Vec::new();
     // Of another size than the settings say now, or half made.
@@ -355,10 +367,7 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
         let end = recovered.needed.iter().find(|(needed, _)| *needed == number).map(|(_, end)| *end);
         let covered = end.is_none() || end <= Some(recovered.needed_from());
         drop(file.file);
-        if file.is_blank {
-            // Whether all of its blocks and its name are on the disk is not known.
-            context.disk.remove(&file.path).map_err(|error| Error::io("remove", &file.path, error))?;
-        } else if !covered {
+        if !covered {
             needed.push((Slot::open(context, file.path, file.bytes)?, end.unwrap_or_default()));
         } else if file.bytes == context.settings.journal_file_bytes {
             free.push(Slot::open(context, file.path, file.bytes)?);
@@ -376,7 +385,7 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
         Journal::begin(context, slot, generation, recovered.last_generation, recovered.end, needed, free)?;
     // The files that are free now may be where the checkpoint's position lies: before one of them is used again or
     // removed there must be another place that says so. And the next checkpoint names this generation.
-    for (file, path) in journal.sync_work().files {
+    for (file, path) in journal.sync_work()?.files {
         context.sync_file(&*file, &path)?;
     }
     for path in odd {
@@ -386,8 +395,9 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
 }
 
 /// The topics while the journal is read back.
-pub(crate) struct Recovering<'a> {
-    context: &'a Arc<Context>,
+#[derive(Debug)]
+pub(crate) struct Recovering {
+    context: Arc<Context>,
     pub(crate) topics: BTreeMap<TopicId, Arc<TopicInner>>,
     pub(crate) next_topic: TopicId,
     pub(crate) deleted: Vec<TopicId>,
@@ -395,10 +405,10 @@ pub(crate) struct Recovering<'a> {
     pub(crate) records: u64,
 }
 
-impl<'a> Recovering<'a> {
-    pub(crate) fn new(context: &'a Arc<Context>, checkpoint: &Checkpoint) -> Self {
+impl Recovering {
+    pub(crate) fn new(context: &Arc<Context>, checkpoint: &Checkpoint) -> Self {
         Self {
-            context,
+            context: Arc::clone(context),
             topics: checkpoint
                 .topics
                 .iter()
@@ -438,7 +448,7 @@ impl<'a> Recovering<'a> {
                     };
                     if header.base_offset != topic.log_end() {
                         return Err(Error::CorruptFile {
-                            path: journal::dir(self.context),
+                            path: journal::dir(&self.context),
                             position: Position::ZERO,
                             detail: format!(
                                 "a batch of topic {} starts at offset {}, but the next one is {}",
@@ -463,7 +473,7 @@ impl<'a> Recovering<'a> {
                         active: None,
                         sealed: Vec::new(),
                     };
-                    self.topics.insert(id, Arc::new(TopicInner::new(self.context, &state)));
+                    self.topics.insert(id, Arc::new(TopicInner::new(&self.context, &state)));
                     self.next_topic = self.next_topic.max(TopicId(id.0 + 1));
                 }
                 Change::TopicAltered { topic, settings } => {
