@@ -357,10 +357,10 @@ impl Story {
                     Err(error) => return Ok(Err(error)),
                 }
             }
-            if next > expected.log_start {
-                if let Err(error) = topic.get(Offset(expected.log_start)) {
-                    return Ok(Err(error));
-                }
+            if next > expected.log_start
+                && let Err(error) = topic.get(Offset(expected.log_start))
+            {
+                return Ok(Err(error));
             }
         }
         Ok(Ok(()))

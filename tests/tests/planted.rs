@@ -37,7 +37,7 @@ fn is_red<T>(harness: impl FnOnce() -> Check<T>) -> bool {
     match catch_unwind(AssertUnwindSafe(harness)) {
         Ok(Ok(_)) => false,
         Ok(Err(complaint)) => {
-            println!("{complaint:.300}");
+            eprintln!("{complaint:.300}");
             true
         }
         Err(_) => true,

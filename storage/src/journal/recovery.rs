@@ -26,7 +26,9 @@ use super::dir;
 use crate::context::Context;
 use crate::disk::{EntryKind, File, OpenMode};
 use crate::error::{Error, Result};
-use crate::format::frame::{Change, FILE_HEADER_BYTES, FileHeader, FrameHeader, FrameProblem};
+use crate::format::frame::{
+    Change, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameHeader, FrameProblem,
+};
 use crate::format::{ALIGNMENT, FORMAT_VERSION, HeaderProblem};
 use crate::types::Position;
 
@@ -198,6 +200,11 @@ pub(crate) fn replay(
             // Either this is the last file, or the next one starts behind a bad frame.
             let later = &chain[link + 1..];
             judge_end(files, later, &bytes, begin, &header, &mut recovered)?;
+            if is_clean {
+                // The store says itself that it ends here: what stands behind is of an earlier use.
+                recovered.how = JournalEnd::Clean;
+                recovered.torn = Bytes::new();
+            }
             break;
         }
     }
@@ -325,9 +332,11 @@ pub(crate) fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> b
 }
 
 /// Whether one of the two fields that [`claims`] looks at is what it would be, and the other perhaps damaged. In what an
-/// earlier use of the file left both are lower.
+/// earlier use of the file left the generation is another, and the position nearly always: where it is not, stale bytes
+/// are reported as a torn write, which costs nothing; the other way round a damaged frame would go without a word.
 fn claims_partly(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
-    bytes.len() >= crate::format::frame::FRAME_HEADER_BYTES
+    // Zeros are no frame, although the first position of all is 0.
+    bytes.get(..FRAME_HEADER_BYTES).is_some_and(|start| start.iter().any(|&byte| byte != 0))
         && (crate::format::u64_at(bytes, 8) == position.0
             || crate::format::u64_at(bytes, 24) == header.generation)
 }
