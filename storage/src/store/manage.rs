@@ -187,10 +187,14 @@ impl StoreInner {
 
     /// Removes the files of segments that were trimmed. The trim is in the journal, durable. Needs no room on the disk.
     pub(crate) fn remove_trimmed(&self, topic: &Arc<TopicInner>) -> Result<()> {
+        // Another thread's trim may have moved the start and not be synced yet: its files must not go before its frame
+        // is on the disk.
+        let log_start = topic.log_start();
+        self.sync()?;
         let mut flush = topic.lock_flush()?;
         let mut left = Vec::new();
         let mut outcome = Ok(());
-        for segment in topic.forget_trimmed() {
+        for segment in topic.forget_trimmed(log_start) {
             flush.forget(&segment);
             flush.is_dir_unsynced = true;
             match self.context.disk.remove(&segment.path) {

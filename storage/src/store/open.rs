@@ -499,7 +499,7 @@ impl Recovering {
                 Change::Trimmed { topic, log_start_offset } => {
                     if let Some(topic) = self.topics.get(&topic) {
                         topic.move_log_start(log_start_offset);
-                        topic.forget_trimmed();
+                        topic.forget_trimmed(topic.log_start());
                     }
                 }
                 Change::OffsetsReserved { topic, next_offset } => {

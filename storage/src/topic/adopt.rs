@@ -23,7 +23,7 @@ impl TopicInner {
             let new = self.new_segment(sealed, true);
             self.replace_segments(&new, sealed.next_offset);
         }
-        self.forget_trimmed();
+        self.forget_trimmed(self.log_start());
         let (dropped, _) = self.tail().drop_below(state.next_offset);
         self.context.counters.tail_bytes.sub(dropped);
     }

@@ -246,8 +246,8 @@ impl TopicInner {
 
     /// Takes segments that hold nothing but trimmed records out of the list; returns them. What is still on its way to
     /// a segment counts: if any of it is not trimmed, the segment stays, and else it need not get there any more.
-    pub(crate) fn forget_trimmed(&self) -> Vec<Arc<Segment>> {
-        let log_start = self.log_start();
+    /// `log_start` is where a durable trim says that the log starts.
+    pub(crate) fn forget_trimmed(&self, log_start: Offset) -> Vec<Arc<Segment>> {
         let trimmed: Vec<_> = {
             let mut tail = self.tail();
             let active = tail.head.active.map(|active| active.base_offset);
