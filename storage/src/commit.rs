@@ -11,7 +11,9 @@
 //! - A waiter whose sync is done is woken.
 
 use std::task::Waker;
-use std::time::{Duration, Instant};
+#[cfg(not(loom))]
+use std::time::Duration;
+use std::time::Instant;
 
 use crate::error::Error;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, Rounds};
