@@ -3,6 +3,7 @@
 use quipu_tests::rot::{Flipped, run};
 
 #[test]
+#[ignore = "does not end in minutes: a flip that is looked at for ever, or many slow ones"]
 fn every_flipped_bit_is_noticed_and_costs_no_intact_record() {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     // All of them take many minutes: by default every 128th byte has its bits flipped.
