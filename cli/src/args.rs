@@ -1,0 +1,90 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::backend::{Backend, Embedded};
+use crate::commands;
+use crate::exit::{Failure, Result};
+use crate::output::Colour;
+
+/// The server that commands go to if nothing else is said.
+pub(crate) const SERVER_DEFAULT: &str = "http://127.0.0.1:7878";
+
+/// Publish, replay and follow events.
+#[derive(Debug, Parser)]
+#[command(
+    name = "quipu",
+    version,
+    about,
+    long_about = "Publish, replay and follow events.\n\nCommands go to a server (--server, http://127.0.0.1:7878), or \
+                  work on a store's directory without one (--data DIR).",
+    after_long_help = crate::exit::help_table(),
+    after_help = "Begin with: quipu demo",
+    infer_subcommands = false,
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Global {
+    /// Works on the store in this directory, without a server. What only reads works beside a server too.
+    #[arg(long, global = true, value_name = "DIR", conflicts_with = "server")]
+    pub(crate) data: Option<PathBuf>,
+    /// The server [env: QUIPU_SERVER] [default: http://127.0.0.1:7878]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// Output, and errors, for machines: a line of JSON for each thing.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No notes and no progress on standard error, only errors.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// When to colour the output.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    pub(crate) color: Colour,
+}
+
+impl Global {
+    /// The store or the server that the command is for.
+    pub(crate) fn backend(&self) -> Result<Box<dyn Backend>> {
+        match &self.data {
+            Some(dir) => Ok(Box::new(Embedded::new(dir))),
+            None => {
+                Err(Failure::usage(format!("there is no client yet for {SERVER_DEFAULT}"))
+                    .hint("use --data DIR"))
+            }
+        }
+    }
+
+    /// The directory, for commands that need one.
+    pub(crate) fn data_dir(&self) -> Result<&PathBuf> {
+        self.data
+            .as_ref()
+            .ok_or_else(|| Failure::usage("this command works on a directory: name it with --data DIR"))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Publish records: lines, NDJSON, CSV or length-prefixed binary, from files or standard input.
+    #[command(visible_alias = "append")]
+    Publish(commands::publish::PublishArgs),
+    /// Read a topic as it is now, forwards or backwards, and end.
+    #[command(visible_alias = "replay")]
+    Read(commands::read::ReadArgs),
+    /// Show the last records of a topic, and with -f each new one.
+    Tail(commands::tail::TailArgs),
+    /// Create, list, describe, alter, delete, trim, compact and verify topics.
+    #[command(visible_alias = "topic")]
+    Topics(commands::topics::TopicsArgs),
+}
