@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use quipu_client::{Client, Retry};
 
-use crate::backend::{Backend, Embedded};
+use crate::backend::{Backend, Embedded, Remote};
 use crate::commands;
 use crate::exit::{Failure, Result};
 use crate::output::Colour;
+use crate::units::Span;
 
 /// The server that commands go to if nothing else is said.
 pub(crate) const SERVER_DEFAULT: &str = "http://127.0.0.1:7878";
@@ -43,6 +45,18 @@ pub(crate) struct Global {
     /// The server [env: QUIPU_SERVER] [default: http://127.0.0.1:7878]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) server: Option<String>,
+    /// Certificates of the authority that the server is vouched for by (PEM).
+    #[arg(long, global = true, value_name = "FILE")]
+    ca_cert: Option<PathBuf>,
+    /// Our own certificate, for a server that asks for one (PEM).
+    #[arg(long, global = true, value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, global = true, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+    /// How long to wait for a server that went away.
+    #[arg(long, global = true, value_name = "DURATION", default_value = "1m")]
+    retry_for: Span,
     /// Output, and errors, for machines: a line of JSON for each thing.
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -59,11 +73,26 @@ impl Global {
     pub(crate) fn backend(&self) -> Result<Box<dyn Backend>> {
         match &self.data {
             Some(dir) => Ok(Box::new(Embedded::new(dir))),
-            None => {
-                Err(Failure::usage(format!("there is no client yet for {SERVER_DEFAULT}"))
-                    .hint("use --data DIR"))
-            }
+            None => Ok(Box::new(self.remote()?)),
         }
+    }
+
+    /// The server that the command is for.
+    pub(crate) fn remote(&self) -> Result<Remote> {
+        let from_environment = || std::env::var("QUIPU_SERVER").ok().filter(|url| !url.is_empty());
+        let url = self.server.clone().or_else(from_environment).unwrap_or_else(|| SERVER_DEFAULT.into());
+        let retry = Retry { time_max: self.retry_for.0, ..Retry::default() };
+        let mut builder = Client::builder(&url).retry(retry);
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| Failure::file("read", path.display(), &error))
+        };
+        if let Some(path) = &self.ca_cert {
+            builder = builder.certificate_authority(read(path)?);
+        }
+        if let (Some(certificate), Some(key)) = (&self.client_cert, &self.client_key) {
+            builder = builder.identity(read(certificate)?, read(key)?);
+        }
+        Remote::connect(builder, &url)
     }
 
     /// The directory, for commands that need one.
@@ -76,6 +105,8 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Serve a store over gRPC.
+    Serve(Box<commands::serve::ServeArgs>),
     /// Publish records: lines, NDJSON, CSV or length-prefixed binary, from files or standard input.
     #[command(visible_alias = "append")]
     Publish(commands::publish::PublishArgs),

@@ -6,6 +6,7 @@
 //! | [`commands`] | one file for each command |
 //! | [`backend`] | what commands work on: a store's directory or a server |
 //! | [`input`], [`format`], [`template`] | records in, records out |
+//! | [`config`] | the settings of a server, from flags, environment and file |
 //! | [`exit`] | failures and exit codes |
 
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@
 mod args;
 mod backend;
 mod commands;
+mod config;
 mod exit;
 mod format;
 mod input;

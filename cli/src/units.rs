@@ -140,6 +140,34 @@ impl fmt::Display for Span {
     }
 }
 
+/// A value, or `none`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum OrNone<T> {
+    None,
+    Value(T),
+}
+
+impl<T: FromStr<Err: fmt::Display>> FromStr for OrNone<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" | "default" => Ok(Self::None),
+            text => text.parse().map(Self::Value).map_err(|error: T::Err| error.to_string()),
+        }
+    }
+}
+
+impl<T> OrNone<T> {
+    /// The value, if there is one.
+    pub(crate) fn value(self) -> Option<T> {
+        match self {
+            Self::None => None,
+            Self::Value(value) => Some(value),
+        }
+    }
+}
+
 /// Appends a time in milliseconds since the Unix epoch as RFC 3339 in UTC with milliseconds. One beyond the calendar is
 /// shown as its number.
 pub(crate) fn put_time(out: &mut String, time_ms: u64) {

@@ -8,12 +8,14 @@ mod embedded;
 mod filter;
 mod publish;
 mod read;
+mod remote;
 
 use quipu_proto::v1 as pb;
 
 use crate::exit::Result;
 use crate::position::Position;
 pub(crate) use embedded::Embedded;
+pub(crate) use remote::Remote;
 
 /// A record with what its topic knows about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,8 +73,10 @@ pub(crate) enum Step {
     Records(Vec<Item>),
     /// These offsets are gone, `to` excluded.
     Gap { from: u64, to: u64, reason: &'static str },
-    /// These offsets cannot be read, `to` excluded; reading goes on behind them.
-    Damaged { from: u64, to: u64, message: String },
+    /// Some records cannot be read, as the message says; reading goes on behind them.
+    Damaged { message: String },
+    /// The connection was lost and is there again: nothing is missing, nothing comes twice.
+    Resumed { next_offset: u64 },
     /// There is nothing more right now: whoever asks again waits.
     Idle,
     /// There is nothing more.

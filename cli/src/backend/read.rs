@@ -192,7 +192,7 @@ fn damaged(error: &Error, go_on: impl FnOnce(std::ops::Range<Offset>)) -> Step {
     let message = error.to_string();
     let Error::Corrupt { offsets, .. } = error else { return Step::End };
     go_on(offsets.clone());
-    Step::Damaged { from: offsets.start.0, to: offsets.end.0, message }
+    Step::Damaged { message }
 }
 
 struct BackwardsReader {

@@ -108,10 +108,13 @@ pub(crate) fn print(
                 out.flush()?;
                 out.note(format_args!("offsets {from} to {} are gone: {reason}", to.saturating_sub(1)));
             }
-            Step::Damaged { message, .. } => {
+            Step::Damaged { message } => {
                 out.flush()?;
                 out.warn(Shown(&message));
                 is_damaged = true;
+            }
+            Step::Resumed { next_offset } => {
+                out.note(format_args!("connected again, at offset {next_offset}"))
             }
             Step::Idle => out.flush()?,
             Step::End => break,

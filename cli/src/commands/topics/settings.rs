@@ -6,7 +6,7 @@ use quipu_proto::v1::topic_settings::{Compaction, MemoryStorage};
 use serde_json::{Value, json};
 
 use crate::exit::{Failure, Result};
-use crate::units::{Size, Span};
+use crate::units::{OrNone, Size, Span};
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(super) enum CodecArg {
@@ -30,33 +30,6 @@ pub(super) fn codec_name(codec: pb::Codec) -> &'static str {
         pb::Codec::Unspecified | pb::Codec::None => "none",
         pb::Codec::Lz4 => "lz4",
         pb::Codec::Zstd => "zstd",
-    }
-}
-
-/// A value, or `none`.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum OrNone<T> {
-    None,
-    Value(T),
-}
-
-impl<T: std::str::FromStr<Err: std::fmt::Display>> std::str::FromStr for OrNone<T> {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "none" | "default" => Ok(Self::None),
-            text => text.parse().map(Self::Value).map_err(|error: T::Err| error.to_string()),
-        }
-    }
-}
-
-impl<T> OrNone<T> {
-    fn value(self) -> Option<T> {
-        match self {
-            Self::None => None,
-            Self::Value(value) => Some(value),
-        }
     }
 }
 
