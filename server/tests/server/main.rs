@@ -5,3 +5,6 @@
 mod common;
 mod errors;
 mod log;
+mod session;
+mod subscribe;
+mod topics;
