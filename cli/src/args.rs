@@ -118,4 +118,20 @@ pub(crate) enum Command {
     /// Create, list, describe, alter, delete, trim, compact and verify topics.
     #[command(visible_alias = "topic")]
     Topics(commands::topics::TopicsArgs),
+    /// Show how the server and its store are; ends with 0 only if it takes appends.
+    Status(commands::status::StatusArgs),
+    /// Write a whole topic to a file.
+    Export(commands::transfer::ExportArgs),
+    /// Make a topic from such a file.
+    Import(commands::transfer::ImportArgs),
+    /// Look at every checksum, offset and file of a store that nobody holds (--data).
+    Verify(commands::offline::VerifyArgs),
+    /// Print files of a store as text (--data).
+    Dump(commands::offline::DumpArgs),
+    /// Draw a store's segments: sizes, time spans, compaction, retention (--data).
+    Inspect(commands::inspect::InspectArgs),
+    /// Print a completion script for a shell.
+    Completions(commands::manual::CompletionsArgs),
+    /// Write man pages into a directory.
+    Man(commands::manual::ManArgs),
 }

@@ -175,6 +175,11 @@ impl From<io::Error> for Failure {
 impl From<StorageError> for Failure {
     fn from(error: StorageError) -> Self {
         use StorageError as E;
+        if let E::Io { source, .. } = &error
+            && source.kind() == io::ErrorKind::BrokenPipe
+        {
+            return Self::silent(Exit::Ok);
+        }
         let message = error.to_string();
         let (exit, reason) = match error.kind() {
             ErrorKind::Invalid => match &error {

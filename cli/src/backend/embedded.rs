@@ -6,9 +6,11 @@
 use std::cell::OnceCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quipu_proto::v1 as pb;
+use quipu_storage::clock::Clock;
 use quipu_storage::verify::{Progress, VerifyOptions};
 use quipu_storage::{
     CompactOptions, CompactionControl, Error, Offset, ReadOnlyStore, ReadOnlyTopic, Store, Topic, Visibility,
@@ -28,19 +30,29 @@ pub(crate) struct Embedded {
     dir: PathBuf,
     writable: OnceCell<Store>,
     read_only: OnceCell<ReadOnlyStore>,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 impl Embedded {
     /// Of the store in that directory; nothing is opened yet.
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.into(), writable: OnceCell::new(), read_only: OnceCell::new() }
+        Self { dir: dir.into(), writable: OnceCell::new(), read_only: OnceCell::new(), clock: None }
+    }
+
+    /// The same with another clock, which gives records their times.
+    pub(crate) fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock: Some(clock), ..self }
     }
 
     fn open(&self, creates: bool) -> Result<&Store> {
         if let Some(store) = self.writable.get() {
             return Ok(store);
         }
-        let store = Store::builder().create(creates).open(&self.dir)?;
+        let mut builder = Store::builder().create(creates);
+        if let Some(clock) = &self.clock {
+            builder = builder.clock(Arc::clone(clock));
+        }
+        let store = builder.open(&self.dir)?;
         Ok(self.writable.get_or_init(|| store))
     }
 

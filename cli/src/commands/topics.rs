@@ -13,8 +13,8 @@ use crate::exit::{Failure, Result};
 use crate::output::{Output, Shown};
 use crate::position::Position;
 use crate::units::{Size, Span, about_bytes, grouped, time_text};
-pub(crate) use settings::settings_json;
 use settings::{AlterArgs, SettingsArgs};
+pub(crate) use settings::{settings_from_json, settings_json};
 use upkeep::{CompactArgs, VerifyArgs};
 
 #[derive(Debug, Args)]

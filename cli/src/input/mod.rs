@@ -9,7 +9,7 @@ mod prefixed;
 
 use quipu_proto::v1 as pb;
 
-pub(crate) use feed::Feed;
+pub(crate) use feed::{Feed, Line};
 pub(crate) use fields::Mapping;
 
 /// How the input is divided into records.

@@ -203,3 +203,45 @@ pub(crate) fn settings_json(settings: &pb::TopicSettings) -> Value {
         })),
     })
 }
+
+/// The other way round. Absent and null mean the default.
+pub(crate) fn settings_from_json(value: &Value) -> Result<pb::TopicSettings, String> {
+    let number = |path: &str| {
+        let found = value.pointer(path).filter(|value| !value.is_null());
+        let number =
+            found.map(|value| value.as_u64().ok_or_else(|| format!("setting {path} is no number: {value}")));
+        number.transpose()
+    };
+    let object = |path: &str| value.pointer(path).is_some_and(Value::is_object);
+    let codec = match value.pointer("/codec").and_then(Value::as_str) {
+        None | Some("none") => pb::Codec::None,
+        Some("lz4") => pb::Codec::Lz4,
+        Some("zstd") => pb::Codec::Zstd,
+        Some(name) => return Err(format!("there is no codec {name:?}")),
+    };
+    let small =
+        |path: &str| number(path).map(|found| found.map(|number| u32::try_from(number).unwrap_or(u32::MAX)));
+    Ok(pb::TopicSettings {
+        memory: match object("/memory") {
+            true => Some(MemoryStorage { bytes_max: number("/memory/bytes_max")?.unwrap_or(0) }),
+            false => None,
+        },
+        segment_bytes_max: number("/segment_bytes_max")?.unwrap_or(0),
+        segment_age_max_ms: number("/segment_age_max_ms")?.unwrap_or(0),
+        codec: codec.into(),
+        retention: Some(pb::topic_settings::Retention {
+            age_max_ms: number("/retention/age_max_ms")?,
+            bytes_max: number("/retention/bytes_max")?,
+            records_max: number("/retention/records_max")?,
+        }),
+        compaction: match object("/compaction") {
+            true => Some(Compaction {
+                records_per_key: small("/compaction/records_per_key")?,
+                lag_min_ms: number("/compaction/lag_min_ms")?,
+                tombstone_age_max_ms: number("/compaction/tombstone_age_max_ms")?,
+                bytes_per_second_max: number("/compaction/bytes_per_second_max")?,
+            }),
+            false => None,
+        },
+    })
+}
