@@ -130,6 +130,10 @@ pub(crate) enum Command {
     Dump(commands::offline::DumpArgs),
     /// Draw a store's segments: sizes, time spans, compaction, retention (--data).
     Inspect(commands::inspect::InspectArgs),
+    /// Measure a running server: appends, replay, latency.
+    Bench(commands::bench::BenchArgs),
+    /// Show the main job in a temporary directory: publish, replay, follow, kill the server, find everything again.
+    Demo(commands::demo::DemoArgs),
     /// Print a completion script for a shell.
     Completions(commands::manual::CompletionsArgs),
     /// Write man pages into a directory.

@@ -1,5 +1,7 @@
 //! One file for each command.
 
+pub(crate) mod bench;
+pub(crate) mod demo;
 pub(crate) mod inspect;
 pub(crate) mod manual;
 pub(crate) mod offline;
@@ -32,6 +34,8 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<()> {
         Command::Verify(args) => offline::verify(&global, &args, out),
         Command::Dump(args) => offline::run_dump(&global, &args, out),
         Command::Inspect(args) => inspect::run(&global, &args, out),
+        Command::Bench(args) => bench::run(&global, &args, out),
+        Command::Demo(args) => demo::run(&args, out),
         Command::Completions(args) => manual::completions(&args, out),
         Command::Man(args) => manual::man(&args, out),
     }
