@@ -182,6 +182,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, wire: WireAppend) -> Result<Pending, S
         checked.append()?;
         return Ok(Pending { names: Vec::new(), what: What::Nothing });
     }
+    shared.counters.count_append(checked.bytes() as u64);
     let names = checked.parts.iter().map(|part| part.topic.clone()).collect();
     let in_memory = |topic: &Topic| matches!(topic.settings().storage, Storage::Memory { .. });
     let may_take_long = checked.bytes() > BYTES_INLINE_MAX

@@ -9,6 +9,7 @@
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
 //! admin.rs       status of the server            error.rs      what is answered when something fails
+//! http.rs        /metrics, /healthz, /readyz     metrics.rs    what is counted, as OpenMetrics text
 //! ```
 //!
 //! Promises:
@@ -28,7 +29,9 @@ mod connection;
 mod edge;
 mod error;
 mod filter;
+mod http;
 mod log;
+mod metrics;
 mod read;
 mod request;
 mod scan;

@@ -10,6 +10,7 @@ use quipu_storage::Offset;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::append;
+use crate::edge::translated;
 use crate::error::{Problem, Violations, status};
 use crate::read::{Read, ReadEvent};
 use crate::session::Session;
@@ -48,9 +49,11 @@ impl pb::log_service_server::LogService for Log {
         &self,
         request: Request<Streaming<pb::AppendSessionRequest>>,
     ) -> Result<Response<Self::AppendSessionStream>, Status> {
-        let requests = request
-            .into_inner()
-            .map(|request| request.map(|request| request.append.unwrap_or_default().into()));
+        let limit = self.shared.message_bytes_max();
+        let requests = request.into_inner().map(move |request| match request {
+            Ok(request) => Ok(request.append.unwrap_or_default().into()),
+            Err(status) => Err(translated(&status, limit).unwrap_or(status)),
+        });
         let session = Session::begin(&self.shared, requests)?;
         let responses = futures_util::stream::unfold(session, |mut session| async move {
             let next = session.next().await?;

@@ -111,7 +111,10 @@ pub async fn serve(
     let listeners = listeners.into();
     let drain_time_max = config.drain_time_max;
     let shared = Shared::new(store, config);
-    let served = run(listeners, &shared, shutdown).await;
+    // Until the end, so that it can be seen that the server is going down.
+    let metrics =
+        listeners.metrics.map(|listener| tokio::spawn(crate::http::serve(listener, Arc::clone(&shared))));
+    let served = run(listeners.grpc, &shared, shutdown).await;
     let store = shared.store.clone();
     let closing = tokio::task::spawn_blocking(move || store.close());
     let closed = match tokio::time::timeout(drain_time_max, closing).await {
@@ -122,11 +125,14 @@ pub async fn serve(
         Ok(()) => tracing::info!("store closed"),
         Err(error) => tracing::error!(%error, "store not closed"),
     }
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
     served.and(closed)
 }
 
 async fn run(
-    listeners: Listeners,
+    listener: TcpListener,
     shared: &Arc<Shared>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
@@ -159,7 +165,7 @@ async fn run(
         .add_optional_service(reflection);
 
     set_health(&health, ServingStatus::Serving).await;
-    if let Ok(address) = listeners.grpc.local_addr() {
+    if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, tls = config.tls.is_some(), "serving");
     }
     let connections = Connections::new(shared);
@@ -167,7 +173,7 @@ async fn run(
     let stopped = async move {
         let _ = stopped.await;
     };
-    let serving = router.serve_with_incoming_shutdown(connections.incoming(listeners.grpc), stopped);
+    let serving = router.serve_with_incoming_shutdown(connections.incoming(listener), stopped);
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         outcome = &mut serving => return outcome.map_err(ServeError::Transport),

@@ -35,10 +35,15 @@ pub(crate) struct Shared {
     reads: Arc<Semaphore>,
     work: Arc<Semaphore>,
     upkeep: Arc<Semaphore>,
-    subscriptions: Mutex<HashMap<Uid, u64>>,
+    /// Where the open subscriptions of each topic are.
+    subscriptions: Mutex<HashMap<Uid, Positions>>,
+    next_subscription: AtomicU64,
     /// Topics that were appended to: the engine has looked at their files.
     appended: RwLock<HashSet<Uid>>,
 }
+
+/// Next offsets by the number of the subscription.
+type Positions = HashMap<u64, Arc<AtomicU64>>;
 
 /// What the server counts beside the engine.
 #[derive(Debug, Default)]
@@ -54,6 +59,21 @@ pub(crate) struct Counters {
     pub(crate) bytes_sent: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) requests_refused: AtomicU64,
+    /// Appends by the bytes of their records: up to each of [`APPEND_BYTES`], and larger ones.
+    pub(crate) append_sizes: [AtomicU64; APPEND_BYTES.len() + 1],
+    pub(crate) append_sizes_sum: AtomicU64,
+}
+
+/// Bounds by which the sizes of appends are counted.
+pub(crate) const APPEND_BYTES: [u64; 9] =
+    [256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
+
+impl Counters {
+    pub(crate) fn count_append(&self, bytes: u64) {
+        let size = APPEND_BYTES.partition_point(|bound| *bound < bytes);
+        self.append_sizes[size].fetch_add(1, Ordering::Relaxed);
+        self.append_sizes_sum.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
@@ -68,6 +88,7 @@ impl Shared {
             started: SystemTime::now(),
             drain: watch::Sender::new(false),
             subscriptions: Mutex::default(),
+            next_subscription: AtomicU64::new(0),
             appended: RwLock::default(),
         })
     }
@@ -138,16 +159,18 @@ impl Shared {
     /// Counts a subscription of a topic in for as long as the answer is held.
     pub(crate) fn subscribe(self: &Arc<Self>, topic: Uid) -> Result<Subscribed, Status> {
         let mut subscriptions = self.subscriptions();
-        let count = subscriptions.entry(topic).or_default();
-        if *count >= self.config.subscriptions_max as u64 {
+        let open = subscriptions.entry(topic).or_default();
+        if open.len() >= self.config.subscriptions_max {
             let limit = self.config.subscriptions_max;
             let message = format!("the topic has {limit} subscriptions, which is the limit");
             let problem = Problem::new(tonic::Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", message);
             return Err(problem.with("limit", limit).retry_after(std::time::Duration::from_secs(1)).into());
         }
-        *count += 1;
+        let id = self.next_subscription.fetch_add(1, Ordering::Relaxed);
+        let position = Arc::new(AtomicU64::new(u64::MAX));
+        open.insert(id, Arc::clone(&position));
         self.counters.subscriptions.fetch_add(1, Ordering::Relaxed);
-        Ok(Subscribed { shared: Arc::clone(self), topic })
+        Ok(Subscribed { shared: Arc::clone(self), topic, id, position })
     }
 
     /// Whether the topic was appended to since the server started, as far as that is remembered.
@@ -166,10 +189,16 @@ impl Shared {
 
     /// Subscriptions of a topic that are open now.
     pub(crate) fn subscriptions_of(&self, topic: Uid) -> u64 {
-        self.subscriptions().get(&topic).copied().unwrap_or(0)
+        self.subscriptions().get(&topic).map_or(0, |open| open.len() as u64)
     }
 
-    fn subscriptions(&self) -> std::sync::MutexGuard<'_, HashMap<Uid, u64>> {
+    /// The next offset of the subscription that is furthest behind, if there is any.
+    pub(crate) fn slowest_of(&self, topic: Uid) -> Option<u64> {
+        let subscriptions = self.subscriptions();
+        subscriptions.get(&topic)?.values().map(|position| position.load(Ordering::Relaxed)).min()
+    }
+
+    fn subscriptions(&self) -> std::sync::MutexGuard<'_, HashMap<Uid, Positions>> {
         self.subscriptions.lock().expect("no panic under this lock")
     }
 }
@@ -194,15 +223,24 @@ async fn blocking<T: Send + 'static>(
 pub(crate) struct Subscribed {
     shared: Arc<Shared>,
     topic: Uid,
+    id: u64,
+    position: Arc<AtomicU64>,
+}
+
+impl Subscribed {
+    /// It is there now.
+    pub(crate) fn note(&self, next_offset: u64) {
+        self.position.store(next_offset, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Subscribed {
     fn drop(&mut self) {
         self.shared.counters.subscriptions.fetch_sub(1, Ordering::Relaxed);
         let mut subscriptions = self.shared.subscriptions();
-        if let Some(count) = subscriptions.get_mut(&self.topic) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(open) = subscriptions.get_mut(&self.topic) {
+            open.remove(&self.id);
+            if open.is_empty() {
                 subscriptions.remove(&self.topic);
             }
         }

@@ -54,7 +54,7 @@ pub(crate) struct Subscription {
     ending: Option<Status>,
     has_ended: bool,
     drain: Drain,
-    _subscribed: Subscribed,
+    subscribed: Subscribed,
 }
 
 impl Subscription {
@@ -89,6 +89,7 @@ impl Subscription {
         let subscribed = shared.subscribe(topic.uid())?;
         let cursor = scan::open(shared, &topic, request::start(wire.start), visibility).await?;
         let next = cursor.next_offset().value();
+        subscribed.note(next);
         let scan = Scan::new(cursor, filter, shared.config.response_bytes);
         let last_sent = Instant::now();
         Ok(Self {
@@ -107,7 +108,7 @@ impl Subscription {
             ending: None,
             has_ended: false,
             drain: shared.drain(),
-            _subscribed: subscribed,
+            subscribed,
         })
     }
 
@@ -116,6 +117,7 @@ impl Subscription {
         loop {
             if let Some(event) = self.queued.pop_front() {
                 self.last_sent = Instant::now();
+                self.subscribed.note(self.next);
                 return Some(Ok(event));
             }
             if self.has_ended {

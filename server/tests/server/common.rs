@@ -6,7 +6,7 @@ use std::time::Duration;
 use quipu_proto::v1 as pb;
 use quipu_proto::v1::log_service_client::LogServiceClient;
 use quipu_proto::v1::topic_service_client::TopicServiceClient;
-use quipu_server::{Config, ServeError, serve};
+use quipu_server::{Config, Listeners, ServeError, serve};
 use quipu_storage::{Store, StoreBuilder, StoreSettings};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -21,6 +21,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A running server.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    /// Where the metrics are.
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) store: Store,
     pub(crate) dir: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
@@ -36,7 +38,20 @@ impl Server {
         Self::with(Config::default(), Store::builder().settings(settings)).await
     }
 
+    pub(crate) async fn start_with_metrics() -> Self {
+        Self::with_metrics(Config::default()).await
+    }
+
+    pub(crate) async fn with_metrics(config: Config) -> Self {
+        let metrics = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::build(config, Store::builder(), Some(metrics)).await
+    }
+
     pub(crate) async fn with(config: Config, store: StoreBuilder) -> Self {
+        Self::build(config, store, None).await
+    }
+
+    async fn build(config: Config, store: StoreBuilder, metrics: Option<TcpListener>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = store.open(dir.path().join("data")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -45,8 +60,10 @@ impl Server {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let task = tokio::spawn(serve(listener, store.clone(), config, shutdown));
-        Self { address, store, dir, stop: Some(stop), task }
+        let metrics_address = metrics.as_ref().map(|listener| listener.local_addr().unwrap());
+        let listeners = Listeners { grpc: listener, metrics };
+        let task = tokio::spawn(serve(listeners, store.clone(), config, shutdown));
+        Self { address, metrics: metrics_address, store, dir, stop: Some(stop), task }
     }
 
     pub(crate) async fn channel(&self) -> Channel {
@@ -69,6 +86,17 @@ impl Server {
     pub(crate) async fn create_with(&self, name: &str, settings: pb::TopicSettings) -> pb::Topic {
         let request = pb::CreateTopicRequest { name: name.into(), settings: Some(settings) };
         self.topics().await.create_topic(request).await.unwrap().into_inner().topic.unwrap()
+    }
+
+    /// The value of a metric without labels.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(self.metrics.unwrap()).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
     /// Lets the server begin to go down.

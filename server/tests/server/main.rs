@@ -2,6 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod bounds;
 mod common;
 mod errors;
+mod lifecycle;
 mod log;
+mod session;
+mod stalled_disk;
+mod subscribe;
+mod topics;
