@@ -28,6 +28,7 @@ mod config;
 mod connection;
 mod edge;
 mod error;
+mod fence;
 mod filter;
 mod http;
 mod log;

@@ -13,7 +13,7 @@ use crate::append;
 use crate::edge::translated;
 use crate::error::{Problem, Violations, status};
 use crate::read::{Read, ReadEvent};
-use crate::session::Session;
+use crate::session::{Session, SessionRequest};
 use crate::shared::Shared;
 use crate::subscribe::{SubscribeEvent, Subscription};
 
@@ -51,7 +51,10 @@ impl pb::log_service_server::LogService for Log {
     ) -> Result<Response<Self::AppendSessionStream>, Status> {
         let limit = self.shared.message_bytes_max();
         let requests = request.into_inner().map(move |request| match request {
-            Ok(request) => Ok(request.append.unwrap_or_default().into()),
+            Ok(pb::AppendSessionRequest { append, opening: Some(opening) }) => {
+                Ok(SessionRequest::Opening { opening, has_append: append.is_some() })
+            }
+            Ok(request) => Ok(SessionRequest::Append(request.append.unwrap_or_default().into())),
             Err(status) => Err(translated(&status, limit).unwrap_or(status)),
         });
         let session = Session::begin(&self.shared, requests)?;
