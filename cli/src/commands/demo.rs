@@ -173,7 +173,11 @@ impl Demo<'_> {
 
     /// Shows a command, gives it `input`, and shows what it prints.
     fn feed(&mut self, args: &[&str], input: &str) -> Result<()> {
-        self.announce(args)?;
+        if input.is_empty() {
+            self.announce(args)?;
+        } else {
+            self.command_line(&format!("echo '{}' | quipu {}", input.trim_end(), args.join(" ")))?;
+        }
         let mut command = self.command(args);
         let failed = |error: std::io::Error| Failure::file("run", "a command of the demonstration", &error);
         let mut child = command
