@@ -1,5 +1,7 @@
 //! Directories without a server: export, import, verify, dump, inspect, status.
 
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
 mod common;
 
 use common::{Place, files, quipu};

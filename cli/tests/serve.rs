@@ -1,5 +1,7 @@
 //! A server, and the commands against it, through the real binary and sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
 mod common;
 
 use std::io::{BufRead, BufReader, Write};

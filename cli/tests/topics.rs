@@ -1,5 +1,7 @@
 //! Topics on a directory, through the real binary.
 
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
 mod common;
 
 use common::Place;
