@@ -21,8 +21,13 @@ async fn topics_are_made_listed_changed_trimmed_looked_after_and_deleted() {
     };
     assert_eq!(names("", 10).await, ["a", "b/1", "b/2"]);
     assert_eq!(names("b/", 1).await, ["b/1"]);
-    let settings = v1::TopicSettings { segment_bytes_max: 8192, ..Default::default() };
-    let changed = client.update_topic("a", settings, ["segment_bytes_max"]).await.unwrap();
+    let settings = v1::TopicSettings {
+        segment_bytes_max: 8192,
+        compaction: Some(v1::topic_settings::Compaction::default()),
+        ..Default::default()
+    };
+    let fields = ["segment_bytes_max", "compaction"];
+    let changed = client.update_topic("a", settings, fields).await.unwrap();
     assert_eq!(changed.settings.unwrap().segment_bytes_max, 8192);
     client.append("a", ["1", "2", "3"]).await.unwrap();
     assert_eq!(client.trim_topic("a", 2).await.unwrap(), 2);
@@ -52,7 +57,7 @@ async fn an_append_over_topics_is_answered_for_each_and_read_back_as_it_was() {
     let append = client.append_to("a", [record.clone()]).unwrap().and("b", ["1", "2"]).unwrap();
     let checked = append.clone().validate_only().send().await.unwrap();
     assert!(checked.is_empty());
-    let appended = append.durability(Durability::Written).send().await.unwrap();
+    let appended = append.durability(Durability::Synced).send().await.unwrap();
     assert_eq!(
         appended.iter().map(|one| (one.first_offset, one.next_offset)).collect::<Vec<_>>(),
         [(0, 1), (0, 2)]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -15,6 +15,8 @@ pub(crate) struct Relay {
     /// Which connections are cut: those that began before this number.
     cuts: watch::Sender<u64>,
     accepted: Arc<AtomicU64>,
+    /// While it is `true`, no answer passes.
+    holds_answers: watch::Sender<bool>,
     /// Bytes of a connection's requests that pass before it is cut by itself. 0: never.
     pub(crate) bytes_max: Arc<AtomicU64>,
 }
@@ -26,15 +28,18 @@ impl Relay {
         let relay = Self {
             address,
             cuts: watch::Sender::new(0),
+            holds_answers: watch::Sender::new(false),
             accepted: Arc::default(),
             bytes_max: Arc::default(),
         };
+        let holds_answers = relay.holds_answers.subscribe();
         let (cuts, accepted) = (relay.cuts.subscribe(), Arc::clone(&relay.accepted));
         let bytes_max = Arc::clone(&relay.bytes_max);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let number = accepted.fetch_add(1, Ordering::SeqCst);
                 let (mut cuts, bytes_max) = (cuts.clone(), Arc::clone(&bytes_max));
+                let mut holds_answers = holds_answers.clone();
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect(server).await else { return };
                     let (mut from_client, mut to_client) = client.into_split();
@@ -59,9 +64,18 @@ impl Relay {
                         // The server gets all that was sent, perhaps long after the client has gone elsewhere.
                         let _ = to_server.shutdown().await;
                     };
+                    let down = async move {
+                        let mut buffer = vec![0; 16 << 10];
+                        while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
+                            let passes = holds_answers.wait_for(|holds| !holds).await.is_ok();
+                            if !passes || to_client.write_all(&buffer[..read]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
                     tokio::select! {
                         () = up => {}
-                        _ = copy(&mut from_server, &mut to_client) => {}
+                        () = down => {}
                         _ = cuts.wait_for(|cut| *cut > number) => {}
                     }
                 });
@@ -73,6 +87,11 @@ impl Relay {
     /// Cuts every connection that there is.
     pub(crate) fn cut(&self) {
         self.cuts.send_replace(self.accepted.load(Ordering::SeqCst));
+    }
+
+    /// Lets no answer pass, or lets them pass again.
+    pub(crate) fn hold_answers(&self, holds: bool) {
+        self.holds_answers.send_replace(holds);
     }
 
     /// Connections that there have been.
