@@ -131,7 +131,9 @@ impl Record {
         for (name, value) in &self.headers {
             put_head(out, field::HEADER, header_bytes(name, value));
             put_bytes(out, field::HEADER_NAME, name.as_bytes());
-            put_bytes(out, field::HEADER_VALUE, value);
+            if !value.is_empty() {
+                put_bytes(out, field::HEADER_VALUE, value);
+            }
         }
         if !self.content_type.is_empty() {
             put_bytes(out, field::CONTENT_TYPE, self.content_type.as_bytes());
@@ -165,7 +167,8 @@ impl Record {
 }
 
 fn header_bytes(name: &str, value: &Bytes) -> usize {
-    field_bytes(name.len()) + field_bytes(value.len())
+    // As any protobuf library has it: an empty value is left out.
+    field_bytes(name.len()) + if value.is_empty() { 0 } else { field_bytes(value.len()) }
 }
 
 /// Just a payload.

@@ -8,6 +8,7 @@
 //! log.rs         ── append.rs, session.rs        the engine's `submit`, a ticket waited for without a thread
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
+//! wire.rs        appends and batches as bytes, not as objects
 //! admin.rs       status of the server            error.rs      what is answered when something fails
 //! http.rs        /metrics, /healthz, /readyz     metrics.rs    what is counted, as OpenMetrics text
 //! ```
@@ -43,6 +44,7 @@ mod shared;
 mod subscribe;
 mod topics;
 mod upkeep;
+mod wire;
 
 pub use config::{Config, InvalidConfig, ListenAddressRefused, Tls, check_listen_address};
 pub use error::DOMAIN;

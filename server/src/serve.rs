@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quipu_proto::v1::admin_service_server::AdminServiceServer;
-use quipu_proto::v1::log_service_server::LogServiceServer;
 use quipu_proto::v1::topic_service_server::TopicServiceServer;
 use quipu_storage::Store;
 use tokio::net::TcpListener;
@@ -150,15 +149,14 @@ async fn run(
         server = server.tls_config(certificates(tls).await?).map_err(ServeError::Transport)?;
     }
     let (health, health_service) = tonic_health::server::health_reporter();
-    let limit = shared.message_bytes_max();
-    let log = LogServiceServer::new(Log { shared: Arc::clone(shared) });
+    let log = Log { shared: Arc::clone(shared) };
     let topics = TopicServiceServer::new(Topics { shared: Arc::clone(shared) });
     let admin = AdminServiceServer::new(Admin { shared: Arc::clone(shared) });
     let reflection = if config.reflection { Some(reflection()?) } else { None };
     let router = server
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(EdgeLayer { shared: Arc::clone(shared) })
-        .add_service(log.max_decoding_message_size(limit).max_encoding_message_size(usize::MAX))
+        .add_service(log)
         .add_service(topics)
         .add_service(admin)
         .add_service(health_service)

@@ -19,6 +19,7 @@ use crate::shared::{Counted, Drain, Shared};
 const UNANSWERED_MAX: usize = 4096;
 
 /// What a client sends.
+#[derive(Debug)]
 pub(crate) enum SessionRequest {
     Append(WireAppend),
     Opening { opening: pb::SessionOpening, has_append: bool },
@@ -127,7 +128,10 @@ impl<S: Stream<Item = Result<SessionRequest, Status>> + Unpin + Send> Session<S>
                     let is_first = !std::mem::replace(&mut self.has_begun, true);
                     match self.open(&opening, is_first && !has_append).await {
                         Ok(()) => {
-                            return Some(Ok(pb::AppendSessionResponse { opened: true, ..Default::default() }));
+                            return Some(Ok(pb::AppendSessionResponse {
+                                opened: true,
+                                ..Default::default()
+                            }));
                         }
                         Err(status) => self.ending = Some(Some(status)),
                     }

@@ -14,7 +14,7 @@ async fn a_topic_lives_from_create_to_delete() {
         pb::TopicSettings { retention: Some(retention), segment_bytes_max: 1 << 20, ..Default::default() };
     let made = server.create_with("orders", settings).await;
     assert_eq!(made.uid.len(), 16);
-    let settings = made.settings.clone().unwrap();
+    let settings = made.settings.unwrap();
     assert_eq!((settings.segment_bytes_max, settings.codec()), (1 << 20, pb::Codec::None));
     server.log().await.append(append("orders", vec![record("a"), record("b")])).await.unwrap();
 
