@@ -352,3 +352,26 @@ fn the_demonstration_runs_to_its_end_and_cleans_up() {
     );
     assert_eq!(std::fs::read_dir(place.dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_server_with_certificates_takes_only_clients_that_it_can_trust() {
+    let place = Place::new();
+    let pem = |name: &str| format!("{}/../server/tests/server/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (certificate, key, ca) = (pem("server.pem"), pem("server.key"), pem("ca.pem"));
+    let mut command = place.command(&["serve", "--listen", "127.0.0.1:0", "--tls-certificate", &certificate]);
+    command.args(["--tls-key", &key, "--tls-client-ca", &ca]).stderr(Stdio::null());
+    let mut server = Running::new(command);
+    let url = server.line().trim_start_matches("listening on ").replace("127.0.0.1", "localhost");
+    assert!(url.starts_with("https://"), "{url}");
+    let run = |args: &[&str]| {
+        let mut command = quipu(&["topics", "list", "--server", &url]);
+        command.args(args);
+        feed(command, "")
+    };
+    let (client_certificate, client_key) = (pem("client.pem"), pem("client.key"));
+    run(&["--ca-cert", &ca, "--client-cert", &client_certificate, "--client-key", &client_key]).ok();
+    run(&["--ca-cert", &ca]).fails(5);
+    run(&["--client-cert", &client_certificate, "--client-key", &client_key]).fails(5);
+    run(&["--ca-cert", "/nowhere.pem"]).fails(3);
+    run(&["--client-cert", &client_certificate]).fails(2);
+}

@@ -35,8 +35,15 @@ impl Remote {
             )?;
         let probe = builder.clone().retry(Retry::NEVER).connect();
         let client = runtime.block_on(async {
-            probe.await?;
-            builder.connect_lazy()
+            // A call, too: a server that refuses our certificate says so only then.
+            match probe.await?.server_status().await {
+                Err(
+                    error @ (quipu_client::Error::Connect { .. }
+                    | quipu_client::Error::Disconnected { .. }
+                    | quipu_client::Error::TimedOut { .. }),
+                ) => Err(error),
+                _ => builder.connect_lazy(),
+            }
         });
         let client =
             client.map_err(|error| Failure::from(error).while_doing(format_args!("server {url}")))?;

@@ -4,7 +4,7 @@
 //! or coming through a pipe are published at once, those of a file in full batches. At most [`CHUNKS_MAX`] chunks are
 //! read ahead.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead as _, Read};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use bytes::{Buf, Bytes};
@@ -140,7 +140,9 @@ fn whole_or_too_long(line: Bytes, bytes_max: usize) -> Line {
 }
 
 fn find_newline(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|byte| *byte == b'\n')
+    // The library's search looks at many bytes at once; of a slice it never fails.
+    let count = (&mut &*bytes).skip_until(b'\n').ok()?;
+    count.checked_sub(1).filter(|last| bytes[*last] == b'\n')
 }
 
 impl Read for Feed<'_> {
