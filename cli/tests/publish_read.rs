@@ -212,6 +212,9 @@ fn a_malformed_line_ends_publishing_and_says_how_to_go_on() {
     let ran = place.run(&args).ok();
     let value: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
     assert_eq!((&value["records"], &value["invalid"]), (&2.into(), &2.into()));
+    // To check needs neither store nor server.
+    common::feed(quipu(&["publish", "t", &file, "--dry-run", "--server", "http://127.0.0.1:1"]), "")
+        .fails(11);
 }
 
 #[test]

@@ -220,9 +220,11 @@ pub(crate) fn run(global: &Global, mut args: PublishArgs, out: &mut Output) -> R
         args.check(format_of(args.format, file))?;
     }
     let begun = Instant::now();
-    let backend = global.backend()?;
-    let publisher: Box<dyn Publisher + '_> =
-        if args.dry_run { Box::new(NoPublisher::default()) } else { open(&*backend, &topic, &args)? };
+    let backend = if args.dry_run { None } else { Some(global.backend()?) };
+    let publisher: Box<dyn Publisher + '_> = match &backend {
+        Some(backend) => open(&**backend, &topic, &args)?,
+        None => Box::new(NoPublisher::default()),
+    };
     let bar = bytes_bar(out, total_bytes(&files));
     let shared = Rc::new(RefCell::new(Batcher::new(publisher, &args, bar.clone())));
     let outcome = files.iter().try_for_each(|file| publish_file(&shared, file, &args, out));
@@ -234,7 +236,7 @@ pub(crate) fn run(global: &Global, mut args: PublishArgs, out: &mut Output) -> R
     let outcome = outcome
         .and(finished)
         .map_err(|failure| if files.len() > 1 { failure } else { batcher.explain(failure, args.skip) });
-    let outcome = outcome.and(backend.close());
+    let outcome = outcome.and_then(|()| backend.as_ref().map_or(Ok(()), |backend| backend.close()));
     if outcome.is_ok() || done.records > 0 {
         report(out, &topic, &args, done, batcher, begun)?;
     }
