@@ -70,7 +70,7 @@ impl Checked {
     }
 }
 
-/// The bounds of the engine, which it looks at itself before it appends.
+/// The bounds of the engine, which it looks at itself when it appends.
 fn check_size(store: &Store, checked: &Checked) -> Result<(), Error> {
     let (bytes, limit) = (checked.bytes() as u64, store.settings().append_bytes_max);
     if bytes > limit {
@@ -123,9 +123,7 @@ fn check(shared: &Shared, wire: WireAppend) -> Result<Checked, Status> {
         }
         topics.push(shared.topic(&part.topic)?);
     }
-    let checked = Checked { topics, parts: wire.parts, durability };
-    check_size(&shared.store, &checked).map_err(status)?;
-    Ok(checked)
+    Ok(Checked { topics, parts: wire.parts, durability })
 }
 
 /// An append that the engine has, or that a thread works on; as a future, its answer.
@@ -179,6 +177,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, wire: WireAppend) -> Result<Pending, S
     let validate_only = wire.validate_only;
     let checked = check(shared, wire)?;
     if validate_only {
+        check_size(&shared.store, &checked).map_err(status)?;
         checked.append()?;
         return Ok(Pending { names: Vec::new(), what: What::Nothing });
     }
@@ -207,7 +206,7 @@ fn on_thread(shared: &Arc<Shared>, checked: Checked) -> What {
         let store = shared.store.clone();
         let uids: Vec<_> = checked.topics.iter().map(Topic::uid).collect();
         let append = move || store.append(checked.append()?).map_err(status);
-        let appended = shared.work(append).await??;
+        let appended = shared.append(append).await??;
         uids.into_iter().for_each(|uid| shared.note_append(uid));
         Ok(appended)
     }))

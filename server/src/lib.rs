@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! connection.rs  accept, count, close            serve.rs      put together, drain, close the store
-//! edge.rs        streams of a connection, errors that the library answers
+//! edge.rs        streams and bytes of a connection, errors that the library answers
 //! log.rs         ── append.rs, session.rs        the engine's `submit`, a ticket waited for without a thread
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
@@ -31,6 +31,7 @@ mod edge;
 mod error;
 mod filter;
 mod http;
+mod incoming_body;
 mod log;
 mod metrics;
 mod read;
