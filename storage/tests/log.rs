@@ -1,6 +1,8 @@
 //! The bare log through its public interface, on the real disk.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quipu_storage::clock::Clock;
@@ -176,19 +178,23 @@ fn a_follower_is_woken_by_each_append_and_by_the_end() {
 #[test]
 fn every_start_leads_to_its_record() {
     #[derive(Debug, Default)]
-    struct Ticks(std::sync::atomic::AtomicU64);
-    impl Clock for Ticks {
+    struct SetByHand(AtomicU64);
+    impl Clock for SetByHand {
         fn now(&self) -> Timestamp {
-            Timestamp(self.0.fetch_add(10, std::sync::atomic::Ordering::Relaxed))
+            Timestamp(self.0.load(Ordering::Relaxed))
         }
     }
+    let clock = Arc::new(SetByHand::default());
     let dir = tempfile::tempdir().unwrap();
     let log = Log::builder()
         .settings(small())
-        .clock(std::sync::Arc::new(Ticks::default()))
+        .clock(Arc::<SetByHand>::clone(&clock))
         .open(dir.path())
         .unwrap();
-    append(&log, 0, 1000, Durability::Written);
+    for n in 0..1000 {
+        clock.0.store(n * 10, Ordering::Relaxed);
+        append(&log, n, n + 1, Durability::Written);
+    }
     log.sync().unwrap();
     let first = |start: Start| log.read(start).unwrap().next().map(|record| record.unwrap().offset().value());
     assert_eq!(first(Start::Earliest), Some(0));

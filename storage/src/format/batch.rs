@@ -31,7 +31,7 @@
 
 use bytes::Bytes;
 
-use super::record::{RecordView, Records};
+use super::record::{PayloadPrefix, Record, RecordView, Records, put_record};
 use super::wire::{Fields, put_bytes, put_number, put_varint, varint};
 use super::{ALIGNMENT, Invalid, aligned, crc, u16_at, u32_at, u64_at};
 use crate::types::{Offset, Timestamp, Uid};
@@ -169,9 +169,9 @@ pub fn seed(topic: Uid) -> u32 {
 /// A batch being made: everything but what only the log knows (offset, time), in one piece of memory.
 #[derive(Debug)]
 pub struct BatchBuilder {
-    /// Header (still to be filled), ext and body.
+    /// Room for the header, ext and body, and padding perhaps.
     bytes: Vec<u8>,
-    ext_bytes: usize,
+    header: BatchHeader,
 }
 
 impl BatchBuilder {
@@ -188,6 +188,32 @@ impl BatchBuilder {
     /// encoding.
     pub fn from_body(bytes: Vec<u8>, record_count: u32, codec: Codec) -> Self {
         Self::finish(bytes, 0, record_count, record_count, codec)
+    }
+
+    /// A batch of nothing yet, to be [filled](Self::fill).
+    pub const fn empty() -> Self {
+        let header = BatchHeader {
+            base_offset: Offset::ZERO,
+            offset_span: 0,
+            record_count: 0,
+            append_time: Timestamp::ZERO,
+            codec: Codec::None,
+            body_crc: 0,
+            batch_bytes: HEADER_BYTES as u32,
+            raw_bytes: 0,
+            ext_bytes: 0,
+        };
+        Self { bytes: Vec::new(), header }
+    }
+
+    /// Makes this a dense batch of `records`, in the same memory. There are fewer than 2^32.
+    pub fn fill(&mut self, records: &[Record], codec: Codec) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        bytes.resize(HEADER_BYTES, 0);
+        records.iter().for_each(|record| put_record(&mut bytes, record));
+        let record_count = u32::try_from(records.len()).expect("the caller keeps to the bound");
+        *self = Self::from_body(bytes, record_count, codec);
     }
 
     /// A batch of records at the given distances from the base offset (rising), as compaction leaves it.
@@ -222,22 +248,25 @@ impl BatchBuilder {
             bytes.extend_from_slice(&compressed);
             used = codec;
         }
-        let body_crc = crc(0, &bytes[body_at..]);
-        let header = &mut bytes[..HEADER_BYTES];
-        let mut put = |at: usize, value: u32| header[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        put(at::OFFSET_SPAN, offset_span);
-        put(at::RECORD_COUNT, record_count);
-        put(at::BODY_CRC, body_crc);
-        put(at::RAW_BYTES, u32::try_from(raw_bytes).unwrap_or(u32::MAX));
-        put(at::EXT_BYTES, u32::try_from(ext_bytes).unwrap_or(u32::MAX));
-        header[at::ENCODING] = ENCODING_PROTOBUF;
-        header[at::CODEC] = used.code();
-        Self { bytes, ext_bytes }
+        let small = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let header = BatchHeader {
+            base_offset: Offset::ZERO,
+            offset_span,
+            record_count,
+            append_time: Timestamp::ZERO,
+            codec: used,
+            body_crc: crc(0, &bytes[body_at..]),
+            batch_bytes: small(bytes.len()),
+            raw_bytes: small(raw_bytes),
+            ext_bytes: small(ext_bytes),
+        };
+        Self { bytes, header }
     }
 
     /// Bytes of the batch, without padding.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.header.batch_bytes as usize
     }
 
     /// Whether it has no bytes: never.
@@ -249,43 +278,233 @@ impl BatchBuilder {
     pub fn put_synced_position(&mut self, position: u64) {
         let mut ext = Vec::with_capacity(12);
         put_number(&mut ext, EXT_SYNCED_POSITION, position);
-        let at = HEADER_BYTES + self.ext_bytes;
+        self.bytes.truncate(self.len());
+        let at = self.header.body_at();
         self.bytes.splice(at..at, ext.iter().copied());
-        self.ext_bytes += ext.len();
-        let ext_bytes = u32::try_from(self.ext_bytes).unwrap_or(u32::MAX);
-        self.bytes[at::EXT_BYTES..at::EXT_BYTES + 4].copy_from_slice(&ext_bytes.to_le_bytes());
+        let small = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.header.ext_bytes += small(ext.len());
+        self.header.batch_bytes = small(self.bytes.len());
     }
 
     /// Fills in what the log decides, and the header CRC.
+    #[inline]
     pub fn seal(&mut self, seed: u32, base_offset: Offset, append_time: Timestamp) {
-        let batch_bytes = u32::try_from(self.bytes.len()).expect("checked against the limit before");
-        let header = &mut self.bytes[..HEADER_BYTES + self.ext_bytes];
-        header[at::BATCH_BYTES..at::BASE_OFFSET].copy_from_slice(&batch_bytes.to_le_bytes());
-        header[at::BASE_OFFSET..at::OFFSET_SPAN].copy_from_slice(&base_offset.0.to_le_bytes());
-        header[at::APPEND_TIME..at::BODY_CRC].copy_from_slice(&append_time.0.to_le_bytes());
-        let header_crc = crc(seed, &header[at::BATCH_BYTES..]);
-        header[at::CRC..at::BATCH_BYTES].copy_from_slice(&header_crc.to_le_bytes());
+        debug_assert!(self.bytes.len() >= self.len(), "checked against the limit before");
+        let header = &mut self.header;
+        header.base_offset = base_offset;
+        header.append_time = append_time;
+        let words = header.words();
+        let header_crc = if header.ext_bytes == 0 {
+            // From where the numbers are now, without reading back what is stored here.
+            short::crc(seed, &words)
+        } else {
+            put_words(&mut self.bytes, &words);
+            crc(seed, &self.bytes[at::BATCH_BYTES..header.body_at()])
+        };
+        put_words(
+            &mut self.bytes,
+            &[words[0] | u64::from(header_crc), words[1], words[2], words[3], words[4], words[5]],
+        );
     }
 
-    /// The bytes as they are now, without padding.
+    /// The bytes as they are now, without padding; header and ext are there once [sealed](Self::seal).
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.header.batch_bytes as usize]
+    }
+
+    /// The same with padding.
+    #[inline]
+    pub fn stored_bytes(&mut self) -> &[u8] {
+        let stored_bytes = self.header.stored_bytes();
+        if self.bytes.len() != stored_bytes {
+            self.bytes.resize(stored_bytes, 0);
+        }
         &self.bytes
     }
 
     /// The finished batch, without padding.
-    pub fn into_bytes(self) -> Bytes {
+    pub fn into_bytes(mut self) -> Bytes {
+        self.bytes.truncate(self.len());
         self.bytes.into()
     }
 
-    /// The memory, to be used for another batch.
-    pub fn into_buffer(self) -> Vec<u8> {
-        self.bytes
+    /// Gives memory back if it has more than `bytes_max`.
+    pub fn shrink(&mut self, bytes_max: usize) {
+        if self.bytes.capacity() > bytes_max {
+            *self = Self::empty();
+        }
     }
 
     /// The header, once [sealed](Self::seal).
     #[inline]
-    pub fn header(&self) -> BatchHeader {
-        BatchHeader::decode_unverified(&self.bytes).expect("it was made here")
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+}
+
+/// The words of a header, the first with zeros in place of the CRC.
+type Words = [u64; HEADER_BYTES / 8];
+
+#[inline]
+fn put_words(bytes: &mut [u8], words: &Words) {
+    for (place, word) in bytes[..HEADER_BYTES].chunks_exact_mut(8).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// CRCs of a few bytes that are at hand as numbers. Every byte has a table of its own, so that all look-ups can happen
+/// at once.
+mod short {
+    use super::Words;
+
+    /// The longest message: a header from its second field on.
+    const BYTES_MAX: usize = 44;
+
+    /// What a byte does to the CRC that has so many bytes behind it.
+    static BEHIND: [[u32; 256]; BYTES_MAX] = tables();
+
+    const fn tables() -> [[u32; 256]; BYTES_MAX] {
+        let mut tables = [[0; 256]; BYTES_MAX];
+        let mut byte = 0;
+        while byte < 256 {
+            let mut value = byte as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                value = if value & 1 == 1 { value >> 1 ^ 0xEDB8_8320 } else { value >> 1 };
+                bit += 1;
+            }
+            tables[0][byte] = value;
+            byte += 1;
+        }
+        let mut behind = 1;
+        while behind < BYTES_MAX {
+            let mut byte = 0;
+            while byte < 256 {
+                let before = tables[behind - 1][byte];
+                tables[behind][byte] = before >> 8 ^ tables[0][(before & 0xff) as usize];
+                byte += 1;
+            }
+            behind += 1;
+        }
+        tables
+    }
+
+    /// The CRC of a header without ext, of which `words` are everything but the CRC.
+    #[inline]
+    pub(super) fn crc(seed: u32, words: &Words) -> u32 {
+        of_place(words) ^ of_rest(seed, words)
+    }
+
+    /// What offset and time do to it.
+    #[inline]
+    pub(super) fn of_place(words: &Words) -> u32 {
+        pair::<4>(words[1]) ^ pair::<20>(words[3])
+    }
+
+    /// What everything else does to it, which can be known earlier.
+    #[inline]
+    pub(super) fn of_rest(seed: u32, words: &Words) -> u32 {
+        let first = part(0, (words[0] >> 32) as u32 ^ !seed);
+        !(first ^ pair::<12>(words[2]) ^ pair::<28>(words[4]) ^ pair::<36>(words[5]))
+    }
+
+    #[inline]
+    fn pair<const AT: usize>(word: u64) -> u32 {
+        part(AT, word as u32) ^ part(AT + 4, (word >> 32) as u32)
+    }
+
+    /// What the four bytes from `at` on do to the CRC of the longest message. Most numbers of a header are small, and
+    /// zeros do nothing.
+    #[inline(always)]
+    fn part(at: usize, number: u32) -> u32 {
+        let behind = BYTES_MAX - 1 - at;
+        let low = BEHIND[behind][(number & 0xff) as usize];
+        if number < 0x100 {
+            return low;
+        }
+        low ^ BEHIND[behind - 1][(number >> 8 & 0xff) as usize]
+            ^ BEHIND[behind - 2][(number >> 16 & 0xff) as usize]
+            ^ BEHIND[behind - 3][(number >> 24) as usize]
+    }
+
+    /// The CRC of the `len` lowest bytes of `bytes`, 4 to 8.
+    #[inline]
+    pub(super) fn crc_of_prefix(bytes: u64, len: usize) -> u32 {
+        // Zeros before the message change nothing once the start value is in it.
+        let message = (bytes ^ u64::from(u32::MAX)) << (8 * (8 - len));
+        let mut crc = 0;
+        for (number, byte) in message.to_le_bytes().into_iter().enumerate() {
+            crc ^= BEHIND[7 - number][byte as usize];
+        }
+        !crc
+    }
+}
+
+/// A batch of one record that has a payload and nothing else, not compressed: the shortest way from a record to its
+/// batch. The payload stays where it is until it is copied to its place, and is summed there; everything else is
+/// numbers, because the processor is slow to read back what it has just stored piece by piece.
+#[derive(Debug)]
+pub(crate) struct PayloadBatch<'a> {
+    payload: &'a [u8],
+    prefix: PayloadPrefix,
+    header: BatchHeader,
+    /// Before it is sealed, only what does not depend on its place.
+    header_crc: u32,
+}
+
+impl<'a> PayloadBatch<'a> {
+    /// `None` if the payload is very short or long.
+    #[inline]
+    pub(crate) fn new(payload: &'a [u8], seed: u32) -> Option<Self> {
+        let prefix = PayloadPrefix::new(payload.len())?;
+        let raw_bytes = prefix.len + payload.len();
+        let header = BatchHeader {
+            base_offset: Offset::ZERO,
+            offset_span: 1,
+            record_count: 1,
+            append_time: Timestamp::ZERO,
+            codec: Codec::None,
+            body_crc: crc(short::crc_of_prefix(prefix.bytes, prefix.len), payload),
+            batch_bytes: (HEADER_BYTES + raw_bytes) as u32,
+            raw_bytes: raw_bytes as u32,
+            ext_bytes: 0,
+        };
+        let header_crc = short::of_rest(seed, &header.words());
+        Some(Self { payload, prefix, header, header_crc })
+    }
+
+    /// As [`BatchBuilder::seal`]; only once.
+    #[inline]
+    pub(crate) fn seal(&mut self, base_offset: Offset, append_time: Timestamp) {
+        self.header.base_offset = base_offset;
+        self.header.append_time = append_time;
+        self.header_crc ^= short::of_place(&self.header.words());
+    }
+
+    #[inline]
+    pub(crate) fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    /// The first four bytes.
+    #[inline]
+    pub(crate) fn header_crc(&self) -> [u8; 4] {
+        self.header_crc.to_le_bytes()
+    }
+
+    /// Writes the sealed batch with its padding over the whole of `place`.
+    #[inline]
+    pub(crate) fn store(&self, place: &mut [u8]) {
+        let mut words = self.header.words();
+        words[0] |= u64::from(self.header_crc);
+        let (header, body) = place.split_at_mut(HEADER_BYTES);
+        put_words(header, &words);
+        // The padding first: what comes later covers what is no padding of it.
+        let padding_at = body.len() - ALIGNMENT;
+        body[padding_at..].copy_from_slice(&[0; ALIGNMENT]);
+        body[..8].copy_from_slice(&self.prefix.bytes.to_le_bytes());
+        body[self.prefix.len..self.prefix.len + self.payload.len()].copy_from_slice(self.payload);
     }
 }
 
@@ -328,7 +547,6 @@ impl BatchHeader {
     }
 
     /// What the header says, its CRC not looked at; the numbers fit together.
-    #[inline]
     fn decode_unverified(bytes: &[u8]) -> Result<Self, Invalid> {
         if bytes.len() < HEADER_BYTES {
             return Err(Invalid::new("a batch header is cut off", 0));
@@ -363,12 +581,33 @@ impl BatchHeader {
         Ok(header)
     }
 
+    /// As in the drawing, but for the CRC.
+    #[inline]
+    fn words(&self) -> Words {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let kinds = u32::from(ENCODING_PROTOBUF) | u32::from(self.codec.code()) << 8;
+        [
+            pair(0, self.batch_bytes),
+            self.base_offset.0,
+            pair(self.offset_span, self.record_count),
+            self.append_time.0,
+            pair(self.body_crc, self.raw_bytes),
+            pair(self.ext_bytes, kinds),
+        ]
+    }
+
     /// Header, ext and body, without padding.
     pub fn batch_bytes(&self) -> usize {
         self.batch_bytes as usize
     }
 
-    /// The same with padding: how far the next batch is.
+    /// The body before compression.
+    pub fn raw_bytes(&self) -> usize {
+        self.raw_bytes as usize
+    }
+
+    /// [`batch_bytes`](Self::batch_bytes) with padding: how far the next batch is.
+    #[inline]
     pub fn stored_bytes(&self) -> usize {
         aligned(self.batch_bytes as usize)
     }
