@@ -34,15 +34,16 @@ impl Child {
         Ok(line.trim_end().to_owned())
     }
 
-    /// Bytes of the child's memory that are resident.
-    pub fn rss_bytes(&self) -> Result<u64> {
+    /// Bytes of the child's own memory that are resident: without pages of files that are mapped, which are the page
+    /// cache's and which the system takes back when it needs them.
+    pub fn own_bytes(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.process.id());
         let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
         status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+            .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
             .map(|kib| kib * 1024)
-            .with_context(|| format!("no VmRSS in {path}"))
+            .with_context(|| format!("no RssAnon in {path}"))
     }
 
     /// Kills the child (SIGKILL) and waits until it is gone.
@@ -74,7 +75,7 @@ mod tests {
     fn a_child_says_where_it_is_and_can_be_weighed_and_killed() {
         let mut child = shell("echo ready; exec sleep 60");
         assert_eq!(child.line().unwrap(), "ready");
-        assert!(child.rss_bytes().unwrap() > 0);
+        assert!(child.own_bytes().unwrap() > 0);
         child.kill().unwrap();
         assert!(child.line().is_err());
     }

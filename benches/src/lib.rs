@@ -22,6 +22,7 @@ pub mod map;
 pub mod measure;
 pub mod payload;
 pub mod report;
+pub mod roles;
 pub mod row;
 pub mod rows;
 pub mod writers;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use quipu_benches::args::{Args, USAGE};
 use quipu_benches::measure::measure;
 use quipu_benches::row::{Row, Scene};
-use quipu_benches::{report, rows};
+use quipu_benches::{report, roles, rows};
 
 /// A row fell short of its bar.
 const SHORT: u8 = 1;
@@ -18,7 +18,17 @@ const SHORT: u8 = 1;
 const BROKEN: u8 = 2;
 
 fn main() -> ExitCode {
-    match run(env::args().skip(1), rows::all(), &mut io::stdout().lock()) {
+    let args: Vec<String> = env::args().skip(1).collect();
+    if args.first().is_some_and(|first| first == "--child") {
+        return match roles::run(&args[1..]) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("quipu-benches, as a child: {error:#}");
+                ExitCode::from(BROKEN)
+            }
+        };
+    }
+    match run(args.into_iter(), rows::all(), &mut io::stdout().lock()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("quipu-benches: {error:#}");

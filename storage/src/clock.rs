@@ -1,7 +1,7 @@
 //! The time, as a component, so that a test can hold it still.
 
-use std::fmt;
 use crate::types::Timestamp;
+use std::fmt;
 
 /// Tells the wall-clock time. It may jump; the engine keeps each topic's times from going backwards.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {

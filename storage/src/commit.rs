@@ -14,28 +14,29 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, Rounds};
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct Commit {
-    state: Mutex<State>,
-    done: Condvar,
-    /// Copy of the state's, to be read without the lock.
     synced: AtomicU64,
+    is_running: AtomicBool,
+    has_failed: AtomicBool,
+    /// Threads that wait right now.
+    waiting: AtomicUsize,
+    /// How many waited when the last sync began: those will likely be back soon.
+    expected: AtomicUsize,
+    /// How long the last sync took, in nanoseconds.
+    last_sync: AtomicU64,
+    /// One round for each sync. Whoever waits sleeps until the round is over, and holds no lock when it wakes: with
+    /// many writers most of them have nothing left to do then but to return.
+    rounds: Rounds,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    synced: u64,
-    is_running: bool,
     failure: Option<Error>,
-    /// Who waits right now, threads and wakers together.
-    waiting: usize,
-    /// How many waited when the last sync began: those will likely be back soon.
-    expected: usize,
-    /// How long the last sync took.
-    last_sync: Duration,
     wakers: Vec<(u64, u64, Waker)>,
     next_id: u64,
 }
@@ -48,37 +49,40 @@ impl Commit {
 
     /// Sets the position, when a store opens.
     pub(crate) fn start_at(&self, position: u64) {
-        crate::sync::lock(&self.state).synced = position;
         self.synced.store(position, Ordering::Release);
     }
 
     /// Waits until everything below `target` is synced, running `sync` if nobody else does. `sync` syncs everything
     /// written before it is called and returns up to where. Says whether another thread's sync was shared.
     pub(crate) fn wait(&self, target: u64, sync: impl Fn() -> Result<u64, Error>) -> Result<bool, Error> {
-        let mut shared = true;
         if self.synced() >= target {
-            return Ok(shared);
+            return Ok(true);
         }
-        let mut state = crate::sync::lock(&self.state);
-        state.waiting += 1;
-        loop {
-            if state.synced >= target {
-                break;
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let mut shared = true;
+        let outcome = loop {
+            // Before the looks: a round that ends after them is noticed by the sleep.
+            let round = self.rounds.current();
+            if self.synced() >= target {
+                break Ok(shared);
             }
-            if let Some(failure) = &state.failure {
-                let failure = failure.clone();
-                state.waiting -= 1;
-                return Err(failure);
+            if self.has_failed.load(Ordering::Acquire) {
+                break Err(self.failure());
             }
-            if state.is_running {
-                state = crate::sync::wait(&self.done, state);
+            if self.is_running.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                // The round may have ended between the look and this: then there may be nothing to do.
+                if self.synced() < target && !self.has_failed.load(Ordering::Acquire) {
+                    shared = false;
+                    self.lead(&sync);
+                }
+                self.is_running.store(false, Ordering::Release);
+                self.rounds.end();
             } else {
-                shared = false;
-                state = self.lead(state, &sync);
+                self.rounds.wait(round, None);
             }
-        }
-        state.waiting -= 1;
-        Ok(shared)
+        };
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        outcome
     }
 
     /// Whether everything below `target` is synced; if not, registers a waker (in place of the one registered under
@@ -88,7 +92,8 @@ impl Commit {
             return Some(Ok(()));
         }
         let mut state = crate::sync::lock(&self.state);
-        if state.synced >= target {
+        // Under the lock: whoever syncs takes it afterwards, to find the wakers.
+        if self.synced() >= target {
             return Some(Ok(()));
         }
         if let Some(failure) = &state.failure {
@@ -114,61 +119,53 @@ impl Commit {
     pub(crate) fn fail(&self, failure: Error) {
         let mut state = crate::sync::lock(&self.state);
         state.failure.get_or_insert(failure);
+        self.has_failed.store(true, Ordering::Release);
         let wakers = std::mem::take(&mut state.wakers);
         drop(state);
-        self.done.notify_all();
+        self.rounds.end();
         wakers.into_iter().for_each(|(_, _, waker)| waker.wake());
     }
 
-    fn lead<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        sync: &impl Fn() -> Result<u64, Error>,
-    ) -> MutexGuard<'a, State> {
-        state.is_running = true;
-        state = self.gather(state);
-        state.expected = state.waiting;
-        drop(state);
+    fn failure(&self) -> Error {
+        crate::sync::lock(&self.state).failure.clone().expect("it is set before it is announced")
+    }
+
+    fn lead(&self, sync: &impl Fn() -> Result<u64, Error>) {
+        self.gather();
+        self.expected.store(self.waiting.load(Ordering::Acquire), Ordering::Release);
         let begun = Instant::now();
         let outcome = sync();
-        let took = begun.elapsed();
-        let mut state = crate::sync::lock(&self.state);
-        state.is_running = false;
-        state.last_sync = took;
-        let mut wakers = Vec::new();
+        let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.last_sync.store(took, Ordering::Release);
         match outcome {
             Ok(synced) => {
-                state.synced = state.synced.max(synced);
-                self.synced.store(state.synced, Ordering::Release);
-                let synced = state.synced;
-                wakers.extend(state.wakers.extract_if(.., |(target, _, _)| *target <= synced));
+                self.synced.fetch_max(synced, Ordering::AcqRel);
+                let mut state = crate::sync::lock(&self.state);
+                let wakers: Vec<_> =
+                    state.wakers.extract_if(.., |(target, _, _)| *target <= synced).collect();
+                drop(state);
+                wakers.into_iter().for_each(|(_, _, waker)| waker.wake());
             }
-            Err(error) => {
-                state.failure.get_or_insert(error);
-                wakers.append(&mut state.wakers);
-            }
+            Err(error) => self.fail(error),
         }
-        self.done.notify_all();
-        wakers.into_iter().for_each(|(_, _, waker)| waker.wake());
-        state
     }
 
-    /// Lets those who shared the last sync come back, so that this one is worth it; not for longer than a
-    /// fraction of what a sync takes, and not at all for a lone writer.
+    /// Lets those who shared the last sync come back, so that this one is worth it; not for longer than a sync
+    /// takes, and not at all for a lone writer.
     #[cfg(not(loom))]
-    fn gather<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let patience = state.last_sync.min(Duration::from_millis(2)) / 2;
+    fn gather(&self) {
+        let expected = self.expected.load(Ordering::Acquire);
+        let patience =
+            Duration::from_nanos(self.last_sync.load(Ordering::Acquire)).min(Duration::from_millis(1));
         let begun = Instant::now();
-        while state.waiting < state.expected && begun.elapsed() < patience {
-            drop(state);
+        while self.waiting.load(Ordering::Acquire) < expected && begun.elapsed() < patience {
             std::thread::yield_now();
-            state = crate::sync::lock(&self.state);
         }
-        state
     }
 
     #[cfg(loom)]
-    fn gather<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        state
-    }
+    fn gather(&self) {}
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::clock::Clock;
-use crate::disk::Disk;
+use crate::disk::{Disk, File};
 use crate::error::{Error, Result};
 use crate::segment::MapBudget;
 use crate::settings::StoreSettings;
 use crate::stats::Counters;
 use crate::types::{TopicId, Uid};
+
+/// An open file and its path, for the error that names it.
+pub(crate) type NamedFile = (Arc<dyn File>, PathBuf);
 
 /// See the [module](self).
 #[derive(Debug)]

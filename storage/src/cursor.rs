@@ -8,13 +8,13 @@
 //! [`Error::OffsetTrimmed`], where they are damaged [`Error::Corrupt`], each with the bounds; [`Cursor::seek`] goes on
 //! behind. Offsets that compaction took out are simply not there.
 
+use std::fmt;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::Topic;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::format::batch::{Batch, BatchHeader, BodyProblem};
@@ -22,7 +22,42 @@ use crate::format::record::RecordView;
 use crate::segment::{Found, Segment, SegmentReader};
 use crate::store::visible_end;
 use crate::topic::TopicInner;
-use crate::types::{Offset, Timestamp, Uid};
+use crate::types::{Offset, Position, Timestamp, Uid};
+
+/// Keeps a store open, and looks for what another process has done to it.
+pub(crate) trait Owner: fmt::Debug + Send + Sync {
+    /// Changes when the store's files turn out to have changed behind the reader's back.
+    fn version(&self) -> u64 {
+        0
+    }
+
+    /// Looks for such changes now.
+    fn refresh(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How often a reader looks again that has met files which another process has just removed.
+const LOOKS_MAX: u32 = 8;
+
+/// What a cursor reads, and what keeps it open.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) inner: Arc<TopicInner>,
+    pub(crate) owner: Arc<dyn Owner>,
+}
+
+impl Source {
+    /// Whether it is worth trying again what ended in `error`, at a time when the owner had this `version`.
+    fn has_moved_on(&self, looks: &mut u32, version: u64, error: &Error) -> Result<bool> {
+        *looks += 1;
+        if *looks > LOOKS_MAX || !matches!(error, Error::Io { .. } | Error::TopicRefused { .. }) {
+            return Ok(false);
+        }
+        self.owner.refresh()?;
+        Ok(self.owner.version() != version)
+    }
+}
 
 /// Where to start reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,16 +214,32 @@ fn derived_id(topic: Uid, time: Timestamp, offset: Offset) -> [u8; 16] {
     id
 }
 
-/// Reads the batches of a topic. See the [module](self).
+/// Reads the batches of a topic.
+///
+/// Offsets rise, none is skipped without a word: where records were trimmed it answers [`Error::OffsetTrimmed`], where
+/// they are damaged [`Error::Corrupt`], each with the bounds; [`seek`](Self::seek) goes on behind. What it returned
+/// stays valid for as long as it is held.
 #[derive(Debug)]
 pub struct Cursor {
-    topic: Topic,
+    topic: Source,
     next: Offset,
     visibility: Visibility,
     place: Option<Place>,
     reader: SegmentReader,
     waker: Option<u64>,
+    counted: Counted,
 }
+
+/// What a cursor has read and not reported yet: the shared counters would be the slowest part of reading a batch.
+#[derive(Debug, Default)]
+struct Counted {
+    batches: u64,
+    records: u64,
+    bytes: u64,
+}
+
+/// Batches between two reports.
+const COUNTED_AT_ONCE: u64 = 64;
 
 /// Where the next batch lies, if that is known.
 #[derive(Debug)]
@@ -198,14 +249,15 @@ struct Place {
 }
 
 impl Cursor {
-    pub(crate) fn new(topic: &Topic, start: Start, visibility: Visibility) -> Result<Self> {
+    pub(crate) fn new(topic: Source, start: Start, visibility: Visibility) -> Result<Self> {
         let mut cursor = Self {
-            topic: topic.clone(),
+            topic,
             next: Offset::ZERO,
             visibility,
             place: None,
             reader: SegmentReader::new(),
             waker: None,
+            counted: Counted::default(),
         };
         cursor.next = cursor.resolve(start)?;
         Ok(cursor)
@@ -234,7 +286,11 @@ impl Cursor {
     /// where it is.
     pub fn next_batch(&mut self) -> Result<Option<ReadBatch>> {
         let topic = Arc::clone(&self.topic.inner);
+        let mut looks = 0;
         loop {
+            let version = self.topic.owner.version();
+            // What a deleted topic had in memory is gone, and its files go.
+            topic.check_alive()?;
             let log_start_offset = topic.log_start();
             if self.next < log_start_offset {
                 return Err(Error::OffsetTrimmed {
@@ -244,18 +300,36 @@ impl Cursor {
                 });
             }
             if self.next >= self.visible_end() {
-                topic.check_alive()?;
+                self.report_counts();
+                self.place = None;
+                self.reader.release();
                 return Ok(None);
             }
-            if let Some(batch) = self.step(&topic)? {
-                let counters = &topic.context.counters;
-                counters.batches_read.add(1);
-                counters.records_read.add(u64::from(batch.header().record_count));
-                counters.bytes_read.add(batch.as_bytes().len() as u64);
+            let found = match self.step(&topic) {
+                Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => None,
+                outcome => outcome.or_else(|error| topic.check_alive().and(Err(error)))?,
+            };
+            if let Some(batch) = found {
+                self.counted.batches += 1;
+                self.counted.records += u64::from(batch.header().record_count);
+                self.counted.bytes += batch.as_bytes().len() as u64;
+                if self.counted.batches >= COUNTED_AT_ONCE {
+                    self.report_counts();
+                }
                 let from = self.next;
                 self.next = batch.next_offset();
                 return Ok(Some(ReadBatch { batch, from, topic: topic.uid }));
             }
+        }
+    }
+
+    fn report_counts(&mut self) {
+        let Counted { batches, records, bytes } = std::mem::take(&mut self.counted);
+        if batches > 0 {
+            let counters = &self.topic.inner.context.counters;
+            counters.batches_read.add(batches);
+            counters.records_read.add(records);
+            counters.bytes_read.add(bytes);
         }
     }
 
@@ -266,6 +340,14 @@ impl Cursor {
         {
             let Place { segment, position } = place;
             return match self.reader.read(segment, &topic.context, *position, self.next) {
+                Ok(Found::Batch(batch, _)) if batch.base_offset() > self.next && segment.rewrites == 0 => {
+                    // Only compaction leaves gaps.
+                    topic.context.counters.damage_found.add(1);
+                    let offsets = self.next..batch.base_offset();
+                    let error = segment.corrupt(offsets, *position, "the batches before it are missing");
+                    self.place = None;
+                    Err(error)
+                }
                 Ok(Found::Batch(batch, next_position)) => {
                     self.place = Some(Place { segment: Arc::clone(segment), position: next_position });
                     Ok(Some(batch))
@@ -310,7 +392,7 @@ impl Cursor {
         let segments = topic.segments();
         let number = segments.partition_point(|segment| segment.base_offset <= self.next);
         let Some(segment) = number.checked_sub(1).map(|number| &segments[number]) else {
-            return Ok(None);
+            return self.nowhere(topic);
         };
         if self.next >= segment.next_offset() {
             return match segments.get(number) {
@@ -319,7 +401,7 @@ impl Cursor {
                     self.next = behind.base_offset;
                     Ok(None)
                 }
-                _ => Ok(None),
+                _ => self.nowhere(topic),
             };
         }
         let position = segment
@@ -330,6 +412,22 @@ impl Cursor {
             Err(Error::Io { .. }) if !is_listed(topic, segment) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The next offset was not in the tail, and then it was in no segment. So it was removed meanwhile, or lost.
+    fn nowhere(&self, topic: &TopicInner) -> Result<Option<Place>> {
+        if self.next < topic.log_start() || topic.check_alive().is_err() {
+            return Ok(None);
+        }
+        topic.context.counters.damage_found.add(1);
+        let end = topic.tail().first_offset().max(self.next + 1);
+        Err(Error::Corrupt {
+            topic: topic.name.clone(),
+            offsets: self.next..end,
+            path: topic.dir.clone(),
+            position: Position::ZERO,
+            detail: "no segment holds them",
+        })
     }
 
     /// Blocks until there is a next record, or the time is up; says whether there is one. `None`: for ever.
@@ -394,13 +492,23 @@ impl Cursor {
             Start::Latest => Ok(end),
             Start::Offset(offset) => at(offset),
             Start::AfterOffset(offset) => at(offset.saturating_add(1)),
-            Start::Time(time) => Ok(self.find_time(time)?.clamp(first, end.max(first))),
+            Start::Time(time) => {
+                let mut looks = 0;
+                let found = loop {
+                    let version = self.topic.owner.version();
+                    match self.find_time(time) {
+                        Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => {}
+                        outcome => break outcome?,
+                    }
+                };
+                Ok(found.clamp(first, end.max(first)))
+            }
             Start::Last(count) => {
                 let is_dense = topic.segments().iter().all(|segment| segment.rewrites == 0);
                 if is_dense {
                     return Ok(end.saturating_sub(count).max(first));
                 }
-                let mut backwards = Backwards::new(&self.topic, end, self.visibility);
+                let mut backwards = Backwards::new(self.topic.clone(), end, self.visibility);
                 let (mut left, mut at) = (count, end);
                 while left > 0
                     && let Some(batch) = backwards.previous_batch()?
@@ -423,30 +531,53 @@ impl Cursor {
             self.next = topic.log_start();
         }
         topic.check_files()?;
-        for segment in topic.segments().iter() {
-            let is_earlier = segment.sealed().is_some_and(|sealed| sealed.last_time < time);
-            if is_earlier || segment.next_offset() <= topic.log_start() {
-                continue;
-            }
-            let mut position = segment.seek_time(&topic.context, time)?;
-            let mut expected = segment.base_offset;
-            while let Found::Batch(batch, behind) =
-                self.reader.read(segment, &topic.context, position, expected)?
-            {
-                if batch.append_time() >= time {
-                    return Ok(batch.base_offset());
+        // Before the segments: what leaves the tail between the two looks is found in its segment.
+        let in_tail = {
+            let tail = topic.tail();
+            tail.find_time(time).map_or(tail.head.next_offset, |batch| batch.base_offset)
+        };
+        'again: loop {
+            for segment in topic.segments().iter() {
+                let is_earlier = segment.sealed().is_some_and(|sealed| sealed.last_time < time);
+                if is_earlier || segment.next_offset() <= topic.log_start() {
+                    continue;
                 }
-                position = behind;
-                expected = batch.next_offset();
+                match self.find_time_in(&topic, segment, time) {
+                    Ok(None) => {}
+                    Ok(Some(offset)) => return Ok(offset),
+                    // It was replaced or trimmed meanwhile.
+                    Err(Error::Io { .. }) if !is_listed(&topic, segment) => continue 'again,
+                    Err(error) => return Err(error),
+                }
             }
+            return Ok(in_tail);
         }
-        let tail = topic.tail();
-        Ok(tail.find_time(time).map_or(tail.head.next_offset, |batch| batch.base_offset))
+    }
+
+    fn find_time_in(
+        &mut self,
+        topic: &TopicInner,
+        segment: &Arc<Segment>,
+        time: Timestamp,
+    ) -> Result<Option<Offset>> {
+        let mut position = segment.seek_time(&topic.context, time)?;
+        let mut expected = segment.base_offset;
+        while let Found::Batch(batch, behind) =
+            self.reader.read(segment, &topic.context, position, expected)?
+        {
+            if batch.append_time() >= time {
+                return Ok(Some(batch.base_offset()));
+            }
+            position = behind;
+            expected = batch.next_offset();
+        }
+        Ok(None)
     }
 }
 
 impl Drop for Cursor {
     fn drop(&mut self) {
+        self.report_counts();
         if let Some(id) = self.waker {
             self.topic.inner.watch.forget(id);
         }
@@ -460,16 +591,16 @@ fn is_listed(topic: &TopicInner, segment: &Arc<Segment>) -> bool {
 /// Reads a topic from its end to its beginning.
 #[derive(Debug)]
 pub struct Backwards {
-    topic: Topic,
+    topic: Source,
     /// What comes next lies below this offset.
     before: Offset,
     reader: SegmentReader,
 }
 
 impl Backwards {
-    pub(crate) fn new(topic: &Topic, before: Offset, visibility: Visibility) -> Self {
+    pub(crate) fn new(topic: Source, before: Offset, visibility: Visibility) -> Self {
         let before = before.min(visible_end(&topic.inner, visibility));
-        Self { topic: topic.clone(), before, reader: SegmentReader::new() }
+        Self { topic, before, reader: SegmentReader::new() }
     }
 
     /// Goes on below `offset`.
@@ -484,7 +615,10 @@ impl Backwards {
     /// [`Error::Corrupt`].
     pub fn previous_batch(&mut self) -> Result<Option<ReadBatch>> {
         let topic = Arc::clone(&self.topic.inner);
+        let mut looks = 0;
         loop {
+            let version = self.topic.owner.version();
+            topic.check_alive()?;
             let from = topic.log_start();
             if self.before <= from {
                 return Ok(None);
@@ -503,7 +637,12 @@ impl Backwards {
                     }
                 }
                 None => {
-                    topic.check_files()?;
+                    if let Err(error) = topic.check_files() {
+                        if self.topic.has_moved_on(&mut looks, version, &error)? {
+                            continue;
+                        }
+                        return Err(error);
+                    }
                     let segments = topic.segments();
                     let number = segments.partition_point(|segment| segment.base_offset < self.before);
                     let Some(segment) = number.checked_sub(1).map(|number| &segments[number]) else {
@@ -511,7 +650,8 @@ impl Backwards {
                     };
                     match self.last_below(&topic.context, segment) {
                         Err(Error::Io { .. }) if !is_listed(&topic, segment) => continue,
-                        outcome => outcome?,
+                        Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => continue,
+                        outcome => outcome.or_else(|error| topic.check_alive().and(Err(error)))?,
                     }
                     .or_else(|| {
                         self.before = segment.base_offset;
@@ -546,7 +686,7 @@ impl Backwards {
     }
 }
 
-/// Iterates over records; made by [`Topic::read`] and [`Topic::follow`].
+/// Iterates over records; made by [`Topic::read`](crate::Topic::read) and [`Topic::follow`](crate::Topic::follow).
 ///
 /// After an error about a range of offsets the next call goes on behind the range, so whoever asks again has been told.
 #[derive(Debug)]
@@ -604,7 +744,7 @@ impl Iterator for Records {
     }
 }
 
-/// Iterates over records from the last to the first; made by [`Topic::read_backwards`].
+/// Iterates over records from the last to the first; made by [`Topic::read_backwards`](crate::Topic::read_backwards).
 #[derive(Debug)]
 pub struct RecordsBackwards {
     batches: Backwards,
@@ -648,11 +788,11 @@ impl Iterator for RecordsBackwards {
 }
 
 /// One record by its offset.
-pub(crate) fn get(topic: &Topic, offset: Offset, visibility: Visibility) -> Result<Option<StoredRecord>> {
+pub(crate) fn get(topic: Source, offset: Offset, visibility: Visibility) -> Result<Option<StoredRecord>> {
     let mut cursor = Cursor::new(topic, Start::Offset(offset), visibility)?;
     if offset >= cursor.visible_end() {
         let next_offset = cursor.visible_end();
-        return Err(Error::OffsetUnwritten { topic: topic.inner.name.clone(), offset, next_offset });
+        return Err(Error::OffsetUnwritten { topic: cursor.topic.inner.name.clone(), offset, next_offset });
     }
     cursor.reader = SegmentReader::for_points();
     let Some(batch) = cursor.next_batch()? else { return Ok(None) };

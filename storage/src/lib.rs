@@ -1,16 +1,98 @@
 //! An embeddable event log: one journal, many topics, nothing lost.
+//!
+//! ```
+//! use quipu_storage::{Record, Start, Store};
+//!
+//! # fn main() -> quipu_storage::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path();
+//! let store = Store::open(path)?;
+//! let orders = store.topic_or_create("orders")?;
+//! orders.append(&[Record::keyed("order-7", "placed"), Record::keyed("order-7", "paid")])?;
+//! for record in orders.read(Start::Earliest)? {
+//!     println!("{:?}", record?.payload());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! When [`Topic::append`] returns, the records are on the disk: one fdatasync has covered them, shared with whoever else
+//! waited. [`Topic::follow`] goes on where [`Topic::read`] ends, woken by each append and never polling:
+//!
+//! ```
+//! # use quipu_storage::{Record, Start, Store};
+//! # fn main() -> quipu_storage::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let store = Store::open(dir.path())?;
+//! # let orders = store.topic_or_create("orders")?;
+//! let follower = orders.follow(Start::Latest)?;
+//! let reader = std::thread::spawn(move || follower.take(1).collect::<Vec<_>>());
+//! orders.append(&[Record::new("shipped")])?;
+//! assert_eq!(reader.join().unwrap()[0].as_ref().unwrap().payload(), Some(&b"shipped"[..]));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What an acknowledgement survives
+//!
+//! | [`Durability`] | a killed process | a power cut | waits for |
+//! |---|---|---|---|
+//! | `Synced`, the default | yes | yes | an fdatasync, shared |
+//! | `Written` | yes | not within [`sync_interval`](StoreSettings::sync_interval) | a copy into the page cache |
+//! | `Accepted` | not within `sync_interval` | likewise | a copy in memory |
+//!
+//! A synced record makes every earlier record of the store durable, whatever that one asked for. Readers see synced
+//! records only, unless they ask for [`Visibility::Written`].
+//!
+//! Other processes read along with [`Store::open_read_only`], which takes no lock and writes nothing.
+//!
+//! # What can go wrong
+//!
+//! [`Error::kind`] says what to do about each error. After a failed sync the store takes no appends until it is
+//! reopened ([`ErrorKind::Reopen`]): what the disk holds is known only when it has been read again. Damage is reported
+//! with topic, offsets, file and position ([`Error::Corrupt`]), and what is intact stays readable.
+//!
+//! # Where things are
+//!
+//! An append goes through `store::append` into the `journal`, waits in the `topic`'s tail, and is flushed into a
+//! `segment`; a checkpoint then frees the journal. A `cursor` reads tail and segments. [`mod@format`] has every
+//! byte, [`disk`] is all that touches files. `ARCHITECTURE.md` tells the whole story, `docs/format.md` specifies the files.
+//!
+//! | Beside a [`Store`] | |
+//! |---|---|
+//! | [`Store::open_read_only`] | reads a store that another process may be writing |
+//! | [`Log`] | one log in one directory, without journal and topics |
+//! | [`Topic::compact`] | keeps the latest records of each key; runs by itself where [`TopicSettings::compaction`] says so |
+//! | [`verify`] | looks at every checksum, offset and file, of a closed store or beside appends |
+//! | [`dump`] | files as text, for a person |
+
+/// The snippets of the READMEs are compiled with the other examples.
+#[cfg(doctest)]
+mod readme {
+    #[doc = include_str!("../../README.md")]
+    struct OfTheProject;
+    #[doc = include_str!("../README.md")]
+    struct OfThisCrate;
+}
+
 pub mod clock;
 mod commit;
 mod compaction;
 mod context;
 mod cursor;
 pub mod disk;
+pub mod dump;
 mod error;
 pub mod format;
 mod journal;
+mod live;
 mod log;
+#[cfg(all(test, loom))]
+mod loom_tests;
+mod paged;
 #[doc(hidden)]
 pub mod planted;
+mod read_only;
 mod retention;
 mod segment;
 mod settings;
@@ -20,9 +102,13 @@ mod sync;
 mod topic;
 mod topic_handle;
 mod types;
+pub mod verify;
 mod watch;
 
-pub use compaction::CompactionReport;
+pub use compaction::{
+    CompactOptions, CompactionControl, CompactionProgress, CompactionReport, DamagedRange, RecordsKept,
+    RecordsRemoved,
+};
 pub use cursor::{Backwards, Cursor, ReadBatch, Records, RecordsBackwards, Start, StoredRecord, Visibility};
 pub use error::{Error, ErrorKind, Result};
 pub use format::batch::Codec;
@@ -33,6 +119,7 @@ pub use log::read::{LogBackwards, LogCursor, LogRecords, LogRecordsBackwards};
 pub use log::recovery::LogRecovery;
 pub use log::settings::LogSettings;
 pub use log::{Log, LogStats};
+pub use read_only::{ReadOnlyStats, ReadOnlyStore, ReadOnlyTopic};
 pub use retention::{RetentionReason, RetentionReport};
 pub use settings::{Compaction, Durability, Retention, Storage, StoreSettings, TopicSettings};
 pub use stats::{LatencyStats, StoreStats, TopicStats};

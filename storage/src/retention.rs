@@ -99,10 +99,12 @@ impl StoreInner {
         let now = self.context.clock.now();
         let pieces = pieces(topic);
         let from = topic.log_start();
-        let Some((to, reason)) = decide(&retention, &pieces, now).filter(|(to, _)| *to > from) else {
+        // What is not synced yet stays.
+        let decision =
+            decide(&retention, &pieces, now).map(|(to, why)| (to.min(topic.high_watermark()), why));
+        let Some((to, reason)) = decision.filter(|(to, _)| *to > from) else {
             return Ok(None);
         };
-        let to = to.min(topic.high_watermark());
         self.trim(topic, to)?;
         let report = RetentionReport { topic: topic.name.clone(), time: now, from, to, reason };
         *topic.last_retention.lock().expect("no panic under this lock") = Some(report.clone());

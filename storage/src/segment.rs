@@ -11,25 +11,28 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 
 use crate::context::Context;
-use crate::disk::{Map, OpenMode};
+use crate::disk::{File, Map, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::batch::{self, Batch, BatchHeader, BodyProblem};
 use crate::format::checkpoint::SealedSegment;
 use crate::format::segment::{
-    FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, IndexEntry, index_crc, last_entry,
+    FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, IndexEntry, SegmentHeader,
+    index_crc, last_entry,
 };
 use crate::format::{ALIGNMENT, HeaderProblem, Invalid};
-use crate::sync::lock;
+use crate::sync::{AtomicU64, Ordering, lock};
 use crate::types::{Offset, Position, Timestamp, TopicName};
 
 /// How much is looked at in one go when batches are read one after the other.
 const WINDOW_BYTES: u64 = 256 << 10;
+/// How much at first.
+const FIRST_WINDOW_BYTES: u64 = 16 << 10;
 /// How much of a batch's start is read to learn its length, when nothing is known about it.
 const HEAD_BYTES: u64 = 4096;
 
@@ -59,6 +62,8 @@ pub(crate) struct Segment {
     next_offset: AtomicU64,
     /// What the checkpoint lists, once sealed.
     sealed: Mutex<Option<SealedSegment>>,
+    /// Whether the file's header, and the footer of a sealed one, were looked at, or written by this process.
+    is_known: AtomicBool,
     index: Mutex<Index>,
     map: Mutex<Option<Arc<dyn Map>>>,
 }
@@ -101,6 +106,7 @@ impl Segment {
             data_bytes: AtomicU64::new(if is_sealed { 0 } else { sealed.bytes }),
             next_offset: AtomicU64::new(sealed.next_offset.0),
             sealed: Mutex::new(is_sealed.then_some(*sealed)),
+            is_known: AtomicBool::new(false),
             index: Mutex::new(Index::Unread),
             map: Mutex::new(None),
         }
@@ -142,6 +148,7 @@ impl Segment {
     /// A new segment has no batches to look for.
     pub(crate) fn begin_index(&self) {
         *self.lock_index() = Index::Growing(Box::new(IndexBuilder::new(self.base_offset)));
+        self.is_known.store(true, Ordering::Release);
     }
 
     /// The flusher has written batches up to `position`; `entry` takes them into the index.
@@ -191,6 +198,23 @@ impl Segment {
         self.seek(context, |entry| entry.append_time < time)
     }
 
+    /// Cuts what is written into pieces of about `bytes`, each a run of whole batches: where they start and the first
+    /// offset that can be there; and where the last one ends.
+    pub(crate) fn pieces(&self, context: &Context, bytes: u64) -> Result<(Vec<(u64, Offset)>, u64)> {
+        self.with_index(context, |index| {
+            let end = self.data_bytes.load(Ordering::Acquire);
+            let mut pieces = vec![(HEADER_BYTES as u64, self.base_offset)];
+            for number in 0..index.len() / INDEX_ENTRY_BYTES {
+                let entry = IndexEntry::at(index, number);
+                let begun = pieces.last().map_or(0, |(position, _)| *position);
+                if entry.position.0 >= begun + bytes && entry.position.0 < end {
+                    pieces.push((entry.position.0, entry.base_offset));
+                }
+            }
+            (pieces, end)
+        })
+    }
+
     fn seek(&self, context: &Context, before: impl Fn(IndexEntry) -> bool) -> Result<u64> {
         self.with_index(context, |index| {
             last_entry(index, before)
@@ -203,7 +227,7 @@ impl Segment {
     }
 
     fn with_index<T>(&self, context: &Context, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
-        self.read_footer(context)?;
+        self.look(context)?;
         let mut index = self.lock_index();
         if matches!(*index, Index::Unread) {
             let builder = self.scan(context, self.data_bytes.load(Ordering::Acquire))?;
@@ -220,22 +244,61 @@ impl Segment {
         })
     }
 
-    /// Learns from the footer of a sealed segment where its batches end, and takes its index if it is intact.
-    fn read_footer(&self, context: &Context) -> Result<()> {
-        if self.data_bytes.load(Ordering::Acquire) != 0 {
+    /// Looks at the header, once. Learns from the footer of a sealed segment where its batches end, and takes its index
+    /// if it is intact.
+    fn look(&self, context: &Context) -> Result<()> {
+        if self.is_known.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut index = self.lock_index();
-        if self.data_bytes.load(Ordering::Acquire) != 0 {
+        if self.is_known.load(Ordering::Acquire) {
             return Ok(());
         }
         let file = context
             .disk
             .open(&self.path, OpenMode::Read)
             .map_err(|error| Error::io("open segment", &self.path, error))?;
+        self.check_header(context, &*file)?;
+        if self.data_bytes.load(Ordering::Acquire) == 0 {
+            self.read_footer(context, &*file, &mut index)?;
+        }
+        self.is_known.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// A newer version is refused. Damage is counted and no more: each batch says itself whose it is, and where it belongs.
+    fn check_header(&self, context: &Context, file: &dyn File) -> Result<()> {
+        let mut start = [0; HEADER_BYTES];
+        match file.read_at(&mut start, 0) {
+            // Its zeros count as damage below.
+            Err(error) if is_bad_sector(&error) => 0,
+            outcome => outcome.map_err(|error| Error::io("read the header of", &self.path, error))?,
+        };
+        match SegmentHeader::decode(&start) {
+            Ok(header)
+                if header.base_offset == self.base_offset
+                    && header.store == context.store
+                    && batch::seed(header.topic) == self.seed => {}
+            Err(HeaderProblem::Newer(found)) => {
+                let supported = u32::from(crate::format::FORMAT_VERSION);
+                return Err(Error::NewerFormat { path: self.path.clone(), found, supported });
+            }
+            _ => context.counters.damage_found.add(1),
+        }
+        Ok(())
+    }
+
+    fn read_footer(&self, context: &Context, file: &dyn File, index: &mut Index) -> Result<()> {
         let io = |error| Error::io("read the footer of", &self.path, error);
         let file_bytes = file.len().map_err(io)?;
-        match self.check_footer(&*file, file_bytes).map_err(io)? {
+        let checked = match self.check_footer(file, file_bytes) {
+            // The batches may be readable all the same.
+            Err(error) if is_bad_sector(&error) => {
+                Err(HeaderProblem::Invalid(Invalid::new("the disk cannot read it", 0)))
+            }
+            checked => checked.map_err(io)?,
+        };
+        match checked {
             Ok((footer, entries)) => {
                 if let Some(entries) = entries {
                     *index = Index::Fixed(entries);
@@ -254,7 +317,11 @@ impl Segment {
                 context.counters.damage_found.add(1);
                 let builder = self.scan(context, file_bytes)?;
                 let next_offset = self.next_offset();
-                let end = if builder.next_offset() == next_offset { builder.position() } else { file_bytes };
+                // Where compaction took out the last records, only the length of the file tells that none is missing.
+                let index_and_footer = (builder.entries().len() + FOOTER_BYTES) as u64;
+                let is_complete = builder.next_offset() == next_offset
+                    || builder.position() + index_and_footer == file_bytes;
+                let end = if is_complete { builder.position() } else { file_bytes };
                 *index = Index::Fixed(Bytes::copy_from_slice(builder.entries()));
                 self.data_bytes.store(end.max(HEADER_BYTES as u64), Ordering::Release);
             }
@@ -262,13 +329,9 @@ impl Segment {
         Ok(())
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "an I/O error, or what the footer says, or why it says nothing"
-    )]
     fn check_footer(
         &self,
-        file: &dyn crate::disk::File,
+        file: &dyn File,
         file_bytes: u64,
     ) -> std::io::Result<std::result::Result<(Footer, Option<Bytes>), HeaderProblem>> {
         let mut tail = [0; FOOTER_BYTES];
@@ -299,7 +362,7 @@ impl Segment {
         let mut reader = SegmentReader::new();
         let mut position = HEADER_BYTES as u64;
         while position < end {
-            match reader.header(self, context, position, end)? {
+            match reader.readable_header(self, context, position, end)? {
                 Ok(header)
                     if header.base_offset >= builder.next_offset() && self.holds(&header, position, end) =>
                 {
@@ -338,7 +401,9 @@ impl Segment {
                 }
                 Ok(_) => at += ALIGNMENT as u64,
                 // A sector that cannot be read: go on behind its page.
-                Err(Error::Io { .. }) => at = (at + 1).next_multiple_of(HEAD_BYTES),
+                Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
+                    at = (at + 1).next_multiple_of(HEAD_BYTES);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -370,7 +435,7 @@ impl Segment {
         *self.map.lock().expect("no panic under this lock") = None;
     }
 
-    fn corrupt(&self, offsets: Range<Offset>, position: u64, detail: &'static str) -> Error {
+    pub(crate) fn corrupt(&self, offsets: Range<Offset>, position: u64, detail: &'static str) -> Error {
         Error::Corrupt {
             topic: self.topic.clone(),
             offsets,
@@ -403,9 +468,14 @@ pub(crate) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// For many batches, one after the other.
+    /// For many batches, one after the other: the window grows with what is read.
     pub(crate) fn new() -> Self {
-        Self { window_bytes: WINDOW_BYTES, ..Self::default() }
+        Self { window_bytes: FIRST_WINDOW_BYTES, ..Self::default() }
+    }
+
+    /// Lets go of the segment: a reader that waits for more must not keep memory, or the file of a removed segment.
+    pub(crate) fn release(&mut self) {
+        *self = Self { window_bytes: self.window_bytes.min(FIRST_WINDOW_BYTES), ..Self::default() };
     }
 
     /// For one batch here and one there.
@@ -424,7 +494,7 @@ impl SegmentReader {
         position: u64,
         expected: Offset,
     ) -> Result<Found> {
-        segment.read_footer(context)?;
+        segment.look(context)?;
         let end = segment.data_bytes.load(Ordering::Acquire);
         if position >= end {
             return Ok(Found::End);
@@ -442,7 +512,7 @@ impl SegmentReader {
             Ok(Err(BodyProblem::Invalid(invalid))) => {
                 self.damage(segment, context, position..end, expected, invalid.detail)
             }
-            Err(Error::Io { .. }) => {
+            Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
                 self.damage(segment, context, position..end, expected, "the disk cannot read it")
             }
             Err(error) => Err(error),
@@ -462,7 +532,7 @@ impl SegmentReader {
         let end = segment.data_bytes.load(Ordering::Acquire);
         let mut expected = segment.base_offset;
         while position < end {
-            match self.header(segment, context, position, end)? {
+            match self.readable_header(segment, context, position, end)? {
                 Ok(header) if header.next_offset() > target => return Ok(position),
                 Ok(header) => {
                     expected = header.next_offset();
@@ -470,7 +540,7 @@ impl SegmentReader {
                 }
                 Err(_) => {
                     let Some(behind) = segment.next_intact(context, position, end, expected)? else { break };
-                    match self.header(segment, context, behind, end)? {
+                    match self.readable_header(segment, context, behind, end)? {
                         Ok(header) if header.base_offset <= target => position = behind,
                         _ => break,
                     }
@@ -492,7 +562,7 @@ impl SegmentReader {
         let behind = segment.next_intact(context, range.start, range.end, expected)?;
         let intact_from = match behind {
             None => segment.next_offset(),
-            Some(position) => match self.header(segment, context, position, range.end)? {
+            Some(position) => match self.readable_header(segment, context, position, range.end)? {
                 Ok(header) => header.base_offset,
                 Err(_) => segment.next_offset(),
             },
@@ -508,21 +578,36 @@ impl SegmentReader {
         position: u64,
         end: u64,
     ) -> Result<std::result::Result<BatchHeader, Invalid>> {
-        if let Some(bytes) = self.within(position, (end - position).min(HEAD_BYTES)) {
-            let decoded = BatchHeader::decode(&bytes, segment.seed);
-            if decoded.is_ok() || bytes.len() as u64 == end - position {
-                return Ok(decoded);
-            }
-            // Its ext may reach beyond what was looked at.
-            let whole = batch_bytes_claimed(&bytes).min(end - position);
-            if whole <= bytes.len() as u64 {
-                return Ok(decoded);
-            }
-            self.fetch(segment, context, position, whole, end)?;
-            return Ok(BatchHeader::decode(&self.slice(position..position + whole), segment.seed));
+        let head_bytes = (end - position).min(HEAD_BYTES);
+        if self.within(position, head_bytes).is_none() {
+            self.fetch(segment, context, position, head_bytes, end)?;
         }
-        self.fetch(segment, context, position, HEAD_BYTES.min(end - position), end)?;
-        self.header(segment, context, position, end)
+        let head = &self.window[self.within(position, head_bytes).unwrap_or_default()];
+        let decoded = BatchHeader::decode(head, segment.seed);
+        // Its ext may reach beyond what was looked at.
+        let claimed = batch_bytes_claimed(head).min(end - position);
+        if decoded.is_ok() || claimed <= head_bytes {
+            return Ok(decoded);
+        }
+        self.fetch(segment, context, position, claimed, end)?;
+        let whole = &self.window[self.within(position, claimed).unwrap_or_default()];
+        Ok(BatchHeader::decode(whole, segment.seed))
+    }
+
+    /// The same; what the disk cannot read is as good as damaged.
+    fn readable_header(
+        &mut self,
+        segment: &Segment,
+        context: &Context,
+        position: u64,
+        end: u64,
+    ) -> Result<std::result::Result<BatchHeader, Invalid>> {
+        match self.header(segment, context, position, end) {
+            Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
+                Ok(Err(Invalid::new("the disk cannot read it", 0)))
+            }
+            outcome => outcome,
+        }
     }
 
     /// The batch at `position`, verified.
@@ -544,18 +629,20 @@ impl SegmentReader {
         if self.within(position, whole).is_none() {
             self.fetch(segment, context, position, whole, end)?;
         }
-        Ok(Batch::decode(&self.slice(position..position + whole), segment.seed))
+        Ok(Batch::verify_body(header, self.slice(position..position + whole)))
     }
 
-    fn within(&self, position: u64, bytes: u64) -> Option<Bytes> {
+    /// Where in the window `bytes` from `position` on are, if it has them.
+    fn within(&self, position: u64, bytes: u64) -> Option<Range<usize>> {
         let start = usize::try_from(position.checked_sub(self.window_at)?).ok()?;
         let end = start.checked_add(usize::try_from(bytes).ok()?)?;
-        (end <= self.window.len()).then(|| self.window.slice(start..end))
+        (end <= self.window.len()).then_some(start..end)
     }
 
     /// Bytes of the window, which must have them.
     pub(crate) fn slice(&self, range: Range<u64>) -> Bytes {
-        self.within(range.start, range.end - range.start).expect("the window was fetched to have them")
+        let within = self.within(range.start, range.end - range.start);
+        self.window.slice(within.expect("the window was fetched to have them"))
     }
 
     /// Moves the window to `position`: at least `bytes` of it, and more if they can be read.
@@ -572,12 +659,21 @@ impl SegmentReader {
             _ => segment.open_map(context)?,
         };
         let wide = bytes.max(self.window_bytes).min(end - position);
-        let window = map
-            .bytes(position..position + wide)
-            .or_else(|_| map.bytes(position..position + bytes))
-            .map_err(|error| Error::io("read", &segment.path, error))?;
+        let read = |map: &dyn Map| {
+            map.bytes(position..position + wide).or_else(|_| map.bytes(position..position + bytes))
+        };
+        let window = match read(&*map) {
+            // The segment has grown beyond its map: its topic was given a larger size meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                segment.close_map();
+                read(&*segment.open_map(context)?)
+            }
+            outcome => outcome,
+        };
+        let window = window.map_err(|error| Error::io("read", &segment.path, error))?;
         self.window = window;
         self.window_at = position;
+        self.window_bytes = (self.window_bytes * 2).min(WINDOW_BYTES);
         Ok(())
     }
 
@@ -591,6 +687,11 @@ impl SegmentReader {
         }
         Ok(())
     }
+}
+
+/// Whether the disk cannot read what is there. Anything else (too many open files, say) says nothing about the bytes.
+fn is_bad_sector(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// How long a batch says it is, its checksum not looked at.

@@ -32,7 +32,7 @@ pub struct StoreSettings {
     /// Size of one journal file in bytes. 16 MiB; 64 KiB to 1 GiB, a multiple of 4096. It bounds the size of an
     /// append.
     pub journal_file_bytes: u64,
-    /// Most bytes that all journal files together take. 256 MiB; at least three files. It bounds the time to
+    /// Most bytes that all journal files together take. 256 MiB; three files to 1 TiB. It bounds the time to
     /// open after a crash. When it is used up, appends wait for the checkpoint.
     pub journal_bytes_max: u64,
     /// How long a `Written` append may stay unsynced. 100 ms; 1 ms to 1 h.
@@ -45,7 +45,7 @@ pub struct StoreSettings {
     /// Most bytes of recent records that wait in memory for their segments, over all topics. 64 MiB; 64 KiB to
     /// 64 GiB. When they are used up, appends wait.
     pub tail_bytes_max: u64,
-    /// Most bytes of one append, encoded. 8 MiB; 1 KiB to 64 MiB, and it must fit into a journal file.
+    /// Most bytes of one append, encoded. 8 MiB; 1 KiB to 64 MiB, and at most half a journal file.
     pub append_bytes_max: u64,
     /// Most records of one append. 100,000; 1 to 10,000,000.
     pub append_records_max: u64,
@@ -146,6 +146,9 @@ pub struct Retention {
 }
 
 /// Key compaction: of each key only the latest records stay. Records without a key always stay.
+///
+/// It looks at sealed segments only, and runs by itself when at least half of their bytes are new since the last run,
+/// or when tombstones that it left have become old enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compaction {
     /// How many records of each key stay. 1; 1 to 1,000,000.
@@ -166,6 +169,27 @@ impl Default for Compaction {
             tombstone_age_max: Duration::from_secs(24 * 3600),
             bytes_per_second_max: 64 * MIB,
         }
+    }
+}
+
+impl Compaction {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`] names the first setting that is out of its bounds.
+    pub fn check(&self) -> Result<()> {
+        within("compaction.records_per_key", u64::from(self.records_per_key), 1, 1_000_000)?;
+        duration_within("compaction.lag_min", self.lag_min, Duration::ZERO, THOUSAND_YEARS)?;
+        duration_within(
+            "compaction.tombstone_age_max",
+            self.tombstone_age_max,
+            Duration::ZERO,
+            THOUSAND_YEARS,
+        )?;
+        if self.bytes_per_second_max != 0 {
+            within("compaction.bytes_per_second_max", self.bytes_per_second_max, 64 * KIB, u64::MAX)?;
+        }
+        Ok(())
     }
 }
 
@@ -230,18 +254,7 @@ impl TopicSettings {
             if matches!(self.storage, Storage::Memory { .. }) {
                 return invalid("compaction", "set", "unset for a topic in memory");
             }
-            within("compaction.records_per_key", u64::from(compaction.records_per_key), 1, 1_000_000)?;
-            duration_within("compaction.lag_min", compaction.lag_min, Duration::ZERO, THOUSAND_YEARS)?;
-            let age = compaction.tombstone_age_max;
-            duration_within("compaction.tombstone_age_max", age, Duration::ZERO, THOUSAND_YEARS)?;
-            if compaction.bytes_per_second_max != 0 {
-                within(
-                    "compaction.bytes_per_second_max",
-                    compaction.bytes_per_second_max,
-                    64 * KIB,
-                    u64::MAX,
-                )?;
-            }
+            compaction.check()?;
         }
         Ok(())
     }
@@ -343,7 +356,12 @@ pub(crate) fn within(setting: &'static str, value: u64, min: u64, max: u64) -> R
     Ok(())
 }
 
-pub(crate) fn duration_within(setting: &'static str, value: Duration, min: Duration, max: Duration) -> Result<()> {
+pub(crate) fn duration_within(
+    setting: &'static str,
+    value: Duration,
+    min: Duration,
+    max: Duration,
+) -> Result<()> {
     if value < min || value > max {
         return invalid(setting, format_args!("{value:?}"), format_args!("{min:?} to {max:?}"));
     }

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::cursor::{Backwards, Cursor, Records, RecordsBackwards, Start, StoredRecord, Visibility, get};
+use crate::compaction::{CompactOptions, CompactionControl, CompactionReport};
+use crate::cursor::{
+    Backwards, Cursor, Records, RecordsBackwards, Source, Start, StoredRecord, Visibility, get,
+};
 use crate::error::Result;
 use crate::format::record::Record;
 use crate::settings::{Durability, TopicSettings};
@@ -93,12 +96,12 @@ impl Topic {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn cursor(&self, start: impl Into<Start>, visibility: Visibility) -> Result<Cursor> {
-        Cursor::new(self, start.into(), visibility)
+        Cursor::new(self.source(), start.into(), visibility)
     }
 
     /// Batches from the last one below `before` to the first.
     pub fn batches_backwards(&self, before: Offset, visibility: Visibility) -> Backwards {
-        Backwards::new(self, before, visibility)
+        Backwards::new(self.source(), before, visibility)
     }
 
     /// One record, or `None` if compaction took it out.
@@ -106,7 +109,7 @@ impl Topic {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn get(&self, offset: Offset) -> Result<Option<StoredRecord>> {
-        get(self, offset, Visibility::Synced)
+        get(self.source(), offset, Visibility::Synced)
     }
 
     /// The first offset that can be read.
@@ -132,6 +135,29 @@ impl Topic {
         self.handle.inner.trim(&self.inner, offset)
     }
 
+    /// Removes records that are superseded by newer ones of their key, as the topic's settings say, and returns when
+    /// that is done. Appends and reads go on meanwhile. Happens by itself as well, if the topic is set to be compacted.
+    ///
+    /// # Errors
+    /// As [`compact_with`](Self::compact_with).
+    pub fn compact(&self) -> Result<CompactionReport> {
+        self.compact_with(&CompactOptions::default(), &CompactionControl::new())
+    }
+
+    /// The same with other options, to be watched and cancelled from another thread.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRunning`](crate::Error::AlreadyRunning); [`Error::Cancelled`](crate::Error::Cancelled) and
+    /// [`Error::DiskFull`](crate::Error::DiskFull), after which what was replaced stays and the next run goes on;
+    /// [`Error::InvalidSetting`](crate::Error::InvalidSetting) if neither the topic nor the options say what stays.
+    pub fn compact_with(
+        &self,
+        options: &CompactOptions,
+        control: &CompactionControl,
+    ) -> Result<CompactionReport> {
+        self.handle.inner.compact(&self.inner, options, control)
+    }
+
     /// Gives the topic other settings.
     ///
     /// # Errors
@@ -148,5 +174,9 @@ impl Topic {
     /// The store it belongs to.
     pub fn store(&self) -> Store {
         Store { handle: Arc::clone(&self.handle) }
+    }
+
+    fn source(&self) -> Source {
+        Source { inner: Arc::clone(&self.inner), owner: Arc::<Handle>::clone(&self.handle) }
     }
 }

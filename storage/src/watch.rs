@@ -7,19 +7,19 @@
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::sync::{AtomicUsize, Condvar, Mutex, Ordering};
+use crate::sync::{AtomicUsize, Mutex, Ordering, Rounds};
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     waiting: AtomicUsize,
-    state: Mutex<State>,
-    changed: Condvar,
+    rounds: Rounds,
+    wakers: Mutex<Wakers>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    wakers: Vec<(u64, Waker)>,
+struct Wakers {
+    registered: Vec<(u64, Waker)>,
     next_id: u64,
 }
 
@@ -39,38 +39,34 @@ impl Watch {
             return;
         }
         let wakers = {
-            let mut state = crate::sync::lock(&self.state);
-            self.waiting.fetch_sub(state.wakers.len(), Ordering::SeqCst);
-            std::mem::take(&mut state.wakers)
+            let mut wakers = crate::sync::lock(&self.wakers);
+            self.waiting.fetch_sub(wakers.registered.len(), Ordering::SeqCst);
+            std::mem::take(&mut wakers.registered)
         };
-        self.changed.notify_all();
+        self.rounds.end();
         wakers.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Blocks until `done` holds or the deadline has passed; says whether it holds.
+    /// Blocks until `done` holds or the deadline has passed; says whether it holds. No lock is held while `done` looks,
+    /// so it may take any.
     pub(crate) fn wait_until(&self, deadline: Option<Instant>, done: impl Fn() -> bool) -> bool {
         if done() {
             return true;
         }
         self.waiting.fetch_add(1, Ordering::SeqCst);
         crate::sync::fence(Ordering::SeqCst);
-        let mut state = crate::sync::lock(&self.state);
         let holds = loop {
+            // Before the look: a round that ends after it is noticed by the sleep.
+            let round = self.rounds.current();
             if done() {
                 break true;
             }
-            match deadline {
-                None => state = crate::sync::wait(&self.changed, state),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        break false;
-                    }
-                    state = crate::sync::wait_for(&self.changed, state, left.min(Duration::from_secs(3600)));
-                }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                break false;
             }
+            self.rounds.wait(round, left.map(|left| left.min(Duration::from_secs(3600))));
         };
-        drop(state);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         holds
     }
@@ -78,27 +74,30 @@ impl Watch {
     /// Registers a waker for the next change, in place of the one registered under `id`; returns the new id. The
     /// caller looks again at what it waits for after this and before it sleeps.
     pub(crate) fn register(&self, id: Option<u64>, waker: &Waker) -> u64 {
-        let mut state = crate::sync::lock(&self.state);
+        let mut wakers = crate::sync::lock(&self.wakers);
         if let Some(id) = id
-            && let Some(slot) = state.wakers.iter_mut().find(|(slot, _)| *slot == id)
+            && let Some(slot) = wakers.registered.iter_mut().find(|(slot, _)| *slot == id)
         {
             slot.1.clone_from(waker);
             return id;
         }
-        let id = state.next_id;
-        state.next_id += 1;
-        state.wakers.push((id, waker.clone()));
+        let id = wakers.next_id;
+        wakers.next_id += 1;
+        wakers.registered.push((id, waker.clone()));
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        drop(state);
+        drop(wakers);
         crate::sync::fence(Ordering::SeqCst);
         id
     }
 
     /// Forgets a waker, when its owner goes.
     pub(crate) fn forget(&self, id: u64) {
-        let mut state = crate::sync::lock(&self.state);
-        let before = state.wakers.len();
-        state.wakers.retain(|(slot, _)| *slot != id);
-        self.waiting.fetch_sub(before - state.wakers.len(), Ordering::SeqCst);
+        let mut wakers = crate::sync::lock(&self.wakers);
+        let before = wakers.registered.len();
+        wakers.registered.retain(|(slot, _)| *slot != id);
+        self.waiting.fetch_sub(before - wakers.registered.len(), Ordering::SeqCst);
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

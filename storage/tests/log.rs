@@ -1,5 +1,7 @@
 //! The bare log through its public interface, on the real disk.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -186,11 +188,8 @@ fn every_start_leads_to_its_record() {
     }
     let clock = Arc::new(SetByHand::default());
     let dir = tempfile::tempdir().unwrap();
-    let log = Log::builder()
-        .settings(small())
-        .clock(Arc::<SetByHand>::clone(&clock))
-        .open(dir.path())
-        .unwrap();
+    let log =
+        Log::builder().settings(small()).clock(Arc::<SetByHand>::clone(&clock)).open(dir.path()).unwrap();
     for n in 0..1000 {
         clock.0.store(n * 10, Ordering::Relaxed);
         append(&log, n, n + 1, Durability::Written);

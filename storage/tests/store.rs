@@ -1,4 +1,5 @@
 //! The store through its public interface, on the real disk.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::time::Duration;
 
@@ -224,6 +225,18 @@ fn a_deleted_topic_is_gone_with_its_files_and_its_name_is_free() {
 }
 
 #[test]
+fn a_reader_of_a_deleted_topic_is_told_so_also_if_its_records_never_reached_a_segment() {
+    // A cursor looked for ever for records that had gone with the deleted topic's tail.
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), StoreSettings { background: false, ..small() });
+    let topic = store.topic_or_create("t").unwrap();
+    append_numbered(&topic, 0, 10, Durability::Synced);
+    let mut cursor = topic.cursor(Start::Earliest, Visibility::Synced).unwrap();
+    store.delete_topic("t").unwrap();
+    assert!(matches!(cursor.next_batch(), Err(Error::TopicNotFound { .. })));
+}
+
+#[test]
 fn many_writers_share_syncs_and_each_gets_its_own_offsets() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), small());
@@ -270,4 +283,39 @@ fn a_ticket_can_be_awaited() {
         assert_eq!(appended[0].first_offset, Offset(n));
     }
     assert_eq!(topic.high_watermark(), Offset(20));
+}
+
+#[test]
+fn a_trim_that_finds_its_work_done_returns_when_that_survives_a_power_cut() {
+    // It returned at once, while the trim of another thread that had moved the log start still waited for its sync.
+    // What a written append stands for here, since it is not synced either.
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), StoreSettings { background: false, ..small() });
+    let topic = store.topic_or_create("t").unwrap();
+    append_numbered(&topic, 0, 2, Durability::Written);
+    assert!(store.stats().synced_position < store.stats().journal_position);
+    topic.trim(Offset::ZERO).unwrap();
+    assert_eq!(store.stats().synced_position, store.stats().journal_position);
+}
+
+#[test]
+fn a_segment_whose_end_was_only_in_the_journal_survives_a_trim_into_that_end_and_a_crash() {
+    // Recovery judged a segment by what the checkpoint knew of it, found that all of that was trimmed, and forgot the
+    // segment together with the records behind, which it had just read from the journal for it.
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"), StoreSettings { background: false, ..small() });
+    let settings = TopicSettings { segment_bytes_max: 4096, ..TopicSettings::default() };
+    let topic = store.create_topic("t", settings).unwrap();
+    append_numbered(&topic, 0, 4, Durability::Synced);
+    store.checkpoint().unwrap();
+    append_numbered(&topic, 4, 200, Durability::Synced);
+    topic.trim(Offset(6)).unwrap();
+    let crashed = dir.path().join("crashed");
+    let copied = std::process::Command::new("cp").arg("-r").arg(store.path()).arg(&crashed).status().unwrap();
+    assert!(copied.success());
+    let store = open(&crashed, StoreSettings { background: false, ..small() });
+    let topic = store.topic("t").unwrap();
+    assert_eq!(payloads(topic.read(Start::Earliest).unwrap()), numbered(6, 200));
+    store.checkpoint().unwrap();
+    assert_eq!(payloads(topic.read(Start::Earliest).unwrap()), numbered(6, 200));
 }

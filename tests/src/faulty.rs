@@ -344,6 +344,10 @@ impl Disk for FaultyDisk {
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn DirLock>> {
         self.run(OpKind::Lock, path, || self.disk.lock(path, holder))
     }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Box<dyn DirLock>> {
+        self.run(OpKind::Lock, path, || self.disk.lock_shared(path))
+    }
 }
 
 #[derive(Debug)]

@@ -4,11 +4,27 @@
 //!   promises of [`quipu_storage::disk`] allow, which is more than a real file system would do.
 //! - [`faulty::FaultyDisk`] counts and records every operation of the disk below it, and fails chosen ones.
 //! - [`lying::LyingDisk`] breaks a promise on purpose, so that a harness can prove that it would notice.
+//! - [`golden`] has two small stores with fixed bytes: the golden files of the format.
+//!
+//! And what runs on real ones: [`workload`] drives a store, says what was acknowledged, and checks it afterwards.
+//!
+//! And what is done with them:
+//!
+//! - [`model`] holds the store against a plain model, in random sequences with closes, kills and power cuts.
+//! - [`crash_points`] ends a script before each operation of the disk, and its recovery before each of its own.
+//! - [`faults`] fails each operation of the disk once, in each way.
+//! - [`rot`] flips every bit of a small store.
 //!
 //! All chance comes from a seeded [`rng::Rng`]: a failing test prints its seed and is repeated by it.
 #![forbid(unsafe_code)]
 
+pub mod crash_points;
+pub mod faults;
 pub mod faulty;
+pub mod golden;
 pub mod lying;
+pub mod model;
 pub mod rng;
+pub mod rot;
 pub mod sim;
+pub mod workload;

@@ -80,6 +80,10 @@ impl Disk for LyingDisk {
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn DirLock>> {
         self.disk.lock(path, holder)
     }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Box<dyn DirLock>> {
+        self.disk.lock_shared(path)
+    }
 }
 
 #[derive(Debug)]

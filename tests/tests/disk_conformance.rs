@@ -522,6 +522,22 @@ fn a_held_lock_tells_who_holds_it(rig: &Rig) {
     assert_eq!(rig.names(), BTreeSet::from(["lock".to_owned(), "other lock".to_owned()]));
 }
 
+fn a_shared_lock_excludes_a_lock_and_nothing_else(rig: &Rig) {
+    assert_kind(rig.disk.lock_shared(&rig.path("lock")), io::ErrorKind::NotFound);
+    let lock = rig.disk.lock(&rig.path("lock"), "the holder").unwrap();
+    let error = rig.disk.lock_shared(&rig.path("lock")).unwrap_err();
+    assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::WouldBlock, "the holder".to_owned()));
+    drop(lock);
+    let one = rig.disk.lock_shared(&rig.path("lock")).unwrap();
+    let two = rig.disk.lock_shared(&rig.path("lock")).unwrap();
+    assert_eq!(rig.read("lock"), b"the holder");
+    for shared in [one, two] {
+        assert_kind(rig.disk.lock(&rig.path("lock"), "another"), io::ErrorKind::WouldBlock);
+        drop(shared);
+    }
+    rig.disk.lock(&rig.path("lock"), "another").unwrap();
+}
+
 fn a_lock_needs_a_directory_and_a_regular_file(rig: &Rig) {
     assert_kind(rig.disk.lock(&rig.path("d/lock"), "me"), io::ErrorKind::NotFound);
     rig.create_dir("d");
@@ -609,6 +625,7 @@ suite! {
     a_file_has_at_most_one_writer
     a_writer_outlives_its_file_handle_and_name
     a_held_lock_tells_who_holds_it
+    a_shared_lock_excludes_a_lock_and_nothing_else
     a_lock_needs_a_directory_and_a_regular_file
     what_was_synced_survives_every_power_cut
 }

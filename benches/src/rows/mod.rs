@@ -1,13 +1,17 @@
 //! The rows, one module each. A module has one function that returns its rows; [`all`] lists them.
 
+mod append;
 mod limits;
 mod log;
+mod open;
+mod read;
+mod store;
 
 use crate::row::Row;
 
 /// Every row, in the order of the report.
 pub fn all() -> Vec<Row> {
-    [limits::rows(), log::rows()].into_iter().flatten().collect()
+    [log::rows(), append::rows(), read::rows(), open::rows(), limits::rows()].into_iter().flatten().collect()
 }
 
 #[cfg(test)]
@@ -30,7 +34,10 @@ mod tests {
 
     #[test]
     fn every_row_runs_and_checks_what_it_wrote() {
-        for row in all() {
+        // Rows that start this program as a child need the program, not the test: CI runs them with --quick.
+        for row in
+            all().into_iter().filter(|row| !row.name.starts_with("open-") && !row.name.starts_with("memory/"))
+        {
             let dir = tempfile::tempdir().unwrap();
             measure(&row, &Scene { dir: dir.path().to_owned(), quick: true }).unwrap();
         }

@@ -10,7 +10,9 @@
 //!   below what has been published with Release and read with Acquire.
 //! - M4 A slice handed out lies within the capacity of its map and keeps the map alive.
 //! - M5 Before a slice is handed out its pages are faulted in with `MADV_POPULATE_READ`, so that a disk that
-//!   cannot read them answers an error here and not a SIGBUS later.
+//!   cannot read them answers an error here and not a SIGBUS later. A window of the map is faulted in once: the
+//!   call takes longer than a small read. What is left is a page that was read once, was evicted since, and whose
+//!   sector has gone bad meanwhile: that is a SIGBUS, as after any memory that fails.
 //! - M6 There is at most one [`WriteMap`] of a file, and storing needs `&mut` of it.
 //! - M7 Populating pages changes no byte of them, so it may run beside stores; what does it keeps the map alive.
 #![allow(unsafe_code, reason = "memory maps cannot be had without; M1 to M7 are the argument")]
@@ -19,6 +21,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
@@ -31,12 +34,19 @@ const PAGE_BYTES: usize = 4096;
 #[derive(Debug)]
 pub(super) struct ReadMap {
     raw: Arc<MmapRaw>,
+    /// One bit for each window of the map that was faulted in (M5).
+    populated: Box<[AtomicU64]>,
 }
+
+/// What is faulted in at once, and remembered.
+const WINDOW_BYTES: usize = 64 << 10;
 
 impl ReadMap {
     pub(super) fn new(file: &File, capacity: usize) -> io::Result<Self> {
         let raw = MmapOptions::new().len(capacity.max(1)).map_raw_read_only(file)?;
-        Ok(Self { raw: Arc::new(raw) })
+        let windows = raw.len().div_ceil(WINDOW_BYTES);
+        let populated = (0..windows.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self { raw: Arc::new(raw), populated })
     }
 
     pub(super) fn bytes(&self, range: Range<usize>) -> io::Result<Bytes> {
@@ -46,8 +56,34 @@ impl ReadMap {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        populate(&self.raw, range.clone(), Advice::LinuxPopulateRead)?;
+        self.fault_in(range.clone())?;
         Ok(Bytes::from_owner(Window { raw: Arc::clone(&self.raw), range }))
+    }
+}
+
+impl ReadMap {
+    /// Faults the windows of `range` in, those that were not yet (M5).
+    fn fault_in(&self, range: Range<usize>) -> io::Result<()> {
+        let bit = |window: usize| (&self.populated[window / 64], 1 << (window % 64));
+        for window in range.start / WINDOW_BYTES..range.end.div_ceil(WINDOW_BYTES) {
+            let (word, mask) = bit(window);
+            if word.load(Ordering::Relaxed) & mask != 0 {
+                continue;
+            }
+            let whole = window * WINDOW_BYTES..((window + 1) * WINDOW_BYTES).min(self.raw.len());
+            // A window that reaches beyond the file's end, or has a bad sector elsewhere, is not faulted in as a
+            // whole: then only what is wanted of it counts, each time.
+            if populate(&self.raw, whole.clone(), Advice::LinuxPopulateRead).is_ok() {
+                word.fetch_or(mask, Ordering::Relaxed);
+            } else {
+                populate(
+                    &self.raw,
+                    whole.start.max(range.start)..whole.end.min(range.end),
+                    Advice::LinuxPopulateRead,
+                )?;
+            }
+        }
+        Ok(())
     }
 }
 

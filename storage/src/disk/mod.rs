@@ -89,6 +89,14 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Locks `path` (a file, created if absent) against every other process and every other holder in this
     /// one, and writes `holder` into it. `WouldBlock` if somebody else holds it.
     fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn DirLock>>;
+
+    /// Keeps [`lock`](Self::lock) of `path` from being had, together with any number of others who do; neither creates
+    /// nor changes anything. `WouldBlock` if somebody holds the lock, with what the holder wrote; `NotFound` if there
+    /// is no such file. `Unsupported` from a disk that cannot.
+    fn lock_shared(&self, path: &Path) -> io::Result<Box<dyn DirLock>> {
+        let _ = path;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// An open file.

@@ -107,6 +107,22 @@ impl Disk for OsDisk {
         file.write_all(holder.as_bytes())?;
         Ok(Box::new(OsLock { _file: file }))
     }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Box<dyn DirLock>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+            .open(path)?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Box::new(OsLock { _file: file })),
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                (&file).take(4096).read_to_string(&mut holder)?;
+                Err(io::Error::new(io::ErrorKind::WouldBlock, holder))
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
 }
 
 /// Holds the lock until its file is closed.

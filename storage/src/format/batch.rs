@@ -28,10 +28,16 @@
 //! | 3 | producer: name, epoch, sequence (reserved) |
 //! | 4 | request id (reserved) |
 //! | 5 | bare log only: the position up to which this segment was synced when the batch was written |
+//!
+//! When compaction takes records out of a batch, field 1 is made anew and of field 2 the entries of the records that
+//! stay are kept. Every other field is about the batch as a whole and is copied byte for byte, whether known or not:
+//! a repeated producer sequence or request id is still answered although the records it brought are gone. A new field
+//! about single records needs a rule here, and a required flag that keeps older versions from breaking it.
 
 use bytes::Bytes;
 
-use super::record::{PayloadPrefix, Record, RecordView, Records, put_record};
+use super::record::{self, Record, RecordView, Records, put_record};
+use super::short_crc;
 use super::wire::{Fields, put_bytes, put_number, put_varint, varint};
 use super::{ALIGNMENT, Invalid, aligned, crc, u16_at, u32_at, u64_at};
 use crate::types::{Offset, Timestamp, Uid};
@@ -60,6 +66,7 @@ mod at {
 const _: () = assert!(at::FLAGS + 2 == HEADER_BYTES && HEADER_BYTES.is_multiple_of(ALIGNMENT));
 
 const EXT_OFFSET_GAPS: u32 = 1;
+const EXT_REVISIONS: u32 = 2;
 const EXT_SYNCED_POSITION: u32 = 5;
 
 /// How the body of a batch is compressed.
@@ -278,6 +285,11 @@ impl BatchBuilder {
     pub fn put_synced_position(&mut self, position: u64) {
         let mut ext = Vec::with_capacity(12);
         put_number(&mut ext, EXT_SYNCED_POSITION, position);
+        self.put_ext(&ext);
+    }
+
+    /// Adds encoded fields to `ext`; before [`seal`](Self::seal).
+    fn put_ext(&mut self, ext: &[u8]) {
         self.bytes.truncate(self.len());
         let at = self.header.body_at();
         self.bytes.splice(at..at, ext.iter().copied());
@@ -296,7 +308,7 @@ impl BatchBuilder {
         let words = header.words();
         let header_crc = if header.ext_bytes == 0 {
             // From where the numbers are now, without reading back what is stored here.
-            short::crc(seed, &words)
+            short_crc::of_header(seed, &words)
         } else {
             put_words(&mut self.bytes, &words);
             crc(seed, &self.bytes[at::BATCH_BYTES..header.body_at()])
@@ -323,6 +335,12 @@ impl BatchBuilder {
         &self.bytes
     }
 
+    /// The finished batch, without padding, taken out: nothing is left here.
+    pub fn take_bytes(&mut self) -> Bytes {
+        self.bytes.truncate(self.len());
+        std::mem::take(&mut self.bytes).into()
+    }
+
     /// The finished batch, without padding.
     pub fn into_bytes(mut self) -> Bytes {
         self.bytes.truncate(self.len());
@@ -344,167 +362,12 @@ impl BatchBuilder {
 }
 
 /// The words of a header, the first with zeros in place of the CRC.
-type Words = [u64; HEADER_BYTES / 8];
+pub(super) type Words = [u64; HEADER_BYTES / 8];
 
 #[inline]
-fn put_words(bytes: &mut [u8], words: &Words) {
+pub(super) fn put_words(bytes: &mut [u8], words: &Words) {
     for (place, word) in bytes[..HEADER_BYTES].chunks_exact_mut(8).zip(words) {
         place.copy_from_slice(&word.to_le_bytes());
-    }
-}
-
-/// CRCs of a few bytes that are at hand as numbers. Every byte has a table of its own, so that all look-ups can happen
-/// at once.
-mod short {
-    use super::Words;
-
-    /// The longest message: a header from its second field on.
-    const BYTES_MAX: usize = 44;
-
-    /// What a byte does to the CRC that has so many bytes behind it.
-    static BEHIND: [[u32; 256]; BYTES_MAX] = tables();
-
-    const fn tables() -> [[u32; 256]; BYTES_MAX] {
-        let mut tables = [[0; 256]; BYTES_MAX];
-        let mut byte = 0;
-        while byte < 256 {
-            let mut value = byte as u32;
-            let mut bit = 0;
-            while bit < 8 {
-                value = if value & 1 == 1 { value >> 1 ^ 0xEDB8_8320 } else { value >> 1 };
-                bit += 1;
-            }
-            tables[0][byte] = value;
-            byte += 1;
-        }
-        let mut behind = 1;
-        while behind < BYTES_MAX {
-            let mut byte = 0;
-            while byte < 256 {
-                let before = tables[behind - 1][byte];
-                tables[behind][byte] = before >> 8 ^ tables[0][(before & 0xff) as usize];
-                byte += 1;
-            }
-            behind += 1;
-        }
-        tables
-    }
-
-    /// The CRC of a header without ext, of which `words` are everything but the CRC.
-    #[inline]
-    pub(super) fn crc(seed: u32, words: &Words) -> u32 {
-        of_place(words) ^ of_rest(seed, words)
-    }
-
-    /// What offset and time do to it.
-    #[inline]
-    pub(super) fn of_place(words: &Words) -> u32 {
-        pair::<4>(words[1]) ^ pair::<20>(words[3])
-    }
-
-    /// What everything else does to it, which can be known earlier.
-    #[inline]
-    pub(super) fn of_rest(seed: u32, words: &Words) -> u32 {
-        let first = part(0, (words[0] >> 32) as u32 ^ !seed);
-        !(first ^ pair::<12>(words[2]) ^ pair::<28>(words[4]) ^ pair::<36>(words[5]))
-    }
-
-    #[inline]
-    fn pair<const AT: usize>(word: u64) -> u32 {
-        part(AT, word as u32) ^ part(AT + 4, (word >> 32) as u32)
-    }
-
-    /// What the four bytes from `at` on do to the CRC of the longest message. Most numbers of a header are small, and
-    /// zeros do nothing.
-    #[inline(always)]
-    fn part(at: usize, number: u32) -> u32 {
-        let behind = BYTES_MAX - 1 - at;
-        let low = BEHIND[behind][(number & 0xff) as usize];
-        if number < 0x100 {
-            return low;
-        }
-        low ^ BEHIND[behind - 1][(number >> 8 & 0xff) as usize]
-            ^ BEHIND[behind - 2][(number >> 16 & 0xff) as usize]
-            ^ BEHIND[behind - 3][(number >> 24) as usize]
-    }
-
-    /// The CRC of the `len` lowest bytes of `bytes`, 4 to 8.
-    #[inline]
-    pub(super) fn crc_of_prefix(bytes: u64, len: usize) -> u32 {
-        // Zeros before the message change nothing once the start value is in it.
-        let message = (bytes ^ u64::from(u32::MAX)) << (8 * (8 - len));
-        let mut crc = 0;
-        for (number, byte) in message.to_le_bytes().into_iter().enumerate() {
-            crc ^= BEHIND[7 - number][byte as usize];
-        }
-        !crc
-    }
-}
-
-/// A batch of one record that has a payload and nothing else, not compressed: the shortest way from a record to its
-/// batch. The payload stays where it is until it is copied to its place, and is summed there; everything else is
-/// numbers, because the processor is slow to read back what it has just stored piece by piece.
-#[derive(Debug)]
-pub(crate) struct PayloadBatch<'a> {
-    payload: &'a [u8],
-    prefix: PayloadPrefix,
-    header: BatchHeader,
-    /// Before it is sealed, only what does not depend on its place.
-    header_crc: u32,
-}
-
-impl<'a> PayloadBatch<'a> {
-    /// `None` if the payload is very short or long.
-    #[inline]
-    pub(crate) fn new(payload: &'a [u8], seed: u32) -> Option<Self> {
-        let prefix = PayloadPrefix::new(payload.len())?;
-        let raw_bytes = prefix.len + payload.len();
-        let header = BatchHeader {
-            base_offset: Offset::ZERO,
-            offset_span: 1,
-            record_count: 1,
-            append_time: Timestamp::ZERO,
-            codec: Codec::None,
-            body_crc: crc(short::crc_of_prefix(prefix.bytes, prefix.len), payload),
-            batch_bytes: (HEADER_BYTES + raw_bytes) as u32,
-            raw_bytes: raw_bytes as u32,
-            ext_bytes: 0,
-        };
-        let header_crc = short::of_rest(seed, &header.words());
-        Some(Self { payload, prefix, header, header_crc })
-    }
-
-    /// As [`BatchBuilder::seal`]; only once.
-    #[inline]
-    pub(crate) fn seal(&mut self, base_offset: Offset, append_time: Timestamp) {
-        self.header.base_offset = base_offset;
-        self.header.append_time = append_time;
-        self.header_crc ^= short::of_place(&self.header.words());
-    }
-
-    #[inline]
-    pub(crate) fn header(&self) -> &BatchHeader {
-        &self.header
-    }
-
-    /// The first four bytes.
-    #[inline]
-    pub(crate) fn header_crc(&self) -> [u8; 4] {
-        self.header_crc.to_le_bytes()
-    }
-
-    /// Writes the sealed batch with its padding over the whole of `place`.
-    #[inline]
-    pub(crate) fn store(&self, place: &mut [u8]) {
-        let mut words = self.header.words();
-        words[0] |= u64::from(self.header_crc);
-        let (header, body) = place.split_at_mut(HEADER_BYTES);
-        put_words(header, &words);
-        // The padding first: what comes later covers what is no padding of it.
-        let padding_at = body.len() - ALIGNMENT;
-        body[padding_at..].copy_from_slice(&[0; ALIGNMENT]);
-        body[..8].copy_from_slice(&self.prefix.bytes.to_le_bytes());
-        body[self.prefix.len..self.prefix.len + self.payload.len()].copy_from_slice(self.payload);
     }
 }
 
@@ -523,9 +386,9 @@ pub struct BatchHeader {
     pub codec: Codec,
     /// CRC-32 of the body as stored.
     pub body_crc: u32,
-    batch_bytes: u32,
-    raw_bytes: u32,
-    ext_bytes: u32,
+    pub(super) batch_bytes: u32,
+    pub(super) raw_bytes: u32,
+    pub(super) ext_bytes: u32,
 }
 
 impl BatchHeader {
@@ -547,7 +410,8 @@ impl BatchHeader {
     }
 
     /// What the header says, its CRC not looked at; the numbers fit together.
-    fn decode_unverified(bytes: &[u8]) -> Result<Self, Invalid> {
+    #[inline]
+    pub(crate) fn decode_unverified(bytes: &[u8]) -> Result<Self, Invalid> {
         if bytes.len() < HEADER_BYTES {
             return Err(Invalid::new("a batch header is cut off", 0));
         }
@@ -583,7 +447,7 @@ impl BatchHeader {
 
     /// As in the drawing, but for the CRC.
     #[inline]
-    fn words(&self) -> Words {
+    pub(super) fn words(&self) -> Words {
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         let kinds = u32::from(ENCODING_PROTOBUF) | u32::from(self.codec.code()) << 8;
         [
@@ -640,12 +504,14 @@ impl Batch {
         if bytes.len() < header.batch_bytes() {
             return Err(BodyProblem::Invalid(Invalid::new("a batch is cut off", at::BATCH_BYTES)));
         }
-        let bytes = bytes.slice(..header.batch_bytes());
+        Self::verify_body(header, bytes.slice(..header.batch_bytes()))
+    }
+
+    /// Verifies the body of a batch whose header is verified; `bytes` ends with it.
+    pub(crate) fn verify_body(header: BatchHeader, bytes: Bytes) -> Result<Self, BodyProblem> {
         if crc(0, &bytes[header.body_at()..]) != header.body_crc && !crate::planted::skips_checksums() {
-            return Err(BodyProblem::Invalid(Invalid::new(
-                "the checksum of a body does not match",
-                header.body_at(),
-            )));
+            let at = header.body_at();
+            return Err(BodyProblem::Invalid(Invalid::new("the checksum of a body does not match", at)));
         }
         Self::trusted(header, bytes)
     }
@@ -695,6 +561,64 @@ impl Batch {
             end: self.header.next_offset(),
             remaining: self.header.record_count,
         }
+    }
+
+    /// The encoded batch with only those records for which `keep`, asked for each in order, answers `true`; `None` if
+    /// that is none. Base offset, span, append time and codec stay.
+    pub(crate) fn thin(&self, seed: u32, keep: impl FnMut() -> bool) -> Result<Option<Bytes>, Invalid> {
+        let kept: Vec<bool> = std::iter::repeat_with(keep).take(self.header.record_count as usize).collect();
+        let mut deltas = Vec::new();
+        let mut stay = Vec::new();
+        let mut records = self.records();
+        for &is_kept in &kept {
+            let Some(next) = records.next_encoded() else { break };
+            let (offset, bytes) = next?;
+            if is_kept {
+                let delta = offset - self.header.base_offset;
+                deltas.push(u32::try_from(delta).expect("an offset lies within the span of its batch"));
+                stay.push(bytes);
+            }
+        }
+        if stay.is_empty() {
+            return Ok(None);
+        }
+        let mut builder = BatchBuilder::sparse(&deltas, self.header.offset_span, self.header.codec, |body| {
+            stay.iter().for_each(|bytes| put_bytes(body, record::field::RECORD, bytes));
+        });
+        builder.put_ext(&self.thin_ext(&kept)?);
+        builder.seal(seed, self.header.base_offset, self.header.append_time);
+        Ok(Some(builder.into_bytes()))
+    }
+
+    /// What stays of `ext` but for the offset gaps, when the records stay that `kept` says.
+    fn thin_ext(&self, kept: &[bool]) -> Result<Vec<u8>, Invalid> {
+        let ext = &self.bytes[HEADER_BYTES..self.header.body_at()];
+        let mut out = Vec::new();
+        let mut fields = Fields::new(ext);
+        let mut start = 0;
+        while let Some(next) = fields.next() {
+            match next? {
+                (EXT_OFFSET_GAPS, _) => {}
+                (EXT_REVISIONS, value) => {
+                    let mut rest = value.bytes()?;
+                    let mut packed = Vec::new();
+                    for (record, is_kept) in self.records().zip(kept) {
+                        if record?.1.key.is_none() {
+                            continue;
+                        }
+                        let (revision, end) = varint(rest, 0)?;
+                        rest = &rest[end..];
+                        if *is_kept {
+                            put_varint(&mut packed, revision);
+                        }
+                    }
+                    put_bytes(&mut out, EXT_REVISIONS, &packed);
+                }
+                _ => out.extend_from_slice(&ext[start..fields.position()]),
+            }
+            start = fields.position();
+        }
+        Ok(out)
     }
 
     fn gaps(&self) -> Option<&[u8]> {
@@ -831,6 +755,77 @@ mod tests {
         fn any_bytes_are_a_batch_or_an_error(bytes: Vec<u8>) {
             decode_any(&bytes, SEED);
         }
+    }
+
+    fn thinned(batch: &Batch, kept: &[bool]) -> Option<Batch> {
+        let mut kept = kept.iter().copied();
+        let bytes = batch.thin(SEED, || kept.next().unwrap()).unwrap()?;
+        Some(Batch::decode(&bytes, SEED).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_thinned_twice_keeps_offsets_time_span_and_records(
+            records in prop::collection::vec((any_record(), any::<bool>(), any::<bool>()), 1..20), lz4: bool,
+        ) {
+            let codec = if lz4 { Codec::Lz4 } else { Codec::None };
+            let all: Vec<Record> = records.iter().map(|(record, ..)| record.clone()).collect();
+            let batch = Batch::decode(&dense(&all, codec), SEED).unwrap();
+            let first: Vec<bool> = records.iter().map(|(_, first, _)| *first).collect();
+            let second: Vec<bool> = records.iter().filter(|(_, first, _)| *first).map(|(.., second)| *second).collect();
+            let once = thinned(&batch, &first);
+            prop_assert_eq!(once.is_some(), first.contains(&true));
+            let Some(once) = once else { return Ok(()) };
+            let twice = thinned(&once, &second);
+            prop_assert_eq!(twice.is_some(), second.contains(&true));
+            let Some(twice) = twice else { return Ok(()) };
+            prop_assert_eq!(
+                (twice.base_offset(), twice.next_offset(), twice.append_time()),
+                (batch.base_offset(), batch.next_offset(), batch.append_time())
+            );
+            let found: Vec<_> = twice.records().map(|r| r.unwrap()).map(|(o, v)| (o, v.to_record())).collect();
+            let expected: Vec<_> = records
+                .into_iter()
+                .enumerate()
+                .filter(|(_, (_, first, second))| *first && *second)
+                .map(|(i, (r, ..))| (Offset(100 + i as u64), r))
+                .collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn thinning_keeps_the_revisions_of_what_stays_and_every_field_about_the_batch() {
+        let records = [
+            Record::keyed("a", "1"),
+            Record::new("no key"),
+            Record::keyed("b", "2"),
+            Record::keyed("a", "3"),
+        ];
+        let mut builder = BatchBuilder::new(4, Codec::None, 0, |body| {
+            records.iter().for_each(|record| put_record(body, record));
+        });
+        let mut ext = Vec::new();
+        put_bytes(&mut ext, EXT_REVISIONS, &[7, 0xac, 0x02, 8]);
+        put_bytes(&mut ext, 3, b"producer");
+        put_number(&mut ext, 99, 5);
+        builder.put_ext(&ext);
+        builder.put_synced_position(4096);
+        builder.seal(SEED, Offset(100), Timestamp(5));
+        let batch = Batch::decode(&builder.into_bytes(), SEED).unwrap();
+        let thin = thinned(&batch, &[false, true, true, true]).unwrap();
+        let ext = &thin.as_bytes()[HEADER_BYTES..thin.header().body_at()];
+        let mut expected = Vec::new();
+        put_bytes(&mut expected, EXT_OFFSET_GAPS, &[1, 0, 0]);
+        put_bytes(&mut expected, 3, b"producer");
+        put_number(&mut expected, 99, 5);
+        put_number(&mut expected, EXT_SYNCED_POSITION, 4096);
+        let mut with_revisions = Vec::new();
+        put_bytes(&mut with_revisions, EXT_OFFSET_GAPS, &[1, 0, 0]);
+        put_bytes(&mut with_revisions, EXT_REVISIONS, &[0xac, 0x02, 8]);
+        with_revisions.extend_from_slice(&expected[5..]);
+        assert_eq!(ext, with_revisions);
+        assert_eq!(thin.synced_position(), Some(4096));
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! A file is used again and again; each use is a *generation*, numbered through over all files. Positions run on
 //! over all generations: `start position` is that of the first frame, and where the generation before ends. Thus
 //! the chain of files is known from their headers, and what a file holds behind the start of the next one does
-//! not count. `salt` is random, `epoch` reserved (0). `crc` is of the 60 bytes before it.
+//! not count. `salt` is random, `epoch` reserved (0). `crc` is of the 68 bytes before it.
 //!
 //! Frame, a multiple of 8 bytes:
 //!
@@ -104,7 +104,7 @@ impl FileHeader {
         if crc(0, &bytes[..68]) != u32_at(bytes, 68) {
             return Err(HeaderProblem::Invalid(Invalid::new(
                 "the checksum of the journal header does not match",
-                60,
+                68,
             )));
         }
         check_preamble(MAGIC, bytes)?;

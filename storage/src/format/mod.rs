@@ -8,6 +8,7 @@
 //! | [`segment`] | header, index and footer of a topic's files |
 //! | [`frame`] | a frame of the journal, and the header of its files |
 //! | [`checkpoint`] | the state of the whole store at one journal position |
+//! | [`live`] | how far the writer is, for readers in other processes |
 //!
 //! All numbers are little-endian. `docs/format.md` is the specification; a decoder answers [`Invalid`] to
 //! whatever it cannot vouch for and never panics.
@@ -15,8 +16,11 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod frame;
+pub mod live;
+pub(crate) mod payload;
 pub mod record;
 pub mod segment;
+mod short_crc;
 pub mod wire;
 
 /// The version of every format here. What is newer is refused.

@@ -388,6 +388,12 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+/// How many bytes [`put_record`] appends.
+pub fn encoded_field_bytes(record: &Record) -> usize {
+    let bytes = record.encoded_bytes();
+    1 + varint_bytes(bytes as u64) + bytes
+}
+
 /// Appends a record to the body of a batch.
 pub fn put_record(body: &mut Vec<u8>, record: &Record) {
     super::wire::put_varint(body, u64::from(field::RECORD) << 3 | 2);

@@ -8,8 +8,8 @@
 //! Header, 64 bytes:
 //!
 //! ```text
-//!  0                16          32          48            52           56            60      64
-//!  | preamble       | store uid | topic uid | base offset (8 bytes)    | epoch       | crc   |
+//!  0                16          32          48            56      60      64
+//!  | preamble       | store uid | topic uid | base offset | epoch | crc   |
 //! ```
 //!
 //! `crc` is the CRC-32 of the 60 bytes before it. `epoch` is reserved (0).

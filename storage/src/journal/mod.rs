@@ -6,6 +6,9 @@
 //! Promises:
 //!
 //! - J1 A frame is written whole or the append fails and nothing was applied.
+//!   Frames that somebody will sync are gathered in memory first, and written in one call for the sync: a write
+//!   for each would cost more than the copy. A frame that has to survive a killed process is in the page cache,
+//!   with all before it, when [`Journal::write`] returns; it goes through a map where the disk has one.
 //! - J2 Files are synced in order: a later file is not reported synced before an earlier one.
 //! - J3 A file is used again only when the checkpoint on disk lies at or behind its end.
 //!
@@ -18,7 +21,7 @@ use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::context::{Context, random};
+use crate::context::{Context, NamedFile, random};
 use crate::disk::{File, OpenMode, Writer};
 use crate::error::{Error, Result};
 use crate::format::frame::{FILE_HEADER_BYTES, FileHeader, FrameBuilder, Place};
@@ -47,13 +50,18 @@ impl Slot {
     }
 
     /// Creates a file full of zeros: an overwrite of blocks that were written before changes no metadata, so a
-    /// sync has only the data to write.
+    /// sync has only the data to write. It gets its name when all of it is on the disk.
     pub(crate) fn create(context: &Context, number: u64) -> Result<Self> {
         let dir = dir(context);
         let path = dir.join(format!("{number:06}.journal"));
+        let aside = dir.join(format!("{number:06}{HALF_MADE}"));
         let bytes = context.settings.journal_file_bytes;
         let fill = || {
-            let file = context.disk.open(&path, OpenMode::Create)?;
+            match context.disk.remove(&aside) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let file = context.disk.open(&aside, OpenMode::Create)?;
             file.allocate(bytes)?;
             let zeros = vec![0; usize::try_from(bytes.min(1 << 20)).unwrap_or(1 << 20)];
             let mut position = 0;
@@ -66,11 +74,12 @@ impl Slot {
         };
         let discard = |error| {
             // Half a file is of no use, and may be what fills the disk. That it goes is not essential.
-            let _ = context.disk.remove(&path);
+            let _ = context.disk.remove(&aside);
             Error::io("create journal file", &path, error)
         };
         let file = fill().map_err(discard)?;
-        context.sync_file(&*file, &path)?;
+        context.sync_file(&*file, &aside)?;
+        context.disk.rename(&aside, &path).map_err(discard)?;
         context.sync_dir(&dir)?;
         let writer =
             Arc::clone(&file).writer(bytes).map_err(|error| Error::io("map journal file", &path, error))?;
@@ -81,6 +90,9 @@ impl Slot {
         number_of(&self.path)
     }
 }
+
+/// How the name of a journal file ends that is being made.
+pub(crate) const HALF_MADE: &str = ".new";
 
 /// The directory of the journal's files.
 pub(crate) fn dir(context: &Context) -> PathBuf {
@@ -110,15 +122,29 @@ pub(crate) struct Journal {
     retired: VecDeque<Retired>,
     free: Vec<Slot>,
     /// Retired files with frames that no sync has covered yet, oldest first.
-    unsynced: Vec<(Arc<dyn File>, PathBuf)>,
+    unsynced: Vec<NamedFile>,
     next_number: u64,
     files: u64,
+    /// The last frames, not written into the file yet. They end at `file_position`.
+    staged: Vec<u8>,
 }
+
+/// How far a frame has to get before the append goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Into memory; the next sync takes it along.
+    Memory,
+    /// Into the page cache.
+    PageCache,
+}
+
+/// Staged frames are written when there are this many bytes of them, whether a sync comes or not.
+const STAGED_BYTES_MAX: usize = 256 << 10;
 
 /// What a sync has to do: these files, in order, and then everything below the position is durable.
 #[derive(Debug)]
 pub(crate) struct SyncWork {
-    pub(crate) files: Vec<(Arc<dyn File>, PathBuf)>,
+    pub(crate) files: Vec<NamedFile>,
     pub(crate) end: Position,
 }
 
@@ -153,6 +179,7 @@ impl Journal {
             free,
             unsynced: Vec::new(),
             next_number,
+            staged: Vec::new(),
         };
         journal.start_generation(generation)?;
         Ok(journal)
@@ -169,7 +196,7 @@ impl Journal {
         };
         self.seed = self.header.seed();
         self.current
-            .writer
+            .file
             .write_at(&[IoSlice::new(&self.header.encode())], 0)
             .map_err(|error| Error::failed("write journal header", &self.current.path, error))?;
         self.file_position = FILE_HEADER_BYTES as u64;
@@ -186,32 +213,39 @@ impl Journal {
         self.header.generation
     }
 
-    /// Files, in use and free.
+    /// Files: in use, free, and being created.
     pub(crate) fn files(&self) -> u64 {
         self.files
     }
 
-    /// Whether a frame of `bytes` fits without a further file.
+    /// Whether a frame of `bytes` fits without a further file. The last free file is not for frames: the next opening
+    /// begins its generation there, also when the disk is full.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.file_position + bytes as u64 <= self.current.bytes || !self.free.is_empty()
+        self.file_position + bytes as u64 <= self.current.bytes || self.free.len() > 1
     }
 
     /// Whether the next roll would find no file although there may be more.
     pub(crate) fn wants_file(&self, context: &Context) -> bool {
-        self.free.is_empty()
+        self.free.len() < 2
             && (self.files + 1) * context.settings.journal_file_bytes <= context.settings.journal_bytes_max
     }
 
-    /// The number for a file to be created, for [`Slot::create`] and then [`add`](Self::add).
+    /// The number for a file to be created, for [`Slot::create`] and then [`add`](Self::add), or
+    /// [`give_up`](Self::give_up). The file counts from now on: others may want one meanwhile.
     pub(crate) fn take_number(&mut self) -> u64 {
+        self.files += 1;
         self.next_number += 1;
         self.next_number - 1
     }
 
     /// Adds a file to be used.
     pub(crate) fn add(&mut self, slot: Slot) {
-        self.files += 1;
         self.free.push(slot);
+    }
+
+    /// The file for which a number was taken could not be created.
+    pub(crate) fn give_up(&mut self) {
+        self.files -= 1;
     }
 
     /// Writes a frame: what `frame` holds, and behind it `batches`, each padded. There must be room for it.
@@ -224,6 +258,7 @@ impl Journal {
         frame_bytes: usize,
         batches: &[&[u8]],
         synced: Position,
+        reach: Reach,
     ) -> Result<Position> {
         if self.file_position + frame_bytes as u64 > self.current.bytes {
             self.roll()?;
@@ -231,30 +266,56 @@ impl Journal {
         let place =
             Place { seed: self.seed, generation: self.header.generation, position: self.position, synced };
         let prefix = frame.seal(&place);
-        let outcome = match batches {
-            [] => self.current.writer.write_at(&[IoSlice::new(prefix)], self.file_position),
-            [batch] => {
-                let parts = [IoSlice::new(prefix), IoSlice::new(batch), IoSlice::new(padding(batch.len()))];
-                self.current.writer.write_at(&parts, self.file_position)
+        if reach == Reach::Memory && self.staged.len() + frame_bytes <= STAGED_BYTES_MAX {
+            self.staged.extend_from_slice(prefix);
+            for batch in batches {
+                self.staged.extend_from_slice(batch);
+                self.staged.extend_from_slice(padding(batch.len()));
             }
-            _ => {
-                let mut parts = Vec::with_capacity(1 + 2 * batches.len());
-                parts.push(IoSlice::new(prefix));
-                for batch in batches {
-                    parts.push(IoSlice::new(batch));
-                    parts.push(IoSlice::new(padding(batch.len())));
+        } else {
+            self.write_staged()?;
+            let few;
+            let many: Vec<IoSlice<'_>>;
+            let parts = match batches {
+                [batch] => {
+                    few = [IoSlice::new(prefix), IoSlice::new(batch), IoSlice::new(padding(batch.len()))];
+                    &few[..]
                 }
-                self.current.writer.write_at(&parts, self.file_position)
-            }
-        };
-        outcome.map_err(|error| Error::failed("write journal", &self.current.path, error))?;
+                batches => {
+                    let padded = batches.iter().flat_map(|batch| [*batch, padding(batch.len())]);
+                    many = std::iter::once(prefix).chain(padded).map(IoSlice::new).collect();
+                    &many[..]
+                }
+            };
+            let outcome = match reach {
+                Reach::Memory => self.current.file.write_at(parts, self.file_position),
+                Reach::PageCache => self.current.writer.write_at(parts, self.file_position),
+            };
+            outcome.map_err(|error| Error::failed("write journal", &self.current.path, error))?;
+        }
         self.file_position += frame_bytes as u64;
         self.position = self.position + frame_bytes as u64;
         Ok(self.position)
     }
 
+    /// Writes what is staged into the file. Not through the map: a page that was stored to costs the next sync more
+    /// than one that was written.
+    fn write_staged(&mut self) -> Result<()> {
+        if self.staged.is_empty() {
+            return Ok(());
+        }
+        let start = self.file_position - self.staged.len() as u64;
+        self.current
+            .file
+            .write_at(&[IoSlice::new(&self.staged)], start)
+            .map_err(|error| Error::failed("write journal", &self.current.path, error))?;
+        self.staged.clear();
+        Ok(())
+    }
+
     /// Goes on in the next free file.
     fn roll(&mut self) -> Result<()> {
+        self.write_staged()?;
         let next = self.free.pop().expect("the caller has made sure that there is room");
         let full = std::mem::replace(&mut self.current, next);
         self.unsynced.push((Arc::clone(&full.file), full.path.clone()));
@@ -264,10 +325,11 @@ impl Journal {
 
     /// What to sync so that everything up to here is durable. The files are handed over: if their sync fails, the
     /// store must fail.
-    pub(crate) fn sync_work(&mut self) -> SyncWork {
+    pub(crate) fn sync_work(&mut self) -> Result<SyncWork> {
+        self.write_staged()?;
         let mut files = std::mem::take(&mut self.unsynced);
         files.push((Arc::clone(&self.current.file), self.current.path.clone()));
-        SyncWork { files, end: self.position }
+        Ok(SyncWork { files, end: self.position })
     }
 
     /// The checkpoint on disk covers everything below `position`: files that end there are free again. Returns the

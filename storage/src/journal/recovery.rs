@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use memmap2::{Advice, MmapMut};
 
 use super::dir;
 use crate::context::Context;
@@ -80,6 +81,12 @@ impl Recovered {
 pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>) -> Result<Vec<FoundFile>> {
     let dir = dir(context);
     let entries = context.disk.list(&dir).map_err(|error| Error::io("list", &dir, error))?;
+    if !context.is_read_only {
+        for entry in entries.iter().filter(|entry| entry.name.ends_with(super::HALF_MADE)) {
+            let path = dir.join(&entry.name);
+            context.disk.remove(&path).map_err(|error| Error::io("remove", path, error))?;
+        }
+    }
     let mut names: Vec<_> = entries
         .into_iter()
         .filter(|entry| entry.kind == EntryKind::File && entry.name.ends_with(".journal"))
@@ -182,7 +189,11 @@ pub(crate) fn replay(
             }
         }
         recovered.needed.push((number, recovered.end));
-        recovered.last_generation = header.generation;
+        if recovered.end > begin {
+            // Nothing may follow a generation without a frame behind the checkpoint: its header may not be on the
+            // disk, and its file may be used again before the next checkpoint.
+            recovered.last_generation = header.generation;
+        }
         if limit != Some(recovered.end) {
             // Either this is the last file, or the next one starts behind a bad frame.
             let later = &chain[link + 1..];
@@ -198,13 +209,17 @@ pub(crate) fn replay(
             let part = bytes.slice(index(from - begin)..index(end - begin));
             recovered.in_doubt.push((number, file_position(&header, from), part));
         }
+        if header.start >= synced && header.start < end {
+            // Then the header is in doubt as well.
+            recovered.in_doubt.push((number, 0, header.encode().to_vec().into()));
+        }
     }
     Ok(recovered)
 }
 
 /// The files that hold the journal from `start` on, in order. Each follows the one before; of two that follow the
 /// same one, the higher generation was begun when the other had been found torn.
-fn chain(files: &[FoundFile], start: Position, generation: u64) -> Vec<(usize, FileHeader)> {
+pub(crate) fn chain(files: &[FoundFile], start: Position, generation: u64) -> Vec<(usize, FileHeader)> {
     let headers = || files.iter().enumerate().filter_map(|(number, file)| Some((number, file.header?)));
     let next = |generation: u64| {
         headers()
@@ -259,6 +274,9 @@ fn judge_end(
     let at = index(end - begin);
     let mut last_seen = 0;
     let mut is_rot = false;
+    if claims_partly(&bytes[at..], header, end) {
+        last_seen = ALIGNMENT;
+    }
     for offset in (at..bytes.len()).step_by(ALIGNMENT) {
         let position = begin + offset as u64;
         if !claims(&bytes[offset..], header, position) {
@@ -300,10 +318,18 @@ fn judge_end(
 }
 
 /// Whether a frame header at `position` could start here; cheap, and all that most places need.
-fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
+pub(crate) fn claims(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
     bytes.len() >= crate::format::frame::FRAME_HEADER_BYTES
         && crate::format::u64_at(bytes, 8) == position.0
         && crate::format::u64_at(bytes, 24) == header.generation
+}
+
+/// Whether one of the two fields that [`claims`] looks at is what it would be, and the other perhaps damaged. In what an
+/// earlier use of the file left both are lower.
+fn claims_partly(bytes: &[u8], header: &FileHeader, position: Position) -> bool {
+    bytes.len() >= crate::format::frame::FRAME_HEADER_BYTES
+        && (crate::format::u64_at(bytes, 8) == position.0
+            || crate::format::u64_at(bytes, 24) == header.generation)
 }
 
 /// Writes what is in doubt once more and syncs it. The same bytes at the same place: a crash on the way changes nothing.
@@ -332,17 +358,21 @@ pub(crate) fn keep_torn(context: &Context, recovered: &Recovered) -> Option<Path
     kept.ok().map(|()| path)
 }
 
-fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
-    let mut bytes = vec![0; index(file.bytes.saturating_sub(position))];
-    let read = file
-        .file
-        .read_at(&mut bytes, position)
-        .map_err(|error| Error::io("read journal", &file.path, error))?;
-    bytes.truncate(read);
-    Ok(bytes.into())
+pub(crate) fn read_from(file: &FoundFile, position: u64) -> Result<Bytes> {
+    let length = index(file.bytes.saturating_sub(position));
+    if length == 0 {
+        return Ok(Bytes::new());
+    }
+    // In large pages, where the system has them: to fault this much memory in by small ones takes longer than to
+    // read and check it.
+    let io = |error| Error::io("read journal", &file.path, error);
+    let mut memory = MmapMut::map_anon(length).map_err(io)?;
+    let _ = memory.advise(Advice::HugePage);
+    let read = file.file.read_at(&mut memory, position).map_err(io)?;
+    Ok(Bytes::from_owner(memory).slice(..read))
 }
 
-fn file_position(header: &FileHeader, position: Position) -> u64 {
+pub(crate) fn file_position(header: &FileHeader, position: Position) -> u64 {
     FILE_HEADER_BYTES as u64 + (position - header.start)
 }
 

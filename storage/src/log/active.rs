@@ -17,8 +17,9 @@ use std::sync::{Arc, Mutex};
 use crate::context::Context;
 use crate::disk::{Faulter, File, OpenMode, Writer};
 use crate::error::{Error, Result};
-use crate::format::batch::{BatchBuilder, BatchHeader, PayloadBatch};
+use crate::format::batch::{BatchBuilder, BatchHeader};
 use crate::format::checkpoint::SealedSegment;
+use crate::format::payload::PayloadBatch;
 use crate::format::segment::{
     FOOTER_BYTES, HEADER_BYTES, INDEX_ENTRY_BYTES, INDEX_INTERVAL_BYTES, IndexBuilder, SegmentHeader,
 };
@@ -303,7 +304,7 @@ impl Active {
 
     /// Writes index and footer behind the batches and cuts the file there: the segment never changes again. Returns
     /// the writer, whose end may take a while.
-    pub(super) fn seal(self, uid: Uid, seed: u32) -> Result<(Arc<dyn File>, Arc<Segment>, Box<dyn Writer>)> {
+    pub(super) fn seal(self, uid: Uid, seed: u32) -> Result<Retired> {
         self.fill.stop();
         seal(&*self.file, self.segment.path(), &self.index, uid, seed).map(|sealed| {
             self.segment.seal(sealed);
@@ -311,6 +312,9 @@ impl Active {
         })
     }
 }
+
+/// What is left of an active segment that was sealed.
+type Retired = (Arc<dyn File>, Arc<Segment>, Box<dyn Writer>);
 
 /// In place of a writer, after the end.
 #[derive(Debug)]

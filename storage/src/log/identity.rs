@@ -4,8 +4,8 @@
 //! one of them is always whole, and writing them needs no room: a log on a full disk can still be trimmed.
 //!
 //! ```text
-//!  0          16    32                 40                   48                48         60    64
-//!  | preamble | uid | log start offset | synced base offset | synced position | zeros    | crc |
+//!  0          16    32                 40                   48                56      60    64
+//!  | preamble | uid | log start offset | synced base offset | synced position | zeros | crc |
 //! ```
 //!
 //! `synced base offset` and `synced position`: a segment, by its base offset, and a place in its file. Everything before

@@ -15,7 +15,7 @@ use crate::segment::{Found, Segment, SegmentReader};
 use crate::types::{Offset, Timestamp};
 use crate::watch::Watch;
 
-/// Reads the batches of a log. See the [module](self).
+/// Reads the batches of a log, with the promises of a topic's [`Cursor`](crate::Cursor).
 #[derive(Debug)]
 pub struct LogCursor {
     log: Log,

@@ -101,6 +101,9 @@ struct Window<'a> {
     at: u64,
 }
 
+/// Header, header CRC and synced position of a batch.
+type Intact = (BatchHeader, [u8; 4], Option<u64>);
+
 impl Window<'_> {
     /// Up to `count` bytes at `position`; fewer at the end of the file.
     fn get(&mut self, position: u64, count: usize) -> io::Result<&[u8]> {
@@ -124,12 +127,7 @@ impl Window<'_> {
     }
 
     /// The next batch, if it is intact: its header, its header CRC, and what it says was synced.
-    fn batch(
-        &mut self,
-        scan: &Scan,
-        data_bytes: u64,
-        seed: u32,
-    ) -> io::Result<Option<(BatchHeader, [u8; 4], Option<u64>)>> {
+    fn batch(&mut self, scan: &Scan, data_bytes: u64, seed: u32) -> io::Result<Option<Intact>> {
         let position = scan.index.position();
         let room = usize::try_from(data_bytes.saturating_sub(position)).unwrap_or(usize::MAX);
         let head = self.get(position, room.min(4096))?;

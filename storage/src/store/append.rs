@@ -9,20 +9,20 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::{Handle, Store, StoreInner};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::aligned;
 use crate::format::batch::{self, BatchBuilder};
 use crate::format::frame::{BatchEntry, Change};
-use crate::format::record::{Record, RecordView, Records, put_record};
-use crate::journal::Slot;
+use crate::format::record::{Record, RecordView, Records, encoded_field_bytes, put_record};
+use crate::journal::{Reach, Slot};
 use crate::settings::Durability;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, Timestamp};
@@ -30,8 +30,12 @@ use crate::{Topic, format};
 
 /// Offsets of a topic in memory that are set aside at once.
 const RESERVED_AT_ONCE: u64 = 1 << 24;
+/// Room in the journal that appends leave to trims and deletions, by which a full disk becomes free again.
+const CHANGES_RESERVE_BYTES: usize = 8 << 10;
 /// Signals the flusher whenever this much more waits in the tails.
 const FLUSH_SIGNAL_BYTES: u64 = 1 << 20;
+/// No frame with one change that is not a batch is larger.
+const CHANGE_BYTES_MAX: usize = 4096;
 
 /// Records for one topic or more, to be appended as one: all or nothing.
 #[derive(Debug, Default)]
@@ -78,12 +82,14 @@ impl Append {
     ///
     /// # Errors
     /// [`Error::RecordTooLarge`], which names the record.
-    pub fn records<'a>(
-        mut self,
-        topic: &Topic,
-        records: impl IntoIterator<Item = &'a Record>,
-    ) -> Result<Self> {
+    pub fn records<'a, I>(mut self, topic: &Topic, records: I) -> Result<Self>
+    where
+        I: IntoIterator<Item = &'a Record, IntoIter: Clone>,
+    {
         let part = self.part(topic);
+        let records = records.into_iter();
+        // At once: a body that grows step by step is copied again and again.
+        part.body.reserve_exact(records.clone().map(encoded_field_bytes).sum());
         for record in records {
             let index = usize::try_from(part.record_count).unwrap_or(usize::MAX);
             record.check().map_err(|(what, actual, limit)| Error::RecordTooLarge {
@@ -159,20 +165,23 @@ impl Append {
         if self.parts.len() as u64 > topics_max {
             return too_large("topics", self.parts.len() as u64, topics_max);
         }
-        let mut prepared = Vec::with_capacity(self.parts.len());
-        for part in self.parts {
-            if !Arc::ptr_eq(&part.topic.handle.inner.context, &store.context) {
-                return Err(Error::InvalidAppend { rule: "all its topics must be of this store" });
-            }
+        if !self.parts.iter().all(|part| Arc::ptr_eq(&part.topic.handle.inner.context, &store.context)) {
+            return Err(Error::InvalidAppend { rule: "all its topics must be of this store" });
+        }
+        for part in self.parts.iter().filter(|part| !part.topic.inner.is_in_memory()) {
+            part.topic.inner.check_files()?;
+        }
+        let prepared = self.parts.into_iter().map(|part| {
             let codec = part.topic.inner.settings.load().codec;
             let count = u32::try_from(part.record_count).expect("checked against the limit");
-            prepared.push(Prepared {
+            Prepared {
                 topic: part.topic.inner,
                 batch: BatchBuilder::from_body(part.body, count, codec),
                 record_count: part.record_count,
-            });
-        }
-        Ok((prepared, self.durability))
+                rolls: false,
+            }
+        });
+        Ok((prepared.collect(), self.durability))
     }
 }
 
@@ -181,6 +190,8 @@ struct Prepared {
     topic: Arc<TopicInner>,
     batch: BatchBuilder,
     record_count: u64,
+    /// Whether it starts a new segment.
+    rolls: bool,
 }
 
 /// An append that was written and may still have to be synced.
@@ -194,7 +205,8 @@ pub struct Ticket {
     durability: Durability,
     appended: Vec<Appended>,
     waker: Option<u64>,
-    begun: Instant,
+    /// For the latency of those that wait for the disk; the others would spend more on the clock than on the append.
+    begun: Option<Instant>,
 }
 
 impl Ticket {
@@ -212,8 +224,16 @@ impl Ticket {
         if self.durability == Durability::Synced {
             inner.wait_synced(self.position)?;
         }
-        inner.context.counters.append_latency.record(self.begun.elapsed());
+        self.record_latency();
         Ok(std::mem::take(&mut self.appended))
+    }
+}
+
+impl Ticket {
+    fn record_latency(&self) {
+        if let Some(begun) = self.begun {
+            self.handle.inner.context.counters.append_latency.record(begun.elapsed());
+        }
     }
 }
 
@@ -233,7 +253,7 @@ impl Future for Ticket {
                 }
             }
         }
-        inner.context.counters.append_latency.record(this.begun.elapsed());
+        this.record_latency();
         Poll::Ready(Ok(std::mem::take(&mut this.appended)))
     }
 }
@@ -264,7 +284,7 @@ impl Store {
     }
 
     fn start(&self, append: Append, may_wait: bool) -> Result<Ticket> {
-        let begun = Instant::now();
+        let begun = (append.durability == Durability::Synced).then(Instant::now);
         let inner = &self.handle.inner;
         let outcome = append
             .prepare(inner)
@@ -285,12 +305,23 @@ impl StoreInner {
     ) -> Result<(Position, Vec<Appended>)> {
         let context = &*self.context;
         // A frame has its header, its list and each batch padded.
-        let bytes_most: usize = parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
-        let mut writer = loop {
+        let frame_bytes_most = parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
+        let bytes_most = frame_bytes_most + CHANGES_RESERVE_BYTES;
+        let mut guard = loop {
             let writer = self.writer();
             context.check_writable()?;
             for part in &parts {
                 part.topic.check_alive()?;
+            }
+            let beyond_reserved = |part: &&Prepared| {
+                part.topic.is_in_memory()
+                    && part.topic.log_end().0 + part.record_count
+                        > part.topic.reserved.load(Ordering::Relaxed)
+            };
+            if let Some(part) = parts.iter().find(beyond_reserved) {
+                drop(writer);
+                self.reserve_offsets(&part.topic, part.record_count)?;
+                continue;
             }
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
@@ -303,13 +334,12 @@ impl StoreInner {
             } else {
                 ("the journal", context.settings.journal_bytes_max)
             };
-            self.make_room(tail_is_full, may_wait, Error::Overloaded { what, limit })?;
+            self.make_room(bytes_most, tail_is_full, may_wait, Error::Overloaded { what, limit })?;
         };
-        let writer = &mut *writer;
+        let writer = &mut *guard;
         let now = context.clock.now();
         writer.frame.begin();
         let mut appended = Vec::with_capacity(parts.len());
-        let mut plans = Vec::with_capacity(parts.len());
         let mut is_journaled = false;
         for part in &mut parts {
             let topic = &*part.topic;
@@ -319,77 +349,75 @@ impl StoreInner {
             let next_offset = head.next_offset + part.record_count;
             part.batch.seal(topic.seed, head.next_offset, append_time);
             let in_memory = topic.is_in_memory();
-            let rolls = !in_memory && head.rolls(&settings, part.batch.len(), append_time);
-            if in_memory {
-                let reserved = topic.reserved.load(Ordering::Relaxed);
-                if next_offset.0 + RESERVED_AT_ONCE / 2 > reserved {
-                    let free = Offset(next_offset.0 + RESERVED_AT_ONCE);
-                    writer.frame.put(&Change::OffsetsReserved { topic: topic.id, next_offset: free });
-                    topic.reserved.store(free.0, Ordering::Relaxed);
-                    is_journaled = true;
-                }
-            } else {
-                writer.frame.put_batch(&BatchEntry { topic: topic.id, bytes: part.batch.as_bytes(), rolls });
+            part.rolls = !in_memory && head.rolls(&settings, part.batch.len(), append_time);
+            if !in_memory {
+                writer.frame.put_batch(&BatchEntry {
+                    topic: topic.id,
+                    bytes: part.batch.as_bytes(),
+                    rolls: part.rolls,
+                });
                 is_journaled = true;
             }
-            plans.push((rolls, in_memory));
-            // What is written into the journal is in the page cache at least.
-            let durability = match asked {
-                _ if in_memory => Durability::Accepted,
-                Durability::Accepted => Durability::Written,
-                asked => asked,
-            };
+            let durability = if in_memory { Durability::Accepted } else { asked };
             appended.push(Appended { first_offset: head.next_offset, next_offset, append_time, durability });
         }
         let mut position = writer.journal.position();
         if is_journaled {
             let frame_bytes = writer.frame.finish();
             let synced = Position(self.commit.synced());
+            let reach = if asked == Durability::Written { Reach::PageCache } else { Reach::Memory };
             let one;
             let many: Vec<&[u8]>;
             let batches: &[&[u8]] = match &parts[..] {
-                [part] if !plans[0].1 => {
+                [part] if !part.topic.is_in_memory() => {
                     one = [part.batch.as_bytes()];
                     &one
                 }
                 parts => {
-                    many = parts
-                        .iter()
-                        .zip(&plans)
-                        .filter(|(_, plan)| !plan.1)
-                        .map(|(part, _)| part.batch.as_bytes())
-                        .collect();
+                    let durable = parts.iter().filter(|part| !part.topic.is_in_memory());
+                    many = durable.map(|part| part.batch.as_bytes()).collect();
                     &many
                 }
             };
             position = writer
                 .journal
-                .write(&mut writer.frame, frame_bytes, batches, synced)
+                .write(&mut writer.frame, frame_bytes, batches, synced, reach)
                 .map_err(|error| self.context.fail(error))?;
         }
         let mut bytes = 0;
-        let mut topics = Vec::with_capacity(parts.len());
-        for ((part, (rolls, in_memory)), appended) in parts.into_iter().zip(plans).zip(&appended) {
-            let Prepared { topic, batch, record_count } = part;
-            let stored: Bytes = batch.into_bytes();
+        for (part, appended) in parts.iter_mut().zip(&appended) {
+            let topic = &part.topic;
+            let stored: Bytes = part.batch.take_bytes();
             bytes += stored.len() as u64;
-            topic.push(stored, appended.next_offset, appended.append_time, rolls);
-            topic.records_appended.add(record_count);
-            context.counters.records_appended.add(record_count);
-            if in_memory {
+            topic.push(stored, appended.next_offset, appended.append_time, part.rolls);
+            topic.records_appended.add_alone(part.record_count);
+            context.counters.records_appended.add_alone(part.record_count);
+            if topic.is_in_memory() {
                 topic.move_high_watermark(appended.next_offset);
-            } else if !topic.is_unsynced.swap(true, Ordering::Relaxed) {
-                writer.unsynced.push(Arc::clone(&topic));
+            } else if !topic.is_unsynced.load(Ordering::Relaxed) {
+                topic.is_unsynced.store(true, Ordering::Relaxed);
+                writer.unsynced.push(Arc::clone(topic));
             }
-            topics.push(topic);
         }
-        context.counters.appends.add(1);
-        context.counters.bytes_appended.add(bytes);
+        context.counters.appends.add_alone(1);
+        context.counters.bytes_appended.add_alone(bytes);
+        drop(guard);
         self.signal_work(bytes);
-        for topic in topics {
-            topic.watch.notify();
+        for part in &parts {
+            part.topic.watch.notify();
         }
         Ok((position, appended))
+    }
+
+    /// Sets offsets of a topic in memory aside, durably, before any of them is given: whatever happens, a later run goes
+    /// on behind them.
+    fn reserve_offsets(&self, topic: &TopicInner, count: u64) -> Result<()> {
+        let free = Offset((topic.log_end().0 + count).saturating_add(RESERVED_AT_ONCE));
+        let reserve =
+            |_: &mut super::Writer| Ok(Change::OffsetsReserved { topic: topic.id, next_offset: free });
+        self.change(reserve, |_| ())?;
+        topic.reserved.fetch_max(free.0, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Writes a frame with one change and waits until it is durable; `apply` runs under the writer lock.
@@ -398,26 +426,46 @@ impl StoreInner {
         plan: impl FnOnce(&mut super::Writer) -> Result<Change>,
         apply: impl FnOnce(&mut super::Writer) -> T,
     ) -> Result<T> {
-        const CHANGE_BYTES_MAX: usize = 4096;
-        let mut guard = loop {
-            let writer = self.writer();
-            self.context.check_writable()?;
-            if writer.journal.has_room(CHANGE_BYTES_MAX) {
-                break writer;
+        loop {
+            if let Some(mut writer) = self.writer_for_change()? {
+                let change = plan(&mut writer)?;
+                return self.change_with(writer, &change, apply);
             }
-            drop(writer);
-            let limit = self.context.settings.journal_bytes_max;
-            self.make_room(false, true, Error::Overloaded { what: "the journal", limit })?;
-        };
+            self.make_room_for_change()?;
+        }
+    }
+
+    /// The writer lock, if the journal has room for a change.
+    pub(crate) fn writer_for_change(&self) -> Result<Option<MutexGuard<'_, super::Writer>>> {
+        let writer = self.writer();
+        self.context.check_writable()?;
+        Ok(writer.journal.has_room(CHANGE_BYTES_MAX).then_some(writer))
+    }
+
+    /// To be called with no lock held when there was no room for a change.
+    pub(crate) fn make_room_for_change(&self) -> Result<()> {
+        let limit = self.context.settings.journal_bytes_max;
+        self.make_room(CHANGE_BYTES_MAX, false, true, Error::Overloaded { what: "the journal", limit })
+    }
+
+    /// The same as [`change`](Self::change) for those who hold the writer lock and have made sure of room.
+    ///
+    /// # Errors
+    /// Only such as fail the store: whether the change was made is known when it is reopened.
+    pub(crate) fn change_with<T>(
+        &self,
+        mut guard: MutexGuard<'_, super::Writer>,
+        change: &Change,
+        apply: impl FnOnce(&mut super::Writer) -> T,
+    ) -> Result<T> {
         let writer = &mut *guard;
-        let change = plan(writer)?;
         writer.frame.begin();
-        writer.frame.put(&change);
+        writer.frame.put(change);
         let frame_bytes = writer.frame.finish();
         let synced = Position(self.commit.synced());
         let position = writer
             .journal
-            .write(&mut writer.frame, frame_bytes, &[], synced)
+            .write(&mut writer.frame, frame_bytes, &[], synced, Reach::Memory)
             .map_err(|error| self.context.fail(error))?;
         let applied = apply(writer);
         drop(guard);
@@ -433,8 +481,8 @@ impl StoreInner {
         }
     }
 
-    /// There is no room for an append: waits for some, or makes it, or says `overloaded`.
-    fn make_room(&self, tail_is_full: bool, may_wait: bool, overloaded: Error) -> Result<()> {
+    /// There is no room for a frame of `bytes`: waits for some, or makes it, or says `overloaded`.
+    fn make_room(&self, bytes: usize, tail_is_full: bool, may_wait: bool, overloaded: Error) -> Result<()> {
         let context = &*self.context;
         if !tail_is_full && self.add_journal_file()? {
             return Ok(());
@@ -444,23 +492,24 @@ impl StoreInner {
         }
         self.wake.flush.signal();
         self.wake.checkpoint.signal();
+        let obstacle = self.checkpoint_error.lock().expect("no panic under this lock").clone();
+        if let Some(error) = obstacle.filter(|error| error.kind() != ErrorKind::Retry) {
+            // To wait would be to wait for somebody to put the disk in order.
+            return Err(error);
+        }
         if context.is_disk_full() {
             return Err(Error::DiskFull { action: "write segments below", path: context.topics_dir() });
         }
         if !may_wait {
             return Err(overloaded);
         }
-        let before = self.checkpointed.load(Ordering::Acquire);
         let deadline = Instant::now() + Duration::from_secs(1);
         self.room.wait_until(Some(deadline), || {
             let tail_has_room = context.counters.tail_bytes.value() <= context.settings.tail_bytes_max;
             context.check_writable().is_err()
                 || context.is_disk_full()
-                || if tail_is_full {
-                    tail_has_room
-                } else {
-                    self.checkpointed.load(Ordering::Acquire) != before
-                }
+                || self.checkpoint_error.lock().expect("no panic under this lock").is_some()
+                || if tail_is_full { tail_has_room } else { self.writer().journal.has_room(bytes) }
         });
         Ok(())
     }
@@ -477,11 +526,17 @@ impl StoreInner {
         match Slot::create(&self.context, number) {
             Ok(slot) => {
                 self.writer().journal.add(slot);
+                self.room.notify();
                 Ok(true)
             }
-            // There are other files, which will be free again.
-            Err(Error::DiskFull { .. }) => Ok(false),
-            Err(error) => Err(error),
+            Err(error) => {
+                self.writer().journal.give_up();
+                match error {
+                    // There are other files, which will be free again.
+                    Error::DiskFull { .. } => Ok(false),
+                    error => Err(error),
+                }
+            }
         }
     }
 }

@@ -5,7 +5,8 @@
 //! | sync | syncs the journal | tickets that are waited for without blocking; `sync_interval` |
 //! | flush | writes tails into segments, prepares journal files | every MiB appended |
 //! | checkpoint | makes checkpoints | half of the journal in use, a full tail, `checkpoint_interval` |
-//! | retention | retention and compaction | `retention_interval` |
+//! | retention | retention | a full disk, `retention_interval` |
+//! | compaction | compaction, which may take long | `retention_interval` |
 //!
 //! An error that fails the store is seen by everybody in the context; a full disk is tried again at the next
 //! turn.
@@ -50,13 +51,19 @@ pub(crate) struct Wake {
     pub(crate) flush: Signal,
     pub(crate) checkpoint: Signal,
     pub(crate) retention: Signal,
+    pub(crate) compaction: Signal,
 }
 
 impl Wake {
     pub(crate) fn all(&self) {
-        [&self.sync, &self.flush, &self.checkpoint, &self.retention].into_iter().for_each(Signal::signal);
+        [&self.sync, &self.flush, &self.checkpoint, &self.retention, &self.compaction]
+            .into_iter()
+            .for_each(Signal::signal);
     }
 }
+
+/// What a thread does again and again: wait for work, and do it.
+type Turn = fn(&StoreInner);
 
 /// The running threads; dropping it waits for their end. The store must be closed before.
 #[derive(Debug)]
@@ -67,31 +74,33 @@ pub(crate) struct Background {
 impl Background {
     pub(crate) fn start(store: &Arc<StoreInner>) -> Result<Self> {
         let mut background = Self { threads: Vec::new() };
-        let turns: [(&str, fn(&StoreInner)); 4] = [
+        let turns: [(&str, Turn); 5] = [
             ("quipu-sync", sync_turn),
             ("quipu-flush", flush_turn),
             ("quipu-checkpoint", checkpoint_turn),
             ("quipu-retention", retention_turn),
+            ("quipu-compact", compaction_turn),
         ];
         for (name, turn) in turns {
-            let store = Arc::clone(store);
+            let of_thread = Arc::clone(store);
             let run = move || {
-                while !store.context.is_closed() && store.context.failure().is_none() {
-                    turn(&store);
+                while !of_thread.context.is_closed() && of_thread.context.failure().is_none() {
+                    turn(&of_thread);
                 }
             };
             let thread = std::thread::Builder::new().name(name.into()).spawn(run);
             match thread {
                 Ok(thread) => background.threads.push(thread),
-                Err(error) => return Err(Error::io("start a thread for", &store_path(&background), error)),
+                Err(error) => {
+                    // Those that run already are waited for below: they must learn that they are to end.
+                    store.context.close();
+                    store.wake.all();
+                    return Err(Error::io("start a thread for", &store.context.dir, error));
+                }
             }
         }
         Ok(background)
     }
-}
-
-fn store_path(_: &Background) -> std::path::PathBuf {
-    std::path::PathBuf::new()
 }
 
 impl Drop for Background {
@@ -130,6 +139,13 @@ fn flush_turn(store: &StoreInner) {
                     break;
                 }
                 _ => store.room.notify(),
+            }
+            if context.counters.segment_files_open.value() > context.settings.open_files_max {
+                // Not beside a checkpoint, which must not believe synced what is only about to be; it closes files
+                // itself. A failure is kept in the context.
+                if let Ok(_alone) = store.checkpointing.try_lock() {
+                    let _ = store.sync_segments(std::iter::once(&*topic), true);
+                }
             }
         }
     }
@@ -170,5 +186,12 @@ fn retention_turn(store: &StoreInner) {
     if freed && store.context.is_disk_full() {
         store.wake.checkpoint.signal();
     }
-    store.run_compaction();
+}
+
+fn compaction_turn(store: &StoreInner) {
+    store.wake.compaction.wait(store.context.settings.retention_interval);
+    // A full disk is retention's to free; compaction would take room before it gives any back.
+    if !store.context.is_closed() && !store.context.is_disk_full() {
+        store.run_compaction();
+    }
 }

@@ -10,14 +10,14 @@
 //! Appends and reads go on meanwhile. If a step fails because the disk is full, the old checkpoint holds and the
 //! next try begins at step 1; the reserve file is given up first. A failed sync in step 4 fails the store.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use super::StoreInner;
 use super::open::write_checkpoint;
-use crate::disk::{EntryKind, File, OpenMode};
+use crate::context::NamedFile;
+use crate::disk::{EntryKind, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::topic::TopicInner;
@@ -36,9 +36,14 @@ struct Noted {
 }
 
 impl StoreInner {
+    /// While this is held no checkpoint is made, and the journal behind the last one stays where it is.
+    pub(crate) fn lock_checkpoint(&self) -> MutexGuard<'_, ()> {
+        self.checkpointing.lock().expect("no panic under this lock")
+    }
+
     /// Makes a checkpoint of everything written so far.
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        let _one_at_a_time = self.checkpointing.lock().expect("no panic under this lock");
+        let _one_at_a_time = self.lock_checkpoint();
         if let Some(failure) = self.context.failure() {
             return Err(failure.clone());
         }
@@ -49,6 +54,7 @@ impl StoreInner {
             outcome => outcome,
         };
         self.context.set_disk_full(matches!(outcome, Err(Error::DiskFull { .. })));
+        *self.checkpoint_error.lock().expect("no panic under this lock") = outcome.as_ref().err().cloned();
         if outcome.is_ok() {
             self.context.counters.checkpoints.add(1);
             self.context.counters.checkpoint_latency.record(begun.elapsed());
@@ -82,15 +88,19 @@ impl StoreInner {
             (position, checkpoint, noted, writer.deleted.clone())
         };
         self.wait_synced(position)?;
-        for Noted { topic, head, .. } in &noted {
-            match topic.flush_below(head.next_offset) {
-                // A topic that is refused keeps its records in the journal's frames no longer: stop here.
-                Err(error) if !topic.is_deleted.load(Ordering::Acquire) => return Err(error),
-                _ => {}
+        let at_once = usize::try_from(self.context.settings.open_files_max).unwrap_or(usize::MAX);
+        for some in noted.chunks(at_once) {
+            for Noted { topic, head, .. } in some {
+                match topic.flush_below(head.next_offset) {
+                    // Its records are in the journal only: as long as it cannot take them the journal must stay.
+                    Err(error) if !topic.is_deleted.load(Ordering::Acquire) => return Err(error),
+                    _ => {}
+                }
             }
+            // Files stay open until they are synced, so that a failed write-back is heard of; no more than may be.
+            self.sync_segments(some.iter().map(|noted| &*noted.topic), noted.len() > at_once)?;
         }
-        self.sync_segments(noted.iter().map(|noted| &*noted.topic))?;
-        let gone = self.remove_deleted(&deleted);
+        let gone = self.remove_deleted(&deleted)?;
         checkpoint.deleted = deleted.into_iter().filter(|topic| !gone.contains(topic)).collect();
         checkpoint.topics =
             noted.iter().map(|noted| noted.topic.state(&noted.head, noted.log_start)).collect();
@@ -101,6 +111,10 @@ impl StoreInner {
             },
         )?;
         self.checkpointed.store(position.0, Ordering::Release);
+        for (Noted { topic, .. }, state) in noted.iter().zip(&checkpoint.topics) {
+            topic.set_checkpointed(state);
+        }
+        self.live().checkpointed(position);
         let odd = {
             let mut writer = self.writer();
             writer.deleted.retain(|topic| !gone.contains(topic));
@@ -113,22 +127,23 @@ impl StoreInner {
         Ok(())
     }
 
-    /// Syncs what the topics' flushers have written.
-    fn sync_segments<'a>(&self, topics: impl Iterator<Item = &'a TopicInner>) -> Result<()> {
-        let mut files: Vec<(Arc<dyn File>, PathBuf)> = Vec::new();
+    /// Syncs what the topics' flushers have written, and closes their files if that is wanted.
+    pub(crate) fn sync_segments<'a>(
+        &self,
+        topics: impl Iterator<Item = &'a TopicInner>,
+        and_close: bool,
+    ) -> Result<()> {
+        let mut files: Vec<NamedFile> = Vec::new();
         let mut dirs = Vec::new();
-        let mut open = 0;
         for topic in topics {
             let mut flush = topic.flush.lock().expect("no panic under this lock");
             let (unsynced, is_dir_unsynced) = flush.take_unsynced();
             if is_dir_unsynced {
                 dirs.push(topic.dir.clone());
             }
-            open += u64::from(flush.has_open_file());
             files.extend(unsynced);
-            if open > self.context.settings.open_files_max {
+            if and_close {
                 flush.close_file();
-                open -= 1;
             }
         }
         let is_threaded = self.context.settings.background && files.len() + dirs.len() > 2;
@@ -149,11 +164,15 @@ impl StoreInner {
                 }
             };
             std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..count.min(SYNC_THREADS_MAX)).map(|_| scope.spawn(work)).collect();
-                threads
+                // This thread works too: it does it all if no other can be started.
+                let others: Vec<_> = (1..count.min(SYNC_THREADS_MAX))
+                    .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
+                    .collect();
+                let outcome = work();
+                others
                     .into_iter()
                     .map(|thread| thread.join().expect("syncing does not panic"))
-                    .collect::<Result<()>>()
+                    .fold(outcome, Result::and)
             })?;
         } else {
             (0..count).try_for_each(sync_one)?;
@@ -165,7 +184,7 @@ impl StoreInner {
     }
 
     /// Removes the files of deleted topics; answers which are gone.
-    fn remove_deleted(&self, deleted: &[TopicId]) -> Vec<TopicId> {
+    fn remove_deleted(&self, deleted: &[TopicId]) -> Result<Vec<TopicId>> {
         let disk = &self.context.disk;
         let remove = |topic: TopicId| -> std::io::Result<()> {
             let dir = self.context.topic_dir(topic);
@@ -186,10 +205,10 @@ impl StoreInner {
             Ok(())
         };
         let gone: Vec<_> = deleted.iter().copied().filter(|&topic| remove(topic).is_ok()).collect();
-        if !gone.is_empty() && self.context.sync_dir(&self.context.topics_dir()).is_err() {
-            return Vec::new();
+        if !gone.is_empty() {
+            self.context.sync_dir(&self.context.topics_dir())?;
         }
-        gone
+        Ok(gone)
     }
 
     /// Frees the reserve; says whether there was one.

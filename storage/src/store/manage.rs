@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Store, StoreInner};
 use crate::Topic;
 use crate::context::random;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::checkpoint::TopicState;
 use crate::format::frame::Change;
 use crate::settings::TopicSettings;
@@ -130,8 +130,7 @@ impl Store {
         let mut flush = topic.flush.lock().expect("no panic under this lock");
         flush.take_unsynced();
         flush.close_file();
-        let waiting = topic.tail().drop_below(Offset::MAX);
-        inner.context.counters.tail_bytes.sub(waiting);
+        topic.drop_tail();
         drop(flush);
         inner.writer().deleted.push(topic.id);
         Ok(())
@@ -168,30 +167,47 @@ impl StoreInner {
             Ok(Change::Trimmed { topic: topic.id, log_start_offset: offset })
         };
         if offset <= topic.log_start() {
-            return topic.check_alive();
+            topic.check_alive()?;
+            // The trim that moved it there may be another thread's, and not durable yet.
+            return self.sync();
         }
         self.change(plan, |_| topic.move_log_start(offset))?;
         if topic.is_in_memory() {
             return Ok(());
         }
-        self.remove_trimmed(topic)
+        match self.remove_trimmed(topic) {
+            Err(error) if error.kind() == ErrorKind::Reopen => Err(error),
+            // The records are gone for good; a file that cannot be removed now is removed by retention, or at the
+            // next opening.
+            _ => Ok(()),
+        }
     }
 
-    /// Removes the files of segments that were trimmed. The trim is in the journal, durable.
+    /// Removes the files of segments that were trimmed. The trim is in the journal, durable. Needs no room on the disk.
     pub(crate) fn remove_trimmed(&self, topic: &Arc<TopicInner>) -> Result<()> {
-        // What is trimmed may still be on its way: it must not come after its segment is gone.
-        topic.flush_below(topic.log_start())?;
         let mut flush = topic.lock_flush()?;
-        let trimmed = topic.forget_trimmed();
-        for segment in &trimmed {
-            flush.forget(segment);
-            self.context
-                .disk
-                .remove(&segment.path)
-                .map_err(|error| Error::io("remove segment", &segment.path, error))?;
-            self.context.counters.segments_removed.add(1);
+        let mut left = Vec::new();
+        let mut outcome = Ok(());
+        for segment in topic.forget_trimmed() {
+            flush.forget(&segment);
+            flush.is_dir_unsynced = true;
+            match self.context.disk.remove(&segment.path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    outcome = Err(Error::io("remove segment", &segment.path, error));
+                    left.push(segment);
+                }
+                _ => self.context.counters.segments_removed.add(1),
+            }
         }
-        flush.is_dir_unsynced |= !trimmed.is_empty();
-        Ok(())
+        if !left.is_empty() {
+            // To be tried again.
+            topic.update_segments(|segments| {
+                segments.splice(0..0, left.iter().cloned());
+            });
+        }
+        if self.context.is_disk_full() {
+            self.wake.checkpoint.signal();
+        }
+        outcome
     }
 }

@@ -13,7 +13,7 @@
 //! | [`checkpoint`] | from the tails to synced segments, and journal files free again |
 //! | [`background`] | the threads that do that without being asked |
 //!
-//! Locks are taken in this order: checkpoint, flush of a topic, writer, tail of a topic.
+//! Locks are taken in this order: compacting, checkpoint, flush of a topic, writer, tail of a topic.
 
 pub(crate) mod append;
 pub(crate) mod background;
@@ -34,6 +34,8 @@ use crate::error::{Error, Result};
 use crate::format::frame::FrameBuilder;
 use crate::journal::Journal;
 use crate::journal::recovery::JournalEnd;
+use crate::live::Teller;
+use crate::retention::RetentionReport;
 use crate::stats::StoreStats;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, TopicId, TopicName};
@@ -66,12 +68,18 @@ pub(crate) struct StoreInner {
     pub(crate) commit: Commit,
     writer: Mutex<Writer>,
     topics: RwLock<HashMap<TopicName, Arc<TopicInner>>>,
-    /// Held while a checkpoint is made.
-    checkpointing: Mutex<()>,
+    /// Held while a checkpoint is made, and while compaction replaces segments.
+    pub(crate) checkpointing: Mutex<()>,
+    /// Held for reading by each run of compaction; closing waits for it.
+    pub(crate) compacting: RwLock<()>,
     checkpointed: AtomicU64,
+    /// Why the last checkpoint failed, if it did.
+    checkpoint_error: Mutex<Option<Error>>,
     /// For those who wait for room in the journal or the tails.
     room: Watch,
     pub(crate) wake: background::Wake,
+    /// For readers in other processes.
+    live: Mutex<Teller>,
     recovery: RecoveryReport,
 }
 
@@ -114,6 +122,10 @@ impl StoreInner {
         self.writer.lock().expect("no panic under this lock")
     }
 
+    pub(crate) fn live(&self) -> MutexGuard<'_, Teller> {
+        self.live.lock().expect("no panic under this lock")
+    }
+
     pub(crate) fn topic(&self, name: &str) -> Option<Arc<TopicInner>> {
         self.topics.read().expect("no panic under this lock").get(name).cloned()
     }
@@ -124,7 +136,7 @@ impl StoreInner {
 
     /// Makes everything written so far durable, and lets readers see it; returns up to where.
     pub(crate) fn sync_journal(&self) -> Result<u64> {
-        let (work, topics) = {
+        let (work, generation, topics) = {
             let mut writer = self.writer();
             if let Some(failure) = self.context.failure() {
                 return Err(failure.clone());
@@ -137,13 +149,15 @@ impl StoreInner {
                     (topic, end)
                 })
                 .collect();
-            (writer.journal.sync_work(), topics)
+            let work = writer.journal.sync_work().map_err(|error| self.context.fail(error))?;
+            (work, writer.journal.generation(), topics)
         };
         let begun = std::time::Instant::now();
         for (file, path) in &work.files {
             self.context.sync_file(&**file, path)?;
         }
         self.context.counters.sync_latency.record(begun.elapsed());
+        self.live().synced(work.end, generation);
         for (topic, end) in topics {
             topic.move_high_watermark(end);
         }
@@ -212,6 +226,15 @@ impl Store {
         self.handle.inner.checkpoint()
     }
 
+    /// Removes what each topic's retention lets go, and reports it. Happens by itself as well.
+    ///
+    /// # Errors
+    /// The first that was met; topics that could be handled were.
+    pub fn run_retention(&self) -> Result<Vec<RetentionReport>> {
+        self.handle.inner.context.check_writable()?;
+        self.handle.inner.run_retention()
+    }
+
     /// Closes the store: no appends from now on, everything synced, a checkpoint. Readers may go on.
     ///
     /// # Errors
@@ -276,6 +299,8 @@ impl Handle {
         let background = self.background.lock().expect("no panic under this lock").take();
         inner.wake.all();
         drop(background);
+        // Nobody may touch the directory when its lock is released.
+        drop(inner.compacting.write().expect("no panic under this lock"));
         let outcome = match inner.context.failure() {
             Some(failure) => Err(failure.clone()),
             None => inner.sync().and_then(|()| inner.checkpoint()).and_then(|()| {
@@ -291,6 +316,9 @@ impl Handle {
         outcome
     }
 }
+
+/// Nobody else changes the files of a store that is open for writing.
+impl crate::cursor::Owner for Handle {}
 
 impl Drop for Handle {
     fn drop(&mut self) {

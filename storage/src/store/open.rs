@@ -3,8 +3,10 @@
 //! 1. Take the lock.
 //! 2. Read the checkpoint; without one, and in an empty directory, create the store.
 //! 3. Read the journal from there on and apply every frame to the topics, in memory.
-//! 4. Write once more and sync what is intact but perhaps not on the disk; keep a copy of a torn end.
-//! 5. Begin a new generation of the journal behind that, so that nothing stale can ever be taken for new.
+//! 4. Write once more and sync what is intact but perhaps not on the disk, the checkpoint too; keep a copy of a torn end.
+//! 5. Begin a new generation of the journal behind that, so that nothing stale can ever be taken for new; sync it,
+//!    because later files and checkpoints refer to it.
+//! 6. Tell readers in other processes where the store begins.
 //!
 //! Segments are not touched: the recovered records are in the tails, from where they are flushed as ever.
 
@@ -28,6 +30,7 @@ use crate::format::frame::{Change, FrameBuilder};
 use crate::format::{FORMAT_VERSION, HeaderProblem, crc};
 use crate::journal::recovery::{self, FoundFile, Recovered};
 use crate::journal::{self, Journal, Slot};
+use crate::live::Teller;
 use crate::settings::StoreSettings;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, Timestamp, TopicId, Uid};
@@ -89,6 +92,10 @@ impl StoreBuilder {
         self
     }
 
+    pub(crate) fn into_parts(self) -> (StoreSettings, Arc<dyn Disk>, Arc<dyn Clock>) {
+        (self.settings, self.disk, self.clock)
+    }
+
     /// Opens the store in directory `path` for reading and writing.
     ///
     /// # Errors
@@ -125,6 +132,9 @@ impl StoreBuilder {
                 state.apply(changes)
             })?;
         recovery::settle(&context, &files, &recovered)?;
+        if !is_clean || !damaged.is_empty() {
+            settle_checkpoint(&context, &checkpoint)?;
+        }
         let torn_kept = recovery::keep_torn(&context, &recovered);
         let report = RecoveryReport {
             was_clean: is_clean,
@@ -137,6 +147,7 @@ impl StoreBuilder {
             duration: begun.elapsed(),
         };
         let journal = begin_journal(&context, files, &recovered)?;
+        let live = Teller::open(&context, journal.generation(), recovered.end, checkpoint.position)?;
         for topic in state.topics.values() {
             topic.move_high_watermark(topic.log_end());
         }
@@ -160,9 +171,12 @@ impl StoreBuilder {
                 unsynced: Vec::new(),
             }),
             checkpointing: Mutex::new(()),
+            compacting: RwLock::new(()),
             checkpointed: AtomicU64::new(checkpoint.position.0),
+            checkpoint_error: Mutex::new(None),
             room: Watch::default(),
             wake: Wake::default(),
+            live: Mutex::new(live),
             recovery: RecoveryReport { duration: begun.elapsed(), ..report },
             context,
         });
@@ -263,6 +277,10 @@ fn create(disk: &dyn Disk, dir: &Path, may_create: bool) -> Result<Checkpoint> {
                     format!("it has a {name} but no checkpoint: if this was a store, restore that file");
                 return Err(Error::NotAStore { path: dir.into(), detail });
             }
+            // Somebody was stopped here, perhaps by a failed sync: only what is made anew is synced by the next one.
+            Ok(_) if may_create => {
+                disk.remove_dir(&path).map_err(|error| Error::io("remove directory", &path, error))?;
+            }
             _ => {}
         }
         if may_create {
@@ -287,6 +305,19 @@ fn create(disk: &dyn Disk, dir: &Path, may_create: bool) -> Result<Checkpoint> {
     };
     write_checkpoint(disk, dir, &checkpoint)?;
     Ok(checkpoint)
+}
+
+/// Puts the checkpoint in place once more. Whoever put it there may have been stopped before it was durable, and an
+/// earlier one needs journal files that may be used again from now on.
+fn settle_checkpoint(context: &Context, checkpoint: &Checkpoint) -> Result<()> {
+    match write_checkpoint(&*context.disk, &context.dir, checkpoint) {
+        // There is one in place, and no more can be done.
+        Err(Error::DiskFull { .. }) => {
+            let _ = context.disk.remove(&context.dir.join("checkpoint.new"));
+            context.sync_dir(&context.dir)
+        }
+        outcome => outcome,
+    }
 }
 
 /// Writes a checkpoint aside, syncs it, and puts it in place.
@@ -323,6 +354,17 @@ pub(crate) fn write_checkpoint(disk: &dyn Disk, dir: &Path, checkpoint: &Checkpo
 
 /// Begins a new generation in a file that nothing needs.
 fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered) -> Result<Journal> {
+    // The name of a file that was never used may not be on the disk: its process was killed before it had synced the
+    // name, or that sync failed, and then a later one does not make up for it. So it is named again.
+    for file in files.iter().filter(|file| file.header.is_none()) {
+        let aside = file.path.with_extension(&journal::HALF_MADE[1..]);
+        let rename = |from: &Path, to: &Path| {
+            context.disk.rename(from, to).map_err(|error| Error::io("rename journal file", from, error))
+        };
+        rename(&file.path, &aside)?;
+        rename(&aside, &file.path)?;
+    }
+    context.sync_dir(&journal::dir(context))?;
     let mut needed = Vec::new();
     let mut free = Vec::new();
     // Of another size than the settings say now, or half made.
@@ -350,21 +392,21 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
     let generation = recovered.generation + 1;
     let mut journal =
         Journal::begin(context, slot, generation, recovered.last_generation, recovered.end, needed, free)?;
-    if !odd.is_empty() {
-        // One of them may be where the checkpoint's position lies: first there must be another place that says so.
-        for (file, path) in journal.sync_work().files {
-            context.sync_file(&*file, &path)?;
-        }
-        for path in odd {
-            context.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
-        }
+    // The files that are free now may be where the checkpoint's position lies: before one of them is used again or
+    // removed there must be another place that says so. And the next checkpoint names this generation.
+    for (file, path) in journal.sync_work()?.files {
+        context.sync_file(&*file, &path)?;
+    }
+    for path in odd {
+        context.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
     }
     Ok(journal)
 }
 
 /// The topics while the journal is read back.
-pub(crate) struct Recovering<'a> {
-    context: &'a Arc<Context>,
+#[derive(Debug)]
+pub(crate) struct Recovering {
+    context: Arc<Context>,
     pub(crate) topics: BTreeMap<TopicId, Arc<TopicInner>>,
     pub(crate) next_topic: TopicId,
     pub(crate) deleted: Vec<TopicId>,
@@ -372,10 +414,10 @@ pub(crate) struct Recovering<'a> {
     pub(crate) records: u64,
 }
 
-impl<'a> Recovering<'a> {
-    pub(crate) fn new(context: &'a Arc<Context>, checkpoint: &Checkpoint) -> Self {
+impl Recovering {
+    pub(crate) fn new(context: &Arc<Context>, checkpoint: &Checkpoint) -> Self {
         Self {
-            context,
+            context: Arc::clone(context),
             topics: checkpoint
                 .topics
                 .iter()
@@ -415,7 +457,7 @@ impl<'a> Recovering<'a> {
                     };
                     if header.base_offset != topic.log_end() {
                         return Err(Error::CorruptFile {
-                            path: journal::dir(self.context),
+                            path: journal::dir(&self.context),
                             position: Position::ZERO,
                             detail: format!(
                                 "a batch of topic {} starts at offset {}, but the next one is {}",
@@ -440,7 +482,7 @@ impl<'a> Recovering<'a> {
                         active: None,
                         sealed: Vec::new(),
                     };
-                    self.topics.insert(id, Arc::new(TopicInner::new(self.context, &state)));
+                    self.topics.insert(id, Arc::new(TopicInner::new(&self.context, &state)));
                     self.next_topic = self.next_topic.max(TopicId(id.0 + 1));
                 }
                 Change::TopicAltered { topic, settings } => {
@@ -449,7 +491,9 @@ impl<'a> Recovering<'a> {
                     }
                 }
                 Change::TopicDeleted { topic } => {
-                    self.topics.remove(&topic);
+                    if let Some(topic) = self.topics.remove(&topic) {
+                        topic.drop_tail();
+                    }
                     self.deleted.push(topic);
                 }
                 Change::Trimmed { topic, log_start_offset } => {

@@ -13,12 +13,12 @@
 //! journal says which batch starts a segment: the same bytes go to the same places.
 
 use std::io::IoSlice;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::TopicInner;
 use super::tail::TailBatch;
+use crate::context::{Context, NamedFile};
 use crate::disk::{File, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
@@ -30,8 +30,8 @@ use crate::types::{Offset, Timestamp};
 
 /// Most batches in one write; the kernel takes 1024 parts, and each batch is two.
 const BATCHES_PER_WRITE: usize = 512;
-/// Bytes in one write, about.
-const BYTES_PER_WRITE: u64 = 1 << 20;
+/// Bytes taken from the tail at once, about.
+const BYTES_AT_ONCE: u64 = 1 << 20;
 
 /// What a topic's flusher holds. Its lock is held while files are written.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(crate) struct Flush {
     active: Option<Active>,
     /// Segments that were written to and not synced since, with their files. The file stays open: the kernel
     /// reports a failed write-back to those who had the file open.
-    pub(crate) unsynced: Vec<(Arc<dyn File>, PathBuf)>,
+    pub(crate) unsynced: Vec<NamedFile>,
     /// Whether the directory has entries that were not synced.
     pub(crate) is_dir_unsynced: bool,
     /// Where the active segment stood at the checkpoint; what is behind it in the file is to be cut.
@@ -60,6 +60,36 @@ struct Active {
     /// Along with the segment's own, so that sealing has it at hand.
     index: Box<IndexBuilder>,
     is_unsynced: bool,
+    _counted: CountedOpen,
+}
+
+/// Counts an open segment file as long as it lives.
+#[derive(Debug)]
+struct CountedOpen {
+    context: Arc<Context>,
+}
+
+impl CountedOpen {
+    fn new(context: &Arc<Context>) -> Self {
+        context.counters.segment_files_open.add(1);
+        Self { context: Arc::clone(context) }
+    }
+}
+
+impl Drop for CountedOpen {
+    fn drop(&mut self) {
+        self.context.counters.segment_files_open.sub(1);
+    }
+}
+
+impl Active {
+    /// Puts the file on the list of those to be synced, before something is written to it.
+    fn note_unsynced(&mut self, unsynced: &mut Vec<NamedFile>) {
+        if !self.is_unsynced {
+            self.is_unsynced = true;
+            unsynced.push((Arc::clone(&self.file), self.segment.path.clone()));
+        }
+    }
 }
 
 impl Flush {
@@ -83,11 +113,6 @@ impl Flush {
         }
     }
 
-    /// Whether a file is open.
-    pub(crate) fn has_open_file(&self) -> bool {
-        self.active.is_some()
-    }
-
     /// Lets go of the active segment if it is `segment`, which was trimmed.
     pub(crate) fn forget(&mut self, segment: &Arc<Segment>) {
         if self.active.as_ref().is_some_and(|active| Arc::ptr_eq(&active.segment, segment)) {
@@ -97,7 +122,7 @@ impl Flush {
     }
 
     /// What is to be synced, handed over.
-    pub(crate) fn take_unsynced(&mut self) -> (Vec<(Arc<dyn File>, PathBuf)>, bool) {
+    pub(crate) fn take_unsynced(&mut self) -> (Vec<NamedFile>, bool) {
         if let Some(active) = &mut self.active {
             active.is_unsynced = false;
         }
@@ -131,25 +156,32 @@ impl TopicInner {
         }
         let mut flush = self.lock_flush()?;
         loop {
-            let batches = {
-                let tail = self.tail();
-                if tail.first_offset() >= limit {
+            let (first_offset, chunks) = {
+                let mut tail = self.tail();
+                let first_offset = tail.first_offset();
+                if first_offset >= limit {
                     return Ok(());
                 }
-                tail.front(BATCHES_PER_WRITE, BYTES_PER_WRITE)
+                (first_offset, tail.front(BYTES_AT_ONCE))
             };
-            let mut rest = &batches[..];
-            while let Some(first) = rest.first() {
-                let count = rest.iter().take_while(|batch| batch.segment == first.segment).count();
-                let (run, behind) = rest.split_at(count);
-                if !self.was_forgotten(first) {
-                    self.write_run(&mut flush, run)?;
+            for chunk in &chunks {
+                let present = chunk.partition_point(|batch| batch.base_offset < first_offset);
+                let mut rest = &chunk[present..];
+                while let Some(first) = rest.first() {
+                    let same = |batch: &&TailBatch| batch.segment == first.segment;
+                    let count = rest.iter().take(BATCHES_PER_WRITE).take_while(same).count();
+                    let (run, behind) = rest.split_at(count);
+                    if !self.was_forgotten(first) {
+                        self.write_run(&mut flush, run)?;
+                    }
+                    // Now, and not when all are written: the next try must not begin a segment anew that is sealed.
+                    let written = run.last().map_or(limit, |batch| batch.next_offset);
+                    let (dropped, gone) = self.tail().drop_below(written);
+                    self.context.counters.tail_bytes.sub(dropped);
+                    drop(gone);
+                    rest = behind;
                 }
-                rest = behind;
             }
-            let written = batches.last().map_or(limit, |batch| batch.next_offset);
-            let dropped = self.tail().drop_below(written);
-            self.context.counters.tail_bytes.sub(dropped);
         }
     }
 
@@ -174,10 +206,7 @@ impl TopicInner {
             let crc: [u8; 4] = batch.bytes[..4].try_into().expect("a header has four bytes");
             headers.push((header, crc));
         }
-        if !active.is_unsynced {
-            active.is_unsynced = true;
-            flush.unsynced.push((Arc::clone(&active.file), active.segment.path.clone()));
-        }
+        active.note_unsynced(&mut flush.unsynced);
         active
             .file
             .write_at(&parts, start)
@@ -216,7 +245,8 @@ impl TopicInner {
             flush.resume = None;
             return self.activate(flush, base_offset);
         }
-        if let Some(active) = &flush.active {
+        if let Some(active) = &mut flush.active {
+            active.note_unsynced(&mut flush.unsynced);
             self.seal(active)?;
             flush.active = None;
         }
@@ -245,7 +275,7 @@ impl TopicInner {
         }
         let mut index = segment.take_index(&self.context)?;
         index.move_to(resume.bytes);
-        Ok(Active { segment, file, index, is_unsynced: false })
+        Ok(Active { segment, file, index, is_unsynced: false, _counted: CountedOpen::new(&self.context) })
     }
 
     /// Writes index and footer.
@@ -272,7 +302,13 @@ impl TopicInner {
     }
 
     fn create(&self, flush: &mut Flush, base_offset: Offset) -> Result<Active> {
+        let is_known = self.segments().iter().any(|segment| segment.base_offset == base_offset);
+        assert!(!is_known, "segment {base_offset} of topic {} is begun a second time", self.name);
         let disk = &self.context.disk;
+        if self.segments().is_empty() {
+            // A directory that was left by a failed sync would not be synced by the next one; fails if there is none.
+            let _ = disk.remove_dir(&self.dir);
+        }
         disk.create_dir(&self.dir).map_err(|error| Error::io("create directory", &self.dir, error))?;
         let fresh = SealedSegment {
             base_offset,
@@ -303,6 +339,12 @@ impl TopicInner {
         self.context.counters.segments_created.add(1);
         let listed = Arc::clone(&segment);
         self.update_segments(move |segments| segments.push(Arc::clone(&listed)));
-        Ok(Active { segment, file, index: Box::new(IndexBuilder::new(base_offset)), is_unsynced: false })
+        Ok(Active {
+            segment,
+            file,
+            index: Box::new(IndexBuilder::new(base_offset)),
+            is_unsynced: false,
+            _counted: CountedOpen::new(&self.context),
+        })
     }
 }

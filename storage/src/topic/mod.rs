@@ -9,7 +9,9 @@
 //! | [`tail`] | the recent end, in memory |
 //! | [`flush`] | from the tail into segments |
 //! | [`files`] | whether the files are those that the store knows of |
+//! | [`adopt`] | taking over what a checkpoint of another process says |
 
+pub(crate) mod adopt;
 pub(crate) mod files;
 pub(crate) mod flush;
 pub(crate) mod tail;
@@ -47,6 +49,7 @@ pub(crate) struct TopicInner {
     pub(crate) dir: PathBuf,
     pub(crate) context: Arc<Context>,
     pub(crate) settings: ArcSwap<TopicSettings>,
+    memory_bytes_max: Option<u64>,
     log_start: AtomicU64,
     high_watermark: AtomicU64,
     log_end: AtomicU64,
@@ -66,6 +69,8 @@ pub(crate) struct TopicInner {
     pub(crate) last_retention: Mutex<Option<RetentionReport>>,
     pub(crate) last_compaction: Mutex<Option<CompactionReport>>,
     pub(crate) is_compacting: AtomicBool,
+    /// Sealed segments that end here or before are in the checkpoint on disk: recovery never writes them again.
+    checkpointed_end: AtomicU64,
 }
 
 impl TopicInner {
@@ -78,7 +83,14 @@ impl TopicInner {
             let path = dir.join(file_name(sealed.base_offset, sealed.rewrites));
             Arc::new(Segment::new(path, state.name.clone(), seed, capacity, sealed, is_sealed))
         };
-        let mut segments: Vec<_> = state.sealed.iter().map(|sealed| open(sealed, true)).collect();
+        // One that is trimmed may have been removed since, without a further word in the journal.
+        let is_trimmed = |sealed: &&SealedSegment| sealed.next_offset <= state.log_start_offset;
+        let mut segments: Vec<_> = state
+            .sealed
+            .iter()
+            .filter(|sealed| !is_trimmed(sealed))
+            .map(|sealed| open(sealed, true))
+            .collect();
         if let Some(active) = state.active.filter(|active| active.bytes > HEADER_BYTES as u64) {
             let unsealed = SealedSegment {
                 base_offset: active.base_offset,
@@ -92,7 +104,7 @@ impl TopicInner {
             segments.push(open(&unsealed, false));
         }
         let head = Head { next_offset: state.next_offset, last_time: state.last_time, active: state.active };
-        Self {
+        let topic = Self {
             id: state.id,
             uid: state.uid,
             name: state.name.clone(),
@@ -100,6 +112,10 @@ impl TopicInner {
             dir,
             context: Arc::clone(context),
             settings: ArcSwap::from_pointee(state.settings.clone()),
+            memory_bytes_max: match state.settings.storage {
+                Storage::Memory { bytes_max } => Some(bytes_max),
+                Storage::Disk => None,
+            },
             log_start: AtomicU64::new(state.log_start_offset.0),
             high_watermark: AtomicU64::new(state.next_offset.0),
             log_end: AtomicU64::new(state.next_offset.0),
@@ -116,12 +132,26 @@ impl TopicInner {
             last_retention: Mutex::new(None),
             last_compaction: Mutex::new(None),
             is_compacting: AtomicBool::new(false),
-        }
+            checkpointed_end: AtomicU64::new(0),
+        };
+        topic.set_checkpointed(state);
+        topic
     }
 
-    /// Whether its records are in memory only.
+    /// The checkpoint on disk has this state.
+    pub(crate) fn set_checkpointed(&self, state: &TopicState) {
+        let end = state.sealed.last().map_or(Offset::ZERO, |sealed| sealed.next_offset);
+        self.checkpointed_end.fetch_max(end.0, Ordering::AcqRel);
+    }
+
+    /// Up to where segments are sealed and in the checkpoint on disk.
+    pub(crate) fn checkpointed_end(&self) -> Offset {
+        Offset(self.checkpointed_end.load(Ordering::Acquire))
+    }
+
+    /// Whether its records are in memory only. Fixed at creation.
     pub(crate) fn is_in_memory(&self) -> bool {
-        matches!(self.settings.load().storage, Storage::Memory { .. })
+        self.memory_bytes_max.is_some()
     }
 
     pub(crate) fn log_start(&self) -> Offset {
@@ -154,15 +184,24 @@ impl TopicInner {
         {
             let mut tail = self.tail();
             tail.push(bytes, next_offset, append_time, rolls);
-            if let Storage::Memory { bytes_max } = self.settings.load().storage {
-                let dropped = tail.drop_beyond(bytes_max);
-                self.context.counters.tail_bytes.sub(dropped);
+            if let Some(bytes_max) = self.memory_bytes_max {
+                // It has a bound of its own, and waits for no segment.
+                drop(tail.drop_beyond(bytes_max));
                 self.log_start.fetch_max(tail.first_offset().0, Ordering::AcqRel);
+            } else {
+                self.context.counters.tail_bytes.add(length);
             }
         }
-        self.context.counters.tail_bytes.add(length);
-        self.bytes_appended.add(length);
+        self.bytes_appended.add_alone(length);
         self.log_end.store(next_offset.0, Ordering::Release);
+    }
+
+    /// Forgets what waits in memory: the topic was deleted. Nobody flushes it meanwhile.
+    pub(crate) fn drop_tail(&self) {
+        let (dropped, _) = self.tail().drop_below(Offset::MAX);
+        if !self.is_in_memory() {
+            self.context.counters.tail_bytes.sub(dropped);
+        }
     }
 
     /// What is below `offset` is synced: readers may see it.
@@ -177,8 +216,7 @@ impl TopicInner {
         {
             let mut tail = self.tail();
             if self.is_in_memory() {
-                let dropped = tail.drop_below(offset);
-                self.context.counters.tail_bytes.sub(dropped);
+                drop(tail.drop_below(offset));
             }
             if offset == tail.head.next_offset {
                 // Nothing is left in the active segment: the next batch starts a new one, and this one can go.
@@ -206,15 +244,26 @@ impl TopicInner {
         });
     }
 
-    /// Takes segments that hold nothing but trimmed records out of the list; returns them.
+    /// Takes segments that hold nothing but trimmed records out of the list; returns them. What is still on its way to
+    /// a segment counts: if any of it is not trimmed, the segment stays, and else it need not get there any more.
     pub(crate) fn forget_trimmed(&self) -> Vec<Arc<Segment>> {
         let log_start = self.log_start();
-        let active = self.head().active.map(|active| active.base_offset);
-        let is_trimmed = |segment: &Arc<Segment>| {
-            segment.next_offset() <= log_start && Some(segment.base_offset) != active
+        let trimmed: Vec<_> = {
+            let mut tail = self.tail();
+            let active = tail.head.active.map(|active| active.base_offset);
+            let is_trimmed = |segment: &Arc<Segment>| {
+                let end = tail.segment_end(segment.base_offset).unwrap_or(segment.next_offset());
+                end <= log_start && Some(segment.base_offset) != active
+            };
+            let trimmed = self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect();
+            if !self.is_in_memory() {
+                let (dropped, _) = tail.drop_trimmed(log_start);
+                self.context.counters.tail_bytes.sub(dropped);
+            }
+            trimmed
         };
-        let trimmed: Vec<_> = self.segments().iter().filter(|segment| is_trimmed(segment)).cloned().collect();
         if !trimmed.is_empty() {
+            let is_trimmed = |segment: &Arc<Segment>| trimmed.iter().any(|gone| Arc::ptr_eq(gone, segment));
             self.update_segments(|segments| segments.retain(|segment| !is_trimmed(segment)));
         }
         trimmed

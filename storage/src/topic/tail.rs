@@ -9,6 +9,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -62,11 +63,26 @@ impl Head {
     }
 }
 
+/// Batches in one chunk at most.
+const CHUNK_BATCHES: usize = 256;
+/// Bytes in one chunk, about.
+const CHUNK_BYTES: u64 = 256 << 10;
+
+/// Some batches in a row. A full chunk does not change any more, so that the flusher takes and drops many batches in
+/// one step: whoever appends meanwhile waits for the lock no longer than that.
+pub(crate) type Chunk = Arc<Vec<TailBatch>>;
+
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     pub(crate) head: Head,
-    batches: VecDeque<TailBatch>,
+    /// Full chunks, oldest first. None is empty.
+    full: VecDeque<Chunk>,
+    /// The chunk that grows.
+    growing: Vec<TailBatch>,
+    growing_bytes: u64,
+    /// Batches of the oldest chunk that were dropped already.
+    dropped: usize,
     bytes: u64,
 }
 
@@ -77,7 +93,7 @@ impl Tail {
 
     /// The first offset that is here; the head's next one if none is.
     pub(crate) fn first_offset(&self) -> Offset {
-        self.batches.front().map_or(self.head.next_offset, |batch| batch.base_offset)
+        self.oldest().get(self.dropped).map_or(self.head.next_offset, |batch| batch.base_offset)
     }
 
     /// Bytes of all batches.
@@ -91,58 +107,202 @@ impl Tail {
         self.head.advance(bytes.len(), next_offset, append_time, rolls);
         let segment = self.head.active.map_or(base_offset, |active| active.base_offset);
         self.bytes += bytes.len() as u64;
-        self.batches.push_back(TailBatch { base_offset, next_offset, append_time, segment, bytes });
+        self.growing_bytes += bytes.len() as u64;
+        self.growing.push(TailBatch { base_offset, next_offset, append_time, segment, bytes });
+        if self.growing.len() >= CHUNK_BATCHES || self.growing_bytes >= CHUNK_BYTES {
+            self.seal_chunk();
+        }
     }
 
     /// The batch that covers `offset`, or the first one behind it.
     pub(crate) fn find(&self, offset: Offset) -> Option<&TailBatch> {
-        let number = self.batches.partition_point(|batch| batch.next_offset <= offset);
-        self.batches.get(number)
-    }
-
-    /// The last batch that starts before `offset`.
-    pub(crate) fn find_before(&self, offset: Offset) -> Option<&TailBatch> {
-        let number = self.batches.partition_point(|batch| batch.base_offset < offset);
-        self.batches.get(number.checked_sub(1)?)
+        self.first_where(|batch| batch.next_offset > offset)
     }
 
     /// The first batch appended at `time` or later.
     pub(crate) fn find_time(&self, time: Timestamp) -> Option<&TailBatch> {
-        let number = self.batches.partition_point(|batch| batch.append_time < time);
-        self.batches.get(number)
+        self.first_where(|batch| batch.append_time >= time)
     }
 
-    /// The first batches: at most `count`, and about `bytes`.
-    pub(crate) fn front(&self, count: usize, bytes: u64) -> Vec<TailBatch> {
+    /// The last batch that starts before `offset`.
+    pub(crate) fn find_before(&self, offset: Offset) -> Option<&TailBatch> {
+        self.last_where(|batch| batch.base_offset < offset)
+    }
+
+    /// One past the last offset here that belongs to the segment with this base offset, if any does.
+    pub(crate) fn segment_end(&self, base_offset: Offset) -> Option<Offset> {
+        let last = self.last_where(|batch| batch.segment <= base_offset)?;
+        (last.segment == base_offset).then_some(last.next_offset)
+    }
+
+    /// The first chunks: whole ones, with about `bytes` in all. The first batches of the first one may have been
+    /// dropped: they lie below [`first_offset`](Self::first_offset).
+    pub(crate) fn front(&mut self, bytes: u64) -> Vec<Chunk> {
+        if self.full.is_empty() {
+            self.seal_chunk();
+        }
         let mut sum = 0;
-        let within = |batch: &&TailBatch| {
+        let within = |chunk: &&Chunk| {
             let fits = sum < bytes;
-            sum += batch.bytes.len() as u64;
+            sum += chunk.iter().map(|batch| batch.bytes.len() as u64).sum::<u64>();
             fits
         };
-        self.batches.iter().take(count).take_while(within).cloned().collect()
+        self.full.iter().take_while(within).cloned().collect()
     }
 
-    /// Drops the batches below `offset`; returns how many bytes they had.
-    pub(crate) fn drop_below(&mut self, offset: Offset) -> u64 {
-        let before = self.bytes;
-        while self.batches.front().is_some_and(|batch| batch.next_offset <= offset) {
-            if let Some(batch) = self.batches.pop_front() {
-                self.bytes -= batch.bytes.len() as u64;
-            }
-        }
-        before - self.bytes
+    /// Drops the batches below `offset`. Returns how many bytes they had, and chunks that the caller lets go of when
+    /// it has released the lock.
+    pub(crate) fn drop_below(&mut self, offset: Offset) -> (u64, Vec<Chunk>) {
+        self.drop_while(|_, batch| batch.next_offset <= offset)
     }
 
-    /// Drops the oldest batches until at most `bytes_max` are left, but never the last one; returns the bytes
-    /// dropped.
-    pub(crate) fn drop_beyond(&mut self, bytes_max: u64) -> u64 {
-        let before = self.bytes;
-        while self.bytes > bytes_max && self.batches.len() > 1 {
-            if let Some(batch) = self.batches.pop_front() {
-                self.bytes -= batch.bytes.len() as u64;
-            }
+    /// Drops the batches of segments that end at or before `log_start`; else as [`drop_below`](Self::drop_below).
+    pub(crate) fn drop_trimmed(&mut self, log_start: Offset) -> (u64, Vec<Chunk>) {
+        let active = self.head.active.map(|active| active.base_offset);
+        let (mut bytes, mut gone) = (0, Vec::new());
+        while let Some(segment) = self.oldest().get(self.dropped).map(|batch| batch.segment)
+            && Some(segment) != active
+            && let Some(end) = self.segment_end(segment).filter(|end| *end <= log_start)
+        {
+            let dropped = self.drop_below(end);
+            bytes += dropped.0;
+            gone.extend(dropped.1);
         }
-        before - self.bytes
+        (bytes, gone)
+    }
+
+    /// Drops the oldest batches until at most `bytes_max` are left, but never the last one; else as
+    /// [`drop_below`](Self::drop_below).
+    pub(crate) fn drop_beyond(&mut self, bytes_max: u64) -> (u64, Vec<Chunk>) {
+        let end = self.head.next_offset;
+        self.drop_while(|bytes, batch| bytes > bytes_max && batch.next_offset < end)
+    }
+
+    fn drop_while(&mut self, goes: impl Fn(u64, &TailBatch) -> bool) -> (u64, Vec<Chunk>) {
+        let before = self.bytes;
+        let mut gone = Vec::new();
+        loop {
+            let mut bytes = self.bytes;
+            let chunk = self.oldest();
+            let mut dropped = self.dropped;
+            while let Some(batch) = chunk.get(dropped)
+                && goes(bytes, batch)
+            {
+                bytes -= batch.bytes.len() as u64;
+                dropped += 1;
+            }
+            let is_whole = dropped > 0 && dropped == chunk.len();
+            self.bytes = bytes;
+            self.dropped = dropped;
+            if !is_whole {
+                return (before - self.bytes, gone);
+            }
+            if self.full.is_empty() {
+                self.seal_chunk();
+            }
+            gone.extend(self.full.pop_front());
+            self.dropped = 0;
+        }
+    }
+
+    fn oldest(&self) -> &[TailBatch] {
+        self.full.front().map_or(&self.growing, |chunk| chunk)
+    }
+
+    fn seal_chunk(&mut self) {
+        if !self.growing.is_empty() {
+            let capacity = self.growing.len();
+            self.full.push_back(Arc::new(std::mem::replace(&mut self.growing, Vec::with_capacity(capacity))));
+            self.growing_bytes = 0;
+        }
+    }
+
+    /// The first batch for which `holds`, which is false up to some batch and true from there on.
+    fn first_where(&self, holds: impl Fn(&TailBatch) -> bool) -> Option<&TailBatch> {
+        let chunks = self.full.partition_point(|chunk| !holds(&chunk[chunk.len() - 1]));
+        let chunk = self.full.get(chunks).map_or(&self.growing[..], |chunk| chunk);
+        let skipped = if chunks == 0 { self.dropped } else { 0 };
+        chunk.get(chunk.partition_point(|batch| !holds(batch)).max(skipped))
+    }
+
+    /// The last batch for which `holds`, which is true up to some batch and false from there on.
+    fn last_where(&self, holds: impl Fn(&TailBatch) -> bool) -> Option<&TailBatch> {
+        let last_in = |batches: &[TailBatch]| batches.partition_point(&holds).checked_sub(1);
+        if let Some(number) = last_in(&self.growing) {
+            return self.present(&self.growing, number, self.full.is_empty());
+        }
+        let chunks = self.full.partition_point(|chunk| holds(&chunk[0]));
+        let chunk = &self.full[chunks.checked_sub(1)?];
+        self.present(chunk, last_in(chunk)?, chunks == 1)
+    }
+
+    /// The batch with this number unless it was dropped.
+    fn present<'a>(&self, chunk: &'a [TailBatch], number: usize, is_oldest: bool) -> Option<&'a TailBatch> {
+        (!is_oldest || number >= self.dropped).then(|| &chunk[number])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail(batches: u64) -> Tail {
+        let mut tail = Tail::default();
+        for n in 0..batches {
+            tail.push(Bytes::from(vec![0; 10]), Offset(2 * n + 2), Timestamp(n), false);
+        }
+        tail
+    }
+
+    #[test]
+    fn each_batch_is_found_by_its_offsets_and_its_time() {
+        let tail = tail(1000);
+        for n in 0..1000 {
+            for offset in [2 * n, 2 * n + 1] {
+                assert_eq!(tail.find(Offset(offset)).unwrap().base_offset, Offset(2 * n));
+                assert_eq!(tail.find_before(Offset(offset + 1)).unwrap().base_offset, Offset(2 * n));
+            }
+            assert_eq!(tail.find_time(Timestamp(n)).unwrap().base_offset, Offset(2 * n));
+        }
+        assert!(tail.find(Offset(2000)).is_none());
+        assert!(tail.find_time(Timestamp(1000)).is_none());
+        assert!(tail.find_before(Offset(0)).is_none());
+    }
+
+    #[test]
+    fn what_is_dropped_is_not_found_and_its_bytes_are_counted() {
+        let mut tail = tail(1000);
+        let mut left = 10_000;
+        for offset in [0, 1, 2, 511, 512, 513, 1001, 1999, 2000] {
+            let (bytes, _) = tail.drop_below(Offset(offset));
+            left -= bytes;
+            assert_eq!(tail.bytes(), left);
+            let first = offset / 2 * 2;
+            assert_eq!(tail.first_offset(), Offset(first));
+            assert_eq!(left, (2000 - first) / 2 * 10);
+            assert!(tail.find_before(Offset(first)).is_none());
+            assert_eq!(
+                tail.find(Offset(0)).map(|batch| batch.base_offset.0),
+                (first < 2000).then_some(first)
+            );
+        }
+    }
+
+    #[test]
+    fn a_bound_on_bytes_never_drops_the_last_batch() {
+        let mut tail = tail(1000);
+        assert_eq!(tail.drop_beyond(95).0, 9910);
+        assert_eq!(tail.drop_beyond(0).0, 80);
+        assert_eq!(tail.first_offset(), Offset(1998));
+    }
+
+    #[test]
+    fn the_front_is_whole_chunks_of_about_the_bytes_asked_for() {
+        let mut tail = tail(1000);
+        let chunks = tail.front(3000);
+        assert_eq!(chunks.iter().map(|chunk| chunk.len()).sum::<usize>(), 512);
+        assert_eq!(chunks[0][0].base_offset, Offset(0));
+        tail.drop_below(Offset(1024 + 512));
+        assert_eq!(tail.front(u64::MAX).iter().map(|chunk| chunk.len()).sum::<usize>(), 232);
     }
 }

@@ -190,12 +190,13 @@ impl Drop for SimWriter {
 #[derive(Debug)]
 pub(super) struct SimLock {
     handle: Handle,
+    is_shared: bool,
 }
 
 impl SimLock {
     /// For a node whose handle and lock have been taken already.
-    pub(super) fn new(disk: SimDisk, node: NodeId) -> Self {
-        Self { handle: Handle { disk, node } }
+    pub(super) fn new(disk: SimDisk, node: NodeId, is_shared: bool) -> Self {
+        Self { handle: Handle { disk, node }, is_shared }
     }
 }
 
@@ -203,7 +204,12 @@ impl DirLock for SimLock {}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        self.handle.disk.world().return_lock(self.handle.node);
+        let mut world = self.handle.disk.world();
+        if self.is_shared {
+            world.return_shared_lock(self.handle.node);
+        } else {
+            world.return_lock(self.handle.node);
+        }
     }
 }
 

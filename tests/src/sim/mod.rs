@@ -312,17 +312,33 @@ impl Disk for SimDisk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => world.create_file(path)?,
             Err(error) => return Err(error),
         };
-        let content = world.content(node)?;
-        if world.is_locked(node) {
-            let mut holder = vec![0; usize::try_from(content.len().min(4096)).expect("at most 4096")];
-            content.read(&mut holder, 0);
-            let holder = String::from_utf8_lossy(&holder).into_owned();
-            return Err(io::Error::new(io::ErrorKind::WouldBlock, holder));
+        if world.is_locked(node) || world.has_shared_lock(node) {
+            return Err(held(&world, node)?);
         }
         world.content_mut(node)?.set_len(0);
         world.write(node, holder.as_bytes(), 0)?;
         world.take_lock(node);
         world.add_handle(node);
-        Ok(Box::new(SimLock::new(self.clone(), node)))
+        Ok(Box::new(SimLock::new(self.clone(), node, false)))
     }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Box<dyn DirLock>> {
+        let mut world = self.world();
+        world.check_power()?;
+        let node = world.find(path)?;
+        if world.is_locked(node) {
+            return Err(held(&world, node)?);
+        }
+        world.take_shared_lock(node);
+        world.add_handle(node);
+        Ok(Box::new(SimLock::new(self.clone(), node, true)))
+    }
+}
+
+/// What somebody is told who wants a lock that another one has.
+fn held(world: &World, node: world::NodeId) -> io::Result<io::Error> {
+    let content = world.content(node)?;
+    let mut holder = vec![0; usize::try_from(content.len().min(4096)).expect("at most 4096")];
+    content.read(&mut holder, 0);
+    Ok(io::Error::new(io::ErrorKind::WouldBlock, String::from_utf8_lossy(&holder).into_owned()))
 }

@@ -24,6 +24,8 @@ pub(super) struct World {
     nodes: BTreeMap<NodeId, Node>,
     next_node: u64,
     locked: BTreeSet<NodeId>,
+    /// How many share the lock of a file.
+    shared_locks: BTreeMap<NodeId, usize>,
     pub(super) capacity_bytes: Option<u64>,
     pub(super) ops: u64,
     pub(super) halt_at: Option<u64>,
@@ -64,6 +66,7 @@ impl World {
             nodes: BTreeMap::new(),
             next_node: 0,
             locked: BTreeSet::new(),
+            shared_locks: BTreeMap::new(),
             capacity_bytes: None,
             ops: 0,
             halt_at: None,
@@ -345,6 +348,21 @@ impl World {
 
     pub(super) fn is_locked(&self, id: NodeId) -> bool {
         self.locked.contains(&id)
+    }
+
+    pub(super) fn has_shared_lock(&self, id: NodeId) -> bool {
+        self.shared_locks.contains_key(&id)
+    }
+
+    pub(super) fn take_shared_lock(&mut self, id: NodeId) {
+        *self.shared_locks.entry(id).or_default() += 1;
+    }
+
+    pub(super) fn return_shared_lock(&mut self, id: NodeId) {
+        if let Some(count) = self.shared_locks.get_mut(&id) {
+            *count -= 1;
+            self.shared_locks.retain(|_, count| *count > 0);
+        }
     }
 
     pub(super) fn take_lock(&mut self, id: NodeId) {

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Fuzzes each target for a time and fails if one finds something.
+#
+#   fuzz/run.sh SECONDS [TARGET...]
+#
+# Needs no cargo-fuzz and no nightly compiler: coverage and the address sanitizer are switched on by hand. What a target
+# finds is kept in fuzz/artifacts/TARGET; run it again with fuzz/target/*/release/TARGET FILE.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
+shift
+targets=("$@")
+if [ ${#targets[@]} -eq 0 ]; then
+    targets=(record batch frame segment checkpoint settings clean store)
+fi
+
+host=$(rustc -vV | sed -n 's/^host: //p')
+export RUSTC_BOOTSTRAP=1
+# As cargo-fuzz does it. The flags are for the targets only, not for build scripts: hence --target.
+export RUSTFLAGS="--cfg fuzzing -Zsanitizer=address -Ccodegen-units=1 -Cforce-frame-pointers \
+ -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+ -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+ -Cllvm-args=-sanitizer-coverage-trace-compares"
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+builds=()
+for target in "${targets[@]}"; do
+    builds+=(--bin "$target")
+done
+cargo build --release --target "$host" "${builds[@]}"
+
+golden=../tests/format/v1
+# Seeds: the golden files; for the store, as the file that they replace and as short overwrites.
+seed() {
+    local target=$1 dir=corpus/$1 number=0 store file
+    mkdir -p "$dir"
+    case $target in
+    store)
+        for store in 0 1; do
+            local name=closed
+            [ $store = 0 ] || name=killed
+            number=0
+            while IFS= read -r file; do
+                { printf "\\x0$store\\x$(printf %02x $number)\\x05\\x00\\x00"; cat "$file"; } >"$dir/replace-$name-$number"
+                printf "\\x0$store\\x$(printf %02x $number)\\x00\\x50\\x00seed" >"$dir/overwrite-$name-$number"
+                printf "\\x0$store\\x$(printf %02x $number)\\x06\\x50\\x00" >"$dir/cut-$name-$number"
+                number=$((number + 1))
+            done < <(cd $golden/$name && find . -type f | LC_ALL=C sort | sed "s|^\\.|$golden/$name|")
+        done
+        ;;
+    *)
+        while IFS= read -r file; do
+            number=$((number + 1))
+            case $target:$file in
+            segment:*.segment) cp "$file" "$dir/golden-$number" ;;
+            batch:*.segment) tail -c +65 "$file" >"$dir/golden-$number" ;;
+            record:*.segment) tail -c +113 "$file" >"$dir/golden-$number" ;;
+            frame:*.journal)
+                head -c 72 "$file" >"$dir/header-$number"
+                head -c 4608 "$file" | tail -c +4097 >"$dir/golden-$number"
+                ;;
+            checkpoint:*/checkpoint | settings:*/checkpoint)
+                head -c 332 "$file" | tail -c +33 >"$dir/golden-$number"
+                ;;
+            clean:*/clean) cp "$file" "$dir/golden-$number" ;;
+            esac
+        done < <(find $golden -type f)
+        ;;
+    esac
+}
+
+status=0
+for target in "${targets[@]}"; do
+    seed "$target"
+    mkdir -p "artifacts/$target"
+    options=(-max_total_time="$seconds" -artifact_prefix="artifacts/$target/" -rss_limit_mb=2048 -timeout=20
+        -print_final_stats=1 -verbosity=0)
+    # See the target: a fuzzer that learns to make right checksums can write anything.
+    [ "$target" != store ] || options+=(-use_cmp=0 -max_len=20000 -len_control=0)
+    echo "fuzz: $target for $seconds s"
+    if ! "$CARGO_TARGET_DIR/$host/release/$target" "${options[@]}" "corpus/$target"; then
+        echo "fuzz: $target FAILED, see fuzz/artifacts/$target" >&2
+        status=1
+    fi
+done
+exit $status

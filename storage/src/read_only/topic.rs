@@ -1,0 +1,122 @@
+//! A topic of a store that is open for reading only, as its users hold it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{ReadHandle, ReadOnlyStore};
+use crate::cursor::{
+    Backwards, Cursor, Records, RecordsBackwards, Source, Start, StoredRecord, Visibility, get,
+};
+use crate::error::Result;
+use crate::settings::TopicSettings;
+use crate::stats::TopicStats;
+use crate::topic::TopicInner;
+use crate::types::{Offset, TopicName, Uid};
+
+/// A topic of a [`ReadOnlyStore`]: what [`Topic`](crate::Topic) offers for reading. Cheap to clone; it keeps the store
+/// open.
+///
+/// The records of a topic in memory are in the writer's memory: here it is empty.
+#[derive(Clone)]
+pub struct ReadOnlyTopic {
+    inner: Arc<TopicInner>,
+    handle: Arc<ReadHandle>,
+}
+
+impl fmt::Debug for ReadOnlyTopic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadOnlyTopic").field("name", &self.inner.name).finish_non_exhaustive()
+    }
+}
+
+impl ReadOnlyTopic {
+    pub(super) fn new(inner: Arc<TopicInner>, handle: Arc<ReadHandle>) -> Self {
+        Self { inner, handle }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &TopicName {
+        &self.inner.name
+    }
+
+    /// What tells it from every other topic, also from a later one of the same name.
+    pub fn uid(&self) -> Uid {
+        self.inner.uid
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> TopicSettings {
+        TopicSettings::clone(&self.inner.settings.load())
+    }
+
+    /// The records from `start` to the end as it is known when it is reached.
+    ///
+    /// # Errors
+    /// [`Error::OffsetTrimmed`](crate::Error::OffsetTrimmed), [`Error::OffsetUnwritten`](crate::Error::OffsetUnwritten).
+    pub fn read(&self, start: impl Into<Start>) -> Result<Records> {
+        Ok(Records::new(self.cursor(start, Visibility::Synced)?, false))
+    }
+
+    /// The records from `start` on, and then each new one; ends when the [`ReadOnlyStore`] is closed.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn follow(&self, start: impl Into<Start>) -> Result<Records> {
+        Ok(Records::new(self.cursor(start, Visibility::Synced)?, true))
+    }
+
+    /// The records from the last one below `before` to the first.
+    pub fn read_backwards(&self, before: Offset) -> RecordsBackwards {
+        RecordsBackwards::new(self.batches_backwards(before, Visibility::Synced))
+    }
+
+    /// A cursor over batches: the way to read for those who want to say when to wait, or to be woken.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn cursor(&self, start: impl Into<Start>, visibility: Visibility) -> Result<Cursor> {
+        Cursor::new(self.source(), start.into(), visibility)
+    }
+
+    /// Batches from the last one below `before` to the first.
+    pub fn batches_backwards(&self, before: Offset, visibility: Visibility) -> Backwards {
+        Backwards::new(self.source(), before, visibility)
+    }
+
+    /// One record, or `None` if compaction took it out.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn get(&self, offset: Offset) -> Result<Option<StoredRecord>> {
+        get(self.source(), offset, Visibility::Synced)
+    }
+
+    /// The first offset that can be read.
+    pub fn log_start_offset(&self) -> Offset {
+        self.inner.log_start()
+    }
+
+    /// The first offset not known to be synced: everything below survives a power cut.
+    pub fn high_watermark(&self) -> Offset {
+        self.inner.high_watermark()
+    }
+
+    /// The first offset that was not yet found written.
+    pub fn log_end_offset(&self) -> Offset {
+        self.inner.log_end()
+    }
+
+    /// Counters and positions at this moment. Appends count from when this reader met them.
+    pub fn stats(&self) -> TopicStats {
+        self.inner.stats()
+    }
+
+    /// The store it belongs to.
+    pub fn store(&self) -> ReadOnlyStore {
+        ReadOnlyStore { handle: Arc::clone(&self.handle) }
+    }
+
+    fn source(&self) -> Source {
+        Source { inner: Arc::clone(&self.inner), owner: Arc::<ReadHandle>::clone(&self.handle) }
+    }
+}

@@ -1,0 +1,338 @@
+//! Random sequences of operations on a store, each held against the model.
+//!
+//! A sequence is made by its seed alone. It begins with an empty disk, and now and then the store is closed, killed or
+//! loses its power, and is opened again on what the disk has left.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use quipu_storage::disk::Disk;
+use quipu_storage::{Cursor, Store, StoreSettings, Ticket, Uid, Visibility};
+
+use super::{Check, Ending, Model, TestClock, verify};
+use crate::ensure;
+use crate::rng::Rng;
+use crate::sim::{CrashMode, SimDisk};
+
+/// Where the store lies on the simulated disk.
+pub const STORE: &str = "/store";
+
+/// What happened in one sequence or many: a run in which too little did has proved nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Coverage {
+    /// Operations.
+    pub operations: u64,
+    /// Appends acknowledged as synced.
+    pub synced: u64,
+    /// Appends acknowledged as written.
+    pub written: u64,
+    /// Appends over more than one topic.
+    pub groups: u64,
+    /// Tickets waited for.
+    pub tickets: u64,
+    /// Segments begun.
+    pub segments: u64,
+    /// Journal files used again or anew.
+    pub journal_rolls: u64,
+    /// Checkpoints, asked for or not.
+    pub checkpoints: u64,
+    /// Clean reopenings.
+    pub closes: u64,
+    /// Kills.
+    pub kills: u64,
+    /// Power cuts.
+    pub power_cuts: u64,
+    /// Power cuts that took something that was written only.
+    pub cuts_with_loss: u64,
+    /// Openings that found a torn end.
+    pub torn: u64,
+    /// Openings that wrote something once more.
+    pub in_doubt: u64,
+    /// Trims.
+    pub trims: u64,
+    /// What retention removed, by topic.
+    pub retained: u64,
+    /// Topics created.
+    pub created: u64,
+    /// Topics deleted.
+    pub deleted: u64,
+    /// Topics altered.
+    pub altered: u64,
+    /// Batches read by cursors that were kept over several operations.
+    pub kept_reads: u64,
+    /// Reads of any kind.
+    pub reads: u64,
+}
+
+impl Coverage {
+    /// Adds what happened elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            operations,
+            synced,
+            written,
+            groups,
+            tickets,
+            segments,
+            journal_rolls,
+            checkpoints,
+            closes,
+            kills,
+            power_cuts,
+            cuts_with_loss,
+            torn,
+            in_doubt,
+            trims,
+            retained,
+            created,
+            deleted,
+            altered,
+            kept_reads,
+            reads,
+        } = other;
+        self.operations += operations;
+        self.synced += synced;
+        self.written += written;
+        self.groups += groups;
+        self.tickets += tickets;
+        self.segments += segments;
+        self.journal_rolls += journal_rolls;
+        self.checkpoints += checkpoints;
+        self.closes += closes;
+        self.kills += kills;
+        self.power_cuts += power_cuts;
+        self.cuts_with_loss += cuts_with_loss;
+        self.torn += torn;
+        self.in_doubt += in_doubt;
+        self.trims += trims;
+        self.retained += retained;
+        self.created += created;
+        self.deleted += deleted;
+        self.altered += altered;
+        self.kept_reads += kept_reads;
+        self.reads += reads;
+    }
+
+    /// Whether so many sequences did enough of everything.
+    pub fn check(&self, sequences: u64) -> Check {
+        // Events of each kind in 100 sequences, well below what there are.
+        let wanted = [
+            ("synced appends", self.synced, 500),
+            ("written appends", self.written, 200),
+            ("appends over several topics", self.groups, 50),
+            ("tickets", self.tickets, 50),
+            ("segments", self.segments, 500),
+            ("journal rolls", self.journal_rolls, 20),
+            ("checkpoints", self.checkpoints, 100),
+            ("closes", self.closes, 20),
+            ("kills", self.kills, 20),
+            ("power cuts", self.power_cuts, 50),
+            ("power cuts with loss", self.cuts_with_loss, 5),
+            ("torn ends", self.torn, 2),
+            ("openings with something in doubt", self.in_doubt, 10),
+            ("trims", self.trims, 50),
+            ("removals by retention", self.retained, 5),
+            ("created topics", self.created, 100),
+            ("deleted topics", self.deleted, 20),
+            ("altered topics", self.altered, 20),
+            ("reads by kept cursors", self.kept_reads, 50),
+            ("reads", self.reads, 500),
+        ];
+        let mut missing = String::new();
+        for (what, count, in_hundred) in wanted {
+            if count * 100 < in_hundred * sequences {
+                write!(missing, "; only {count} {what}").expect("a string takes everything");
+            }
+        }
+        ensure!(missing.is_empty(), "{sequences} sequences tried too little{missing}");
+        Ok(())
+    }
+}
+
+/// A cursor that is kept over several operations.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) name: String,
+    pub(super) uid: Uid,
+    pub(super) visibility: Visibility,
+    pub(super) cursor: Cursor,
+}
+
+/// One sequence under way.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) rng: Rng,
+    pub(super) clock: Arc<TestClock>,
+    pub(super) model: Model,
+    pub(super) coverage: Coverage,
+    pub(super) settings: StoreSettings,
+    pub(super) store: Option<Store>,
+    pub(super) kept: Vec<Kept>,
+    /// Tickets, each with the number of its event.
+    pub(super) tickets: Vec<(Ticket, u64)>,
+    /// Records sent so far: makes each of them another.
+    pub(super) sent: u64,
+    /// How many of 1000 operations close the store, kill it or cut the power.
+    pub(super) endings: u64,
+    /// Large records fill the journal and segments, small ones make many batches.
+    pub(super) payload_bytes_max: usize,
+    journal_begin: u64,
+    sim: SimDisk,
+    wrap: fn(SimDisk) -> Arc<dyn Disk>,
+}
+
+/// The disk as it is.
+pub fn honest(sim: SimDisk) -> Arc<dyn Disk> {
+    Arc::new(sim)
+}
+
+/// The smallest settings, so that everything happens often.
+pub fn settings() -> StoreSettings {
+    StoreSettings {
+        journal_file_bytes: 64 << 10,
+        journal_bytes_max: 192 << 10,
+        append_bytes_max: 32 << 10,
+        tail_bytes_max: 64 << 10,
+        reserve_bytes: 8 << 10,
+        maps_max: 8,
+        background: false,
+        ..StoreSettings::default()
+    }
+}
+
+/// Runs the sequence of `seed` on a simulated disk, which the store sees through `wrap`. A panic is a failure as well.
+pub fn sequence(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage> {
+    let outcome = std::panic::catch_unwind(|| {
+        let mut run = Run::new(seed, wrap);
+        run.run().map(|()| run.coverage)
+    });
+    match outcome {
+        Ok(outcome) => outcome,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            Err(format!("panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?")))
+        }
+    }
+}
+
+impl Run {
+    fn new(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Self {
+        let mut rng = Rng::new(seed);
+        let settings = StoreSettings {
+            journal_bytes_max: *rng.choose(&[192 << 10, 256 << 10, 512 << 10]),
+            tail_bytes_max: *rng.choose(&[64 << 10, 256 << 10]),
+            open_files_max: *rng.choose(&[1, 2, 128]),
+            reserve_bytes: *rng.choose(&[0, 8 << 10]),
+            ..settings()
+        };
+        let endings = *rng.choose(&[3, 15, 50, 150]);
+        let payload_bytes_max = *rng.choose(&[500, 4000, 6500]);
+        Self {
+            rng,
+            clock: TestClock::at(1_000_000),
+            model: Model::default(),
+            coverage: Coverage::default(),
+            settings,
+            store: None,
+            kept: Vec::new(),
+            tickets: Vec::new(),
+            sent: 0,
+            endings,
+            payload_bytes_max,
+            journal_begin: 0,
+            sim: SimDisk::new(),
+            wrap,
+        }
+    }
+
+    fn run(&mut self) -> Check {
+        self.open(Ending::Closed)?;
+        let operations = self.rng.within(20..400);
+        for number in 0..operations {
+            self.step().map_err(|error| format!("operation {number}: {error}"))?;
+            self.coverage.operations += 1;
+        }
+        let ending = *self.rng.choose(&[Ending::Closed, Ending::Killed, Ending::PowerCut]);
+        self.reopen(ending).map_err(|error| format!("at the end: {error}"))?;
+        self.leave();
+        Ok(())
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        self.store.as_ref().expect("it is open between operations")
+    }
+
+    fn open(&mut self, ending: Ending) -> Check {
+        let store = Store::builder()
+            .settings(self.settings.clone())
+            .disk((self.wrap)(self.sim.clone()))
+            .clock(self.clock.clone())
+            .open(STORE)
+            .map_err(|error| format!("open after {ending:?}: {error}"))?;
+        let lost = self.model.settle(&store, ending)?;
+        let report = store.recovery();
+        let is_new = self.coverage.operations == 0;
+        ensure!(is_new || report.was_clean == (ending == Ending::Closed), "after {ending:?}: {report:?}");
+        ensure!(report.damaged.is_empty(), "after {ending:?} there is damage: {:?}", report.damaged);
+        let is_torn = report.journal_end != quipu_storage::JournalEnd::Clean;
+        ensure!(!is_torn || ending == Ending::PowerCut, "after {ending:?} the journal is torn: {report:?}");
+        self.coverage.cuts_with_loss += u64::from(lost > 0);
+        self.coverage.torn += u64::from(is_torn);
+        self.coverage.in_doubt += u64::from(report.in_doubt_bytes > 0);
+        verify::store(&store, &self.model.current).map_err(|error| format!("after {ending:?}: {error}"))?;
+        self.journal_begin = store.stats().journal_position.0;
+        let damage = store.stats().damage_found;
+        ensure!(damage == 0, "after {ending:?} readers met damage {damage} times");
+        self.store = Some(store);
+        Ok(())
+    }
+
+    /// Leaves the store in the given way and opens it again.
+    pub(super) fn reopen(&mut self, ending: Ending) -> Check {
+        match ending {
+            Ending::Closed => {
+                self.store().close().map_err(|error| format!("close: {error}"))?;
+                self.model.sync();
+                self.coverage.closes += 1;
+                self.leave();
+            }
+            Ending::Killed => {
+                let left = self.sim.after_kill();
+                self.halt();
+                self.sim = left;
+                self.coverage.kills += 1;
+            }
+            Ending::PowerCut => {
+                let mode = *self.rng.choose(&[
+                    CrashMode::Random,
+                    CrashMode::Random,
+                    CrashMode::LoseAll,
+                    CrashMode::KeepAll,
+                ]);
+                let left = self.sim.crash_with(mode, &mut self.rng);
+                self.halt();
+                self.sim = left;
+                self.coverage.power_cuts += 1;
+            }
+        }
+        self.open(ending)
+    }
+
+    /// The store goes on on a disk that takes nothing any more, and ends.
+    fn halt(&mut self) {
+        self.sim.halt_at(self.sim.ops() + 1);
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        if let Some(store) = self.store.take() {
+            let stats = store.stats();
+            self.coverage.segments += stats.segments_created;
+            self.coverage.checkpoints += stats.checkpoints;
+            self.coverage.journal_rolls +=
+                (stats.journal_position.0 - self.journal_begin) / self.settings.journal_file_bytes;
+        }
+        self.kept.clear();
+        self.tickets.clear();
+    }
+}

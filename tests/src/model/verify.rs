@@ -1,0 +1,164 @@
+//! Compares a store with the state it should have, through every way to read.
+
+use quipu_storage::{Cursor, Error, Offset, Start, Store, StoredRecord, Timestamp, Topic, Visibility};
+
+use super::{Check, END, ModelTopic, State};
+use crate::ensure;
+
+/// The whole store: every topic, forwards and backwards, to its end.
+pub fn store(store: &Store, state: &State) -> Check {
+    let names: Vec<_> = store.topics().iter().map(|topic| topic.name().to_string()).collect();
+    let expected: Vec<_> = state.topics.keys().cloned().collect();
+    ensure!(names == expected, "the topics are {names:?}, not {expected:?}");
+    for (name, expected) in &state.topics {
+        let topic = store.topic(name).map_err(|error| format!("{name}: {error}"))?;
+        whole_topic(&topic, expected)?;
+    }
+    Ok(())
+}
+
+/// Everything that a topic holds.
+pub fn whole_topic(topic: &Topic, expected: &ModelTopic) -> Check {
+    let name = topic.name();
+    ensure!(expected.uid.is_none_or(|uid| uid == topic.uid()), "{name}: another uid");
+    ensure!(topic.settings() == expected.settings, "{name}: other settings");
+    let mut cursor = open(topic, Start::Earliest, Visibility::Written)?;
+    let end = forwards(topic, &mut cursor, expected, u64::MAX)?;
+    ensure!(end == expected.log_end(), "{name}: read to {end}, not to {}", expected.log_end());
+    backwards(topic, expected, END, Visibility::Written, u64::MAX)?;
+    for offset in expected.log_start..topic.high_watermark().0 {
+        // Every record by its offset would take longer than all the rest.
+        if offset % 17 == expected.log_start % 17 || offset + 1 == expected.log_end() {
+            get(topic, expected, offset)?;
+        }
+    }
+    Ok(())
+}
+
+fn open(topic: &Topic, start: Start, visibility: Visibility) -> Check<Cursor> {
+    topic.cursor(start, visibility).map_err(|error| format!("{}: {start:?}: {error}", topic.name()))
+}
+
+/// One record is what was sent, at its offset, with its time.
+pub fn record(topic: &Topic, expected: &ModelTopic, record: &StoredRecord) -> Check {
+    let (name, offset) = (topic.name(), record.offset().0);
+    ensure!(
+        offset >= expected.log_start && offset < expected.log_end(),
+        "{name}: a record at {offset}, but the log is {}..{}",
+        expected.log_start,
+        expected.log_end()
+    );
+    let sent = expected.record(offset);
+    ensure!(sent.bytes == record.as_bytes()[..], "{name}: another record at {offset}");
+    let time = record.append_time().0;
+    ensure!(sent.time.is_none_or(|sent| sent == time), "{name}: time {time}, not {:?}", sent.time);
+    Ok(())
+}
+
+/// Reads on with a cursor, about `records` or to the end: each offset is the one after the last. Returns the next.
+pub fn forwards(topic: &Topic, cursor: &mut Cursor, expected: &ModelTopic, records: u64) -> Check<u64> {
+    let name = topic.name();
+    let begin = cursor.next_offset().0;
+    let mut next = begin;
+    while next - begin < records {
+        let batch = cursor.next_batch().map_err(|error| format!("{name}: at {next}: {error}"))?;
+        let Some(batch) = batch else { break };
+        for found in batch.owned() {
+            let found = found.map_err(|error| format!("{name}: at {next}: {error}"))?;
+            ensure!(found.offset().0 == next, "{name}: record {} where {next} is next", found.offset());
+            record(topic, expected, &found)?;
+            next += 1;
+        }
+        ensure!(cursor.next_offset().0 == next, "{name}: the cursor is at {}", cursor.next_offset());
+        ensure!(next <= cursor.visible_end().0, "{name}: read to {next}, which is not visible yet");
+    }
+    Ok(next)
+}
+
+/// Reads about `records` records backwards, from `before` on.
+pub fn backwards(
+    topic: &Topic,
+    expected: &ModelTopic,
+    before: Offset,
+    visibility: Visibility,
+    records: u64,
+) -> Check {
+    let name = topic.name();
+    let end = match visibility {
+        Visibility::Synced => topic.high_watermark(),
+        Visibility::Written => topic.log_end_offset(),
+    };
+    let mut next = before.min(end).0.max(expected.log_start);
+    let begin = next;
+    let mut batches = topic.batches_backwards(before, visibility);
+    while begin - next < records {
+        let batch = batches.previous_batch().map_err(|error| format!("{name}: below {next}: {error}"))?;
+        let Some(batch) = batch else {
+            ensure!(next == expected.log_start, "{name}: reading backwards ends at {next}");
+            break;
+        };
+        for found in batch.owned().into_iter().rev() {
+            let found = found.map_err(|error| format!("{name}: below {next}: {error}"))?;
+            // A batch may reach beyond what was asked for.
+            if found.offset().0 >= next {
+                continue;
+            }
+            ensure!(found.offset().0 + 1 == next, "{name}: record {} below {next}", found.offset());
+            record(topic, expected, &found)?;
+            next -= 1;
+        }
+    }
+    Ok(())
+}
+
+/// The record at a visible offset.
+pub fn get(topic: &Topic, expected: &ModelTopic, offset: u64) -> Check {
+    let name = topic.name();
+    let found = topic.get(Offset(offset)).map_err(|error| format!("{name}: get {offset}: {error}"))?;
+    let found = found.ok_or_else(|| format!("{name}: there is no record {offset}"))?;
+    ensure!(found.offset().0 == offset, "{name}: get {offset} gives {}", found.offset());
+    record(topic, expected, &found)
+}
+
+/// Where a cursor begins, or the error with its bounds, for every way to say where.
+pub fn start(
+    topic: &Topic,
+    expected: &ModelTopic,
+    start: Start,
+    visibility: Visibility,
+) -> Check<Option<Cursor>> {
+    let name = topic.name();
+    let first = expected.log_start;
+    let end = match visibility {
+        Visibility::Synced => topic.high_watermark().0,
+        Visibility::Written => expected.log_end(),
+    };
+    let at = |offset: u64| (first..=end).contains(&offset).then_some(offset);
+    let wanted = match start {
+        Start::Earliest => Some(first),
+        Start::Latest => Some(end),
+        Start::Offset(offset) => at(offset.0),
+        Start::AfterOffset(offset) => at(offset.0.saturating_add(1)),
+        Start::Last(count) => Some(end.saturating_sub(count).max(first)),
+        Start::Time(time) => Some(first_at(expected, time).clamp(first, end)),
+    };
+    match (topic.cursor(start, visibility), wanted) {
+        (Ok(cursor), Some(wanted)) => {
+            let found = cursor.next_offset().0;
+            ensure!(found == wanted, "{name}: {start:?} is {found}, not {wanted} of {first}..{end}");
+            Ok(Some(cursor))
+        }
+        (Err(Error::OffsetTrimmed { log_start_offset, .. }), None) if log_start_offset.0 == first => Ok(None),
+        (Err(Error::OffsetUnwritten { next_offset, .. }), None) if next_offset.0 == end => Ok(None),
+        (outcome, wanted) => {
+            Err(format!("{name}: {start:?} of {first}..{end} is {outcome:?}, not {wanted:?}"))
+        }
+    }
+}
+
+/// The first record that was appended at `time` or later.
+fn first_at(expected: &ModelTopic, time: Timestamp) -> u64 {
+    (expected.log_start..expected.log_end())
+        .find(|&offset| expected.record(offset).time.is_some_and(|found| found >= time.0))
+        .unwrap_or(expected.log_end())
+}

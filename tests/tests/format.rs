@@ -1,0 +1,240 @@
+//! The golden files: what version 1 has written is read for ever, and its bytes do not change unnoticed.
+
+#![expect(clippy::unwrap_used, reason = "a test may, but helpers of integration tests are not seen as tests")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quipu_storage::disk::OsDisk;
+use quipu_storage::verify::{VerifyOptions, verify};
+use quipu_storage::{Error, JournalEnd, Offset, Start, Store, StoreSettings, Topic};
+use quipu_tests::golden::{Expected, Golden, stores};
+
+/// The directory of the golden files of version 1.
+fn golden_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("format/v1")
+}
+
+fn files_below(dir: &Path, prefix: &str, files: &mut BTreeMap<String, Vec<u8>>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("{prefix}{}", entry.file_name().into_string().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            files_below(&entry.path(), &format!("{name}/"), files);
+        } else {
+            files.insert(name, fs::read(entry.path()).unwrap());
+        }
+    }
+}
+
+/// A copy of the golden store to work on.
+fn copied(name: &str) -> tempfile::TempDir {
+    let mut files = BTreeMap::new();
+    files_below(&golden_dir().join(name), "", &mut files);
+    let dir = tempfile::tempdir().unwrap();
+    for (path, bytes) in files {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    dir
+}
+
+fn open(dir: &Path) -> quipu_storage::Result<Store> {
+    let settings = StoreSettings {
+        journal_file_bytes: 64 << 10,
+        journal_bytes_max: 512 << 10,
+        append_bytes_max: 16 << 10,
+        background: false,
+        ..StoreSettings::default()
+    };
+    Store::builder().settings(settings).create(false).open(dir)
+}
+
+fn read(topic: &Topic) -> Expected {
+    let records = topic.read(Start::Earliest).unwrap().map(Result::unwrap);
+    records.map(|record| (record.offset().0, record.append_time().0, record.view().to_record())).collect()
+}
+
+fn check(store: &Store, golden: &Golden) {
+    let names: Vec<_> = store.topics().iter().map(|topic| topic.name().to_string()).collect();
+    assert_eq!(names, golden.topics.keys().copied().collect::<Vec<_>>());
+    for (name, expected) in &golden.topics {
+        assert_eq!(read(&store.topic(name).unwrap()), *expected, "{} {name}", golden.name);
+    }
+    let cache = store.topic("cache").unwrap();
+    assert_eq!((cache.log_start_offset(), cache.log_end_offset()), (Offset(1 << 24), Offset(1 << 24)));
+}
+
+#[test]
+fn the_stores_of_version_1_open_and_read_as_they_were_written() {
+    for golden in stores() {
+        let dir = copied(golden.name);
+        for run in 0..2 {
+            let store = open(dir.path()).unwrap();
+            let is_clean = run > 0 || golden.name == "closed";
+            assert_eq!(store.recovery().was_clean, is_clean, "{}", golden.name);
+            assert_eq!(matches!(store.recovery().journal_end, JournalEnd::Torn { .. }), !is_clean);
+            check(&store, &golden);
+            // And once more from segments, where a checkpoint has put everything.
+            store.checkpoint().unwrap();
+            check(&store, &golden);
+            store.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_stores_of_version_1_verify_without_findings() {
+    for golden in stores() {
+        let dir = copied(golden.name);
+        for run in 0..2 {
+            let report = verify(dir.path(), Arc::new(OsDisk), VerifyOptions::default()).unwrap();
+            assert_eq!(report.findings, [], "{} {run}", golden.name);
+            open(dir.path()).unwrap().close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_codecs_of_today_give_the_bytes_of_version_1() {
+    for golden in stores() {
+        let mut files = BTreeMap::new();
+        files_below(&golden_dir().join(golden.name), "", &mut files);
+        assert_eq!(
+            files.keys().collect::<Vec<_>>(),
+            golden.files.keys().collect::<Vec<_>>(),
+            "{}",
+            golden.name
+        );
+        for (path, bytes) in &golden.files {
+            let differs = files[path].iter().zip(bytes).position(|(old, new)| old != new);
+            assert_eq!(differs, None, "{}/{path}: bytes changed without a new version", golden.name);
+            assert_eq!(files[path].len(), bytes.len(), "{}/{path}", golden.name);
+        }
+    }
+}
+
+#[test]
+fn golden_files_stay_small() {
+    let mut files = BTreeMap::new();
+    files_below(&golden_dir(), "", &mut files);
+    let bytes: usize = files.values().map(Vec::len).sum();
+    assert!(bytes > 0 && bytes < 300 << 10, "{bytes}");
+}
+
+/// CRC-32 as `docs/format.md` has it, begun with `seed`.
+fn crc(seed: u32, bytes: &[u8]) -> u32 {
+    let fold = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ if crc & 1 == 0 { 0 } else { 0xedb8_8320 })
+    };
+    !bytes.iter().fold(!seed, fold)
+}
+
+/// Patches the preamble of a header whose checksum follows its first `covered` bytes.
+fn patch(bytes: &mut [u8], seed: u32, covered: usize, (at, value): (usize, u8)) {
+    bytes[at] = value;
+    let sum = crc(seed, &bytes[..covered]);
+    bytes[covered..covered + 4].copy_from_slice(&sum.to_le_bytes());
+}
+
+#[track_caller]
+fn assert_newer<T: std::fmt::Debug>(outcome: quipu_storage::Result<T>, path: &Path, version: u32) {
+    match outcome.unwrap_err() {
+        Error::NewerFormat { path: named, found, .. } => assert_eq!((&*named, found), (path, version)),
+        error => panic!("{error}"),
+    }
+}
+
+/// A newer version, and a feature that must be understood and is not.
+const NEWER: [((usize, u8), u32); 2] = [((8, 2), 2), ((13, 1), 256)];
+
+#[test]
+fn a_newer_checkpoint_is_refused() {
+    for (change, found) in NEWER {
+        let dir = copied("closed");
+        let path = dir.path().join("checkpoint");
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        for copy in [0, middle] {
+            let copy = &mut bytes[copy..copy + middle];
+            copy[change.0] = change.1;
+            let content = usize::try_from(u64::from_le_bytes(copy[16..24].try_into().unwrap())).unwrap();
+            let sum = crc(crc(0, &copy[..24]), &copy[32..32 + content]);
+            copy[24..28].copy_from_slice(&sum.to_le_bytes());
+        }
+        fs::write(&path, bytes).unwrap();
+        assert_newer(open(dir.path()), &path, found);
+    }
+}
+
+#[test]
+fn a_newer_journal_file_is_refused() {
+    for (change, found) in NEWER {
+        let dir = copied("killed");
+        let path = dir.path().join("journal/000001.journal");
+        let mut bytes = fs::read(&path).unwrap();
+        patch(&mut bytes, 0, 68, change);
+        fs::write(&path, bytes).unwrap();
+        assert_newer(open(dir.path()), &path, found);
+    }
+}
+
+#[test]
+fn a_newer_segment_is_refused_with_its_topic_only() {
+    for (change, found) in NEWER {
+        let dir = copied("closed");
+        // By its footer, which readers look at first.
+        let path = dir.path().join("topics/00000001/00000000000000000000-0.segment");
+        let mut bytes = fs::read(&path).unwrap();
+        let footer = bytes.len() - 96;
+        patch(&mut bytes[footer..], crc(0, &[0x11; 16]), 92, change);
+        fs::write(&path, bytes).unwrap();
+        let store = open(dir.path()).unwrap();
+        let mut records = store.topic("orders").unwrap().read(Start::Earliest).unwrap();
+        assert_newer(records.next().unwrap(), &path, found);
+        // By its header, where the store does not know it.
+        let path = dir.path().join("topics/00000002/00000000000000000099-0.segment");
+        let mut bytes = fs::read(dir.path().join("topics/00000002/00000000000000000000-1.segment")).unwrap();
+        patch(&mut bytes, 0, 60, change);
+        fs::write(&path, bytes).unwrap();
+        let topic = store.topic("orders/by-key").unwrap();
+        assert_newer(topic.get(Offset(1)), &path, found);
+        assert!(path.exists(), "what a newer version wrote is not removed");
+    }
+}
+
+#[test]
+fn a_change_of_a_newer_version_is_refused() {
+    let dir = copied("killed");
+    let path = dir.path().join("journal/000001.journal");
+    let mut bytes = fs::read(&path).unwrap();
+    // The first frame deletes a topic, change 4: let it be change 9, which is reserved.
+    let (generation, salt) = (&bytes[32..40].to_vec(), &bytes[64..68].to_vec());
+    let seed = crc(crc(0, generation), salt);
+    let frame = &mut bytes[4096..];
+    assert_eq!(frame[40], 4 << 3 | 2);
+    frame[40] = 9 << 3 | 2;
+    let meta_bytes = usize::try_from(u32::from_le_bytes(frame[32..36].try_into().unwrap())).unwrap();
+    let sum = crc(seed, &frame[4..40 + meta_bytes]);
+    frame[..4].copy_from_slice(&sum.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    assert_newer(open(dir.path()), &path, 9);
+}
+
+#[test]
+fn a_rewritten_segment_without_its_footer_still_gives_all_its_records() {
+    // Compaction had taken out the last two offsets of the segment. When its footer was damaged, readers took its index
+    // for a damaged batch and reported these offsets as lost.
+    let golden = &stores()[0];
+    let dir = copied(golden.name);
+    let path = dir.path().join("topics/00000002/00000000000000000000-1.segment");
+    let mut bytes = fs::read(&path).unwrap();
+    let footer = bytes.len() - 96;
+    bytes[footer + 3] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let store = open(dir.path()).unwrap();
+    assert_eq!(read(&store.topic("orders/by-key").unwrap()), golden.topics["orders/by-key"]);
+}

@@ -1,0 +1,119 @@
+//! Bugs planted on purpose: a harness that stays green on one of them proves nothing.
+//!
+//! A bug is planted for the whole process, so they are tried one after the other.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quipu_storage::disk::Disk;
+use quipu_storage::planted::{Bug, plant};
+use quipu_tests::lying::{Lie, LyingDisk};
+use quipu_tests::model::Check;
+use quipu_tests::model::run::{honest, sequence};
+use quipu_tests::sim::SimDisk;
+use quipu_tests::{crash_points, faults, rot};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The bug, until this is dropped.
+struct Planted(#[expect(dead_code, reason = "held until the bug is gone")] MutexGuard<'static, ()>);
+
+impl Planted {
+    fn new(bug: Bug) -> Self {
+        let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        plant(bug);
+        Self(guard)
+    }
+}
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        plant(Bug::None);
+    }
+}
+
+/// Whether the harness complains; a panic is a complaint.
+fn is_red<T>(harness: impl FnOnce() -> Check<T>) -> bool {
+    match catch_unwind(AssertUnwindSafe(harness)) {
+        Ok(Ok(_)) => false,
+        Ok(Err(complaint)) => {
+            println!("{complaint:.300}");
+            true
+        }
+        Err(_) => true,
+    }
+}
+
+fn model_is_red(wrap: fn(SimDisk) -> Arc<dyn Disk>) -> bool {
+    is_red(|| (0..500).try_for_each(|seed| sequence(seed, wrap).map(drop)))
+}
+
+fn crash_points_are_red(wrap: fn(SimDisk) -> Arc<dyn Disk>) -> bool {
+    is_red(|| crash_points::run(wrap, 1, 1000, (0, 1)))
+}
+
+fn faults_are_red(wrap: fn(Arc<dyn Disk>) -> Arc<dyn Disk>) -> bool {
+    is_red(|| faults::run(wrap, (0, 1)))
+}
+
+fn lies_about_syncs(sim: SimDisk) -> Arc<dyn Disk> {
+    Arc::new(LyingDisk::new(Arc::new(sim), Lie::SyncDoesNothing))
+}
+
+fn lies_about_directories(sim: SimDisk) -> Arc<dyn Disk> {
+    Arc::new(LyingDisk::new(Arc::new(sim), Lie::SyncDirDoesNothing))
+}
+
+fn swallows_errors(disk: Arc<dyn Disk>) -> Arc<dyn Disk> {
+    Arc::new(LyingDisk::new(disk, Lie::SyncErrorSwallowed))
+}
+
+#[test]
+fn without_a_bug_nobody_complains() {
+    let _planted = Planted::new(Bug::None);
+    assert!(!model_is_red(honest));
+    assert!(!crash_points_are_red(honest));
+    assert!(!is_red(|| rot::run((0, 16))));
+}
+
+#[test]
+fn an_acknowledgement_before_the_sync_is_noticed() {
+    let _planted = Planted::new(Bug::AcknowledgeBeforeSync);
+    assert!(model_is_red(honest));
+    assert!(crash_points_are_red(honest));
+}
+
+#[test]
+fn a_sync_error_that_is_ignored_is_noticed() {
+    let _planted = Planted::new(Bug::IgnoreSyncErrors);
+    assert!(faults_are_red(faults::honest));
+}
+
+#[test]
+fn a_directory_that_is_not_synced_is_noticed() {
+    let _planted = Planted::new(Bug::SkipDirectorySync);
+    assert!(model_is_red(honest));
+    assert!(crash_points_are_red(honest));
+}
+
+#[test]
+fn checksums_that_are_not_compared_are_noticed() {
+    let _planted = Planted::new(Bug::SkipChecksums);
+    assert!(is_red(|| rot::run((0, 1))));
+}
+
+#[test]
+fn rot_that_is_cut_off_like_a_torn_write_is_noticed() {
+    let _planted = Planted::new(Bug::TruncateOnRot);
+    assert!(is_red(|| rot::run((0, 1))));
+}
+
+#[test]
+fn a_disk_that_lies_is_noticed() {
+    let _planted = Planted::new(Bug::None);
+    assert!(model_is_red(lies_about_syncs));
+    assert!(model_is_red(lies_about_directories));
+    assert!(crash_points_are_red(lies_about_syncs));
+    assert!(crash_points_are_red(lies_about_directories));
+    assert!(faults_are_red(swallows_errors));
+}

@@ -1,0 +1,97 @@
+//! Disks that fill up, fail, or run out of handles: clean errors, nothing lost, and work goes on when it can.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::process::Command;
+
+use common::{Bench, DISK_CASES, Said, WORKLOAD, said};
+
+/// Runs a case on a disk of its own.
+fn on_a_disk(name: &str, mib: &str) -> Option<Said> {
+    let said = Bench::new().crashdisk("mount", &[mib], &[DISK_CASES, name, "{mnt}/store", "{ctl}"])?;
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+    Some(said)
+}
+
+#[test]
+fn a_full_disk_refuses_cleanly_reads_go_on_and_a_trim_frees_it() {
+    let bench = Bench::new();
+    let Some(said) = bench.crashdisk("mount", &["--mib=12"], &[DISK_CASES, "full", "{mnt}/store"]) else {
+        return;
+    };
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+}
+
+#[test]
+fn a_full_disk_costs_nothing_that_was_acknowledged_and_work_goes_on_when_there_is_room() {
+    let write = |run: u32, count: u32| {
+        format!("{WORKLOAD} write {{dir}} --scenario=append --seed=2 --run={run} --count={count}")
+    };
+    let check = format!("{WORKLOAD} check {{dir}} {{acks}} --killed --full");
+    let words = ["--mib", "10", "--write", &write(0, 1_000_000), "--check", &check, "--again", &write(1, 50)];
+    let Some(said) = Bench::new().tool("disk_full.sh", &words) else { return };
+    assert_eq!(said.code, Some(0), "{said:?}");
+    // Full or not: once it was there to be looked at.
+    assert!(said.out.contains("checked: "), "{said:?}");
+    assert!(said.number("acks") > 1000, "{said:?}");
+}
+
+#[test]
+fn a_failed_flush_is_final_and_reopening_works_when_the_disk_is_well() {
+    on_a_disk("sync", "--mib=24");
+}
+
+#[test]
+fn a_failed_write_is_final_and_reopening_works_when_the_disk_is_well() {
+    on_a_disk("write", "--mib=24");
+}
+
+#[test]
+fn a_bad_sector_under_a_map_costs_its_records_only_and_is_no_signal() {
+    on_a_disk("read", "--mib=24");
+}
+
+#[test]
+fn too_few_file_handles_are_an_error_and_cost_nothing() {
+    let bench = Bench::new();
+    let store = bench.path("store");
+    let output =
+        Command::new("prlimit").args(["--nofile=48", DISK_CASES, "files"]).arg(store).output().unwrap();
+    let said = said(&output).unwrap();
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+}
+
+#[test]
+fn every_system_call_may_fail_once() {
+    let bench = Bench::new();
+    let dir = bench.path("store").display().to_string();
+    let check = format!("{WORKLOAD} check {{dir}} {{acks}} --killed");
+    // Not close: Rust's own library panics if the close of a directory fails.
+    let calls = "openat,mkdir,write,pwrite64,pwritev,fsync,fdatasync,fallocate,ftruncate,rename,unlink,read,pread64,\
+                 statx,getdents64,statfs,fstatfs,mmap,madvise,clone3,flock";
+    let words = [
+        "--dir",
+        &dir,
+        "--check",
+        &check,
+        "--calls",
+        calls,
+        "--max-per-call",
+        "3",
+        "--faults-min",
+        "60",
+        "--timeout",
+        "20",
+        "--",
+        WORKLOAD,
+        "write",
+        "{dir}",
+        "--scenario=checkpoint",
+        "--count=12",
+    ];
+    let Some(said) = bench.tool("syscall_faults.py", &words) else { return };
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(said.number("bad"), 0);
+}
