@@ -94,6 +94,23 @@ fn a_log_with_threads_rolls_and_reads_the_same() {
     assert_eq!(payloads(log.read(Start::Earliest).unwrap()), texts(0, 5000));
 }
 
+/// The thread that syncs looked at the tail while it held its watch, and an append that began the eighth unsynced
+/// segment notified the watch while it held the tail: both waited for ever.
+#[test]
+fn rolling_faster_than_syncing_blocks_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = LogSettings {
+        segment_bytes_max: 4096,
+        background: true,
+        sync_interval: Duration::from_millis(1),
+        ..LogSettings::default()
+    };
+    let log = Log::builder().settings(settings).open(dir.path()).unwrap();
+    append(&log, 0, 10_000, Durability::Accepted);
+    log.close().unwrap();
+    assert_eq!(log.high_watermark(), Offset(10_000));
+}
+
 #[test]
 fn many_threads_append_each_record_once_and_in_their_own_order() {
     let dir = tempfile::tempdir().unwrap();

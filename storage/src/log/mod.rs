@@ -94,6 +94,8 @@ struct LogInner {
     log_start: AtomicU64,
     high_watermark: AtomicU64,
     log_end: AtomicU64,
+    /// Held for some 50 ns, and for milliseconds once a segment. To release it is a plain store, which does not wait for
+    /// those into the map; who waits for it yields.
     tail: SpinMutex<Tail, Yield>,
     /// In order of offsets; the last one is active. Replaced as a whole.
     segments: ArcSwap<Vec<Arc<Segment>>>,
