@@ -71,12 +71,15 @@ impl Commit {
             }
             if self.is_running.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 // The round may have ended between the look and this: then there may be nothing to do.
+                let mut wakers = Vec::new();
                 if self.synced() < target && !self.has_failed.load(Ordering::Acquire) {
                     shared = false;
-                    self.lead(&sync);
+                    wakers = self.lead(&sync);
                 }
                 self.is_running.store(false, Ordering::Release);
                 self.rounds.end();
+                // Not before: what is woken may itself wait for a sync.
+                wakers.into_iter().for_each(Waker::wake);
             } else {
                 self.rounds.wait(round, None);
             }
@@ -117,20 +120,25 @@ impl Commit {
 
     /// Everybody who waits or comes learns of `failure`.
     pub(crate) fn fail(&self, failure: Error) {
+        let wakers = self.set_failure(failure);
+        self.rounds.end();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Answers whom to wake.
+    fn set_failure(&self, failure: Error) -> Vec<Waker> {
         let mut state = crate::sync::lock(&self.state);
         state.failure.get_or_insert(failure);
         self.has_failed.store(true, Ordering::Release);
-        let wakers = std::mem::take(&mut state.wakers);
-        drop(state);
-        self.rounds.end();
-        wakers.into_iter().for_each(|(_, _, waker)| waker.wake());
+        state.wakers.drain(..).map(|(_, _, waker)| waker).collect()
     }
 
     fn failure(&self) -> Error {
         crate::sync::lock(&self.state).failure.clone().expect("it is set before it is announced")
     }
 
-    fn lead(&self, sync: &impl Fn() -> Result<u64, Error>) {
+    /// Runs a sync; answers whom to wake.
+    fn lead(&self, sync: &impl Fn() -> Result<u64, Error>) -> Vec<Waker> {
         self.gather();
         self.expected.store(self.waiting.load(Ordering::Acquire), Ordering::Release);
         let begun = Instant::now();
@@ -141,12 +149,10 @@ impl Commit {
             Ok(synced) => {
                 self.synced.fetch_max(synced, Ordering::AcqRel);
                 let mut state = crate::sync::lock(&self.state);
-                let wakers: Vec<_> =
-                    state.wakers.extract_if(.., |(target, _, _)| *target <= synced).collect();
-                drop(state);
-                wakers.into_iter().for_each(|(_, _, waker)| waker.wake());
+                let done = state.wakers.extract_if(.., |(target, _, _)| *target <= synced);
+                done.map(|(_, _, waker)| waker).collect()
             }
-            Err(error) => self.fail(error),
+            Err(error) => self.set_failure(error),
         }
     }
 

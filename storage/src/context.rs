@@ -28,6 +28,7 @@ pub(crate) struct Context {
     pub(crate) maps: MapBudget,
     failure: OnceLock<Error>,
     is_closed: AtomicBool,
+    is_released: AtomicBool,
     is_disk_full: AtomicBool,
 }
 
@@ -51,6 +52,7 @@ impl Context {
             counters: Counters::default(),
             failure: OnceLock::new(),
             is_closed: AtomicBool::new(false),
+            is_released: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
         }
     }
@@ -96,6 +98,15 @@ impl Context {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// From now on the directory may be somebody else's: readers that are left change nothing in it.
+    pub(crate) fn release(&self) {
+        self.is_released.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_released(&self) -> bool {
+        self.is_released.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_disk_full(&self) -> bool {

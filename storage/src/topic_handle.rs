@@ -132,6 +132,7 @@ impl Topic {
     /// # Errors
     /// [`Error::OffsetUnwritten`](crate::Error::OffsetUnwritten) beyond the high watermark.
     pub fn trim(&self, offset: Offset) -> Result<()> {
+        let _working = self.handle.inner.begin_work()?;
         self.handle.inner.trim(&self.inner, offset)
     }
 
@@ -163,6 +164,7 @@ impl Topic {
     /// # Errors
     /// [`Error::InvalidSetting`](crate::Error::InvalidSetting).
     pub fn alter(&self, settings: &TopicSettings) -> Result<()> {
+        let _working = self.handle.inner.begin_work()?;
         self.handle.inner.alter(&self.inner, settings)
     }
 

@@ -39,6 +39,33 @@ impl Clock for Hand {
 }
 
 #[test]
+fn a_reader_of_a_closed_store_leaves_the_files_of_the_next_one_alone() {
+    // A topic's files are checked when it is first read, and what is unknown is removed: by a reader that was left
+    // over from a closed store, that was what the store that had been opened since had written.
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let topic = store.create_topic("t", small_segments()).unwrap();
+    topic.append(&[Record::new("first")]).unwrap();
+    store.close().unwrap();
+    let closed = open(dir.path());
+    let left_over = closed.topic("t").unwrap();
+    closed.close().unwrap();
+
+    let store = open(dir.path());
+    let topic = store.topic("t").unwrap();
+    for _ in 0..20 {
+        topic.append(&[Record::new("x".repeat(1000))]).unwrap();
+    }
+    store.checkpoint().unwrap();
+    assert_eq!(left_over.read(Start::Earliest).unwrap().count(), 1);
+    assert_eq!(topic.read(Start::Earliest).unwrap().filter(Result::is_ok).count(), 21);
+    store.close().unwrap();
+    let store = open(dir.path());
+    let topic = store.topic("t").unwrap();
+    assert_eq!(topic.read(Start::Earliest).unwrap().map(Result::unwrap).count(), 21);
+}
+
+#[test]
 fn a_time_is_found_while_its_batch_goes_from_memory_to_its_segment() {
     // The segments were looked at first and then the tail: a batch that moved between the two looks was in neither,
     // and reading began behind it.

@@ -124,8 +124,7 @@ impl StoreInner {
         options: &CompactOptions,
         control: &CompactionControl,
     ) -> Result<CompactionReport> {
-        let _not_closing = self.compacting.read().expect("no panic under this lock");
-        self.context.check_writable()?;
+        let _working = self.begin_work()?;
         topic.check_alive()?;
         if topic.is_in_memory() {
             let rule = "on disk: a topic in memory has nothing to compact".into();
@@ -148,7 +147,7 @@ impl StoreInner {
 
     /// Compacts every topic that is set to be and has enough that is new.
     pub(crate) fn run_compaction(&self) {
-        let _not_closing = self.compacting.read().expect("no panic under this lock");
+        let Ok(_working) = self.begin_work() else { return };
         for topic in self.all_topics() {
             if self.context.check_writable().is_err() {
                 return;

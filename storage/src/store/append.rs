@@ -334,6 +334,7 @@ impl StoreInner {
             } else {
                 ("the journal", context.settings.journal_bytes_max)
             };
+            let _working = self.begin_work()?;
             self.make_room(bytes_most, tail_is_full, may_wait, Error::Overloaded { what, limit })?;
         };
         let writer = &mut *guard;
@@ -484,7 +485,8 @@ impl StoreInner {
     /// There is no room for a frame of `bytes`: waits for some, or makes it, or says `overloaded`.
     fn make_room(&self, bytes: usize, tail_is_full: bool, may_wait: bool, overloaded: Error) -> Result<()> {
         let context = &*self.context;
-        if !tail_is_full && self.add_journal_file()? {
+        // To make a file takes a sync: the flusher does it for those who may not wait.
+        if !tail_is_full && (may_wait || !context.settings.background) && self.add_journal_file()? {
             return Ok(());
         }
         if !context.settings.background {

@@ -105,7 +105,9 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        for thread in self.threads.drain(..) {
+        // The last handle may go on one of them, with what a task held that it woke.
+        let own = std::thread::current().id();
+        for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
             // A panic there was an invariant broken; the locks it held are poisoned and say so.
             let _ = thread.join();
         }

@@ -52,6 +52,7 @@ impl Store {
         settings.check()?;
         let uid = Uid(random()?);
         let inner = &self.handle.inner;
+        let _working = inner.begin_work()?;
         let limit = usize::try_from(inner.context.settings.topics_max).unwrap_or(usize::MAX);
         let plan = |writer: &mut super::Writer| {
             if inner.topic(name.as_str()).is_some() {
@@ -109,6 +110,7 @@ impl Store {
     /// [`Error::TopicNotFound`].
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         let inner = &self.handle.inner;
+        let _working = inner.begin_work()?;
         let missing = |name| Ok::<_, Error>(Error::TopicNotFound { name: TopicName::new(name)? });
         let Some(topic) = inner.topic(name) else { return Err(missing(name)?) };
         let plan = |writer: &mut super::Writer| {

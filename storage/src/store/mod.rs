@@ -13,7 +13,7 @@
 //! | [`checkpoint`] | from the tails to synced segments, and journal files free again |
 //! | [`background`] | the threads that do that without being asked |
 //!
-//! Locks are taken in this order: compacting, checkpoint, flush of a topic, writer, tail of a topic.
+//! Locks are taken in this order: working, checkpoint, flush of a topic, writer, tail of a topic.
 
 pub(crate) mod append;
 pub(crate) mod background;
@@ -24,7 +24,7 @@ pub(crate) mod open;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use crate::commit::Commit;
@@ -70,8 +70,8 @@ pub(crate) struct StoreInner {
     topics: RwLock<HashMap<TopicName, Arc<TopicInner>>>,
     /// Held while a checkpoint is made, and while compaction replaces segments.
     pub(crate) checkpointing: Mutex<()>,
-    /// Held for reading by each run of compaction; closing waits for it.
-    pub(crate) compacting: RwLock<()>,
+    /// Held for reading by whoever changes files on a caller's behalf, and by compaction; closing waits for it.
+    working: RwLock<()>,
     checkpointed: AtomicU64,
     /// Why the last checkpoint failed, if it did.
     checkpoint_error: Mutex<Option<Error>>,
@@ -132,6 +132,15 @@ impl StoreInner {
 
     pub(crate) fn all_topics(&self) -> Vec<Arc<TopicInner>> {
         self.topics.read().expect("no panic under this lock").values().cloned().collect()
+    }
+
+    /// Keeps the store from being closed for as long as this is held: for all that changes files and is not done by
+    /// a thread that closing waits for anyway. Not to be taken twice by one thread.
+    pub(crate) fn begin_work(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        let working = self.working.read().expect("no panic under this lock");
+        // Under the lock: when it was closed before, the directory may be somebody else's by now.
+        self.context.check_writable()?;
+        Ok(working)
     }
 
     /// Makes everything written so far durable, and lets readers see it; returns up to where.
@@ -222,7 +231,7 @@ impl Store {
     /// # Errors
     /// [`Error::DiskFull`], after which everything goes on as before; [`Error::StorageFailed`].
     pub fn checkpoint(&self) -> Result<()> {
-        self.handle.inner.context.check_writable()?;
+        let _working = self.handle.inner.begin_work()?;
         self.handle.inner.checkpoint()
     }
 
@@ -231,7 +240,7 @@ impl Store {
     /// # Errors
     /// The first that was met; topics that could be handled were.
     pub fn run_retention(&self) -> Result<Vec<RetentionReport>> {
-        self.handle.inner.context.check_writable()?;
+        let _working = self.handle.inner.begin_work()?;
         self.handle.inner.run_retention()
     }
 
@@ -300,7 +309,7 @@ impl Handle {
         inner.wake.all();
         drop(background);
         // Nobody may touch the directory when its lock is released.
-        drop(inner.compacting.write().expect("no panic under this lock"));
+        drop(inner.working.write().expect("no panic under this lock"));
         let outcome = match inner.context.failure() {
             Some(failure) => Err(failure.clone()),
             None => inner.sync().and_then(|()| inner.checkpoint()).and_then(|()| {
@@ -309,7 +318,10 @@ impl Handle {
             }),
         };
         inner.commit.fail(Error::Closed);
+        inner.context.release();
         for topic in inner.all_topics() {
+            // Who cleans its directory at this moment began before the release.
+            drop(topic.flush.lock().expect("no panic under this lock"));
             topic.watch.notify();
         }
         *self.lock.lock().expect("no panic under this lock") = None;

@@ -171,7 +171,7 @@ impl StoreBuilder {
                 unsynced: Vec::new(),
             }),
             checkpointing: Mutex::new(()),
-            compacting: RwLock::new(()),
+            working: RwLock::new(()),
             checkpointed: AtomicU64::new(checkpoint.position.0),
             checkpoint_error: Mutex::new(None),
             room: Watch::default(),

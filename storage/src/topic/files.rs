@@ -44,7 +44,7 @@ pub(crate) fn check(topic: &TopicInner) -> Result<()> {
             Err(_) => return refuse(segment.path(), "the segment is missing"),
         }
     }
-    if context.is_read_only {
+    if context.is_read_only || context.is_released() {
         return Ok(());
     }
     let mut removed = false;

@@ -247,6 +247,8 @@ pub struct Model {
     pending: VecDeque<Event>,
     /// Number of the first pending event.
     first_pending: u64,
+    /// What comes before this event survives a killed process.
+    written_before: u64,
 }
 
 impl Model {
@@ -286,6 +288,11 @@ impl Model {
     /// One past the number of the last event.
     pub fn next_event(&self) -> u64 {
         self.first_pending + self.pending.len() as u64
+    }
+
+    /// Everything before event `number` is in the page cache at least.
+    pub fn write_before(&mut self, number: u64) {
+        self.written_before = self.written_before.max(number);
     }
 
     /// Everything before event `number` is synced.
@@ -403,8 +410,14 @@ impl Model {
             ));
         };
         let lost = self.pending.len() - left;
+        let is_allowed = match ending {
+            Ending::Closed => lost == 0,
+            // What was only accepted was in memory.
+            Ending::Killed => lost == 0 || self.first_pending + left as u64 >= self.written_before,
+            Ending::PowerCut => true,
+        };
         ensure!(
-            lost == 0 || ending == Ending::PowerCut,
+            is_allowed,
             "{lost} events lost although the store was {ending:?}: it shows [{}], not [{}]",
             shown(),
             self.current.bounds()

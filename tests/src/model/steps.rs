@@ -143,7 +143,11 @@ impl Run {
         let durability = self.durability();
         let append = self.build(parts, durability)?;
         let appended = self.store().append(append).map_err(|error| format!("append: {error}"))?;
-        self.model.push_append(parts, &appended, self.clock.millis())?;
+        let number = self.model.push_append(parts, &appended, self.clock.millis())?;
+        let is_journaled = parts.iter().any(|(name, _)| !self.model.current.topics[name].is_in_memory());
+        if durability == Durability::Written && is_journaled {
+            self.model.write_before(number + 1);
+        }
         for ((name, _), appended) in parts.iter().zip(&appended) {
             let in_memory = self.model.current.topics[name].is_in_memory();
             let least = if in_memory { Durability::Accepted } else { durability };
