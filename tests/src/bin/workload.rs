@@ -128,7 +128,10 @@ fn check_command(dir: &Path, acks: &Path, options: &[&str]) -> ExitCode {
         .and_then(|acks| check(dir, &acks, survived));
     match checked {
         Ok(checked) => {
-            println!("checked: {} records, {} acknowledged appends", checked.records, checked.appends);
+            println!(
+                "checked: {} records, {} acknowledged appends, {} compacted records",
+                checked.records, checked.appends, checked.compacted
+            );
             ExitCode::SUCCESS
         }
         Err(why) if options.contains(&"--full") && why.contains("the disk is full") => {
