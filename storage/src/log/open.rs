@@ -181,6 +181,12 @@ impl LogBuilder {
             settings,
             context,
         });
+        let of_alarm = Arc::downgrade(&inner);
+        inner.context.on_failure(move |failure| {
+            if let Some(log) = of_alarm.upgrade() {
+                log.tell_failure(failure);
+            }
+        });
         let handle =
             Handle { inner: Arc::clone(&inner), threads: Mutex::default(), lock: Mutex::new(Some(lock)) };
         if inner.settings.background {
@@ -223,7 +229,7 @@ fn sync_now_and_then(log: &Weak<LogInner>) {
         let Some(log) = log.upgrade() else { return };
         let deadline = Instant::now() + log.settings.sync_interval;
         log.wake.wait_until(Some(deadline), || {
-            log.context.is_closed()
+            log.context.check_writable().is_err()
                 || log.unsynced_segments.load(Ordering::Acquire) >= super::append::UNSYNCED_SEGMENTS_MAX
         });
         if log.context.check_writable().is_err() {
@@ -279,6 +285,14 @@ impl Drop for Handle {
 }
 
 impl LogInner {
+    /// Wakes all who wait for what a log that has failed does not do any more. They find out what failed it.
+    fn tell_failure(&self, failure: &Error) {
+        self.commit.fail(failure.clone());
+        self.wake.notify();
+        self.synced.notify();
+        self.written.notify();
+    }
+
     /// Notes where the log ends, all of it synced: so what is damaged there later is known to be no torn write.
     fn note_end(&self) -> Result<()> {
         let synced = {

@@ -143,6 +143,16 @@ impl StoreInner {
         Ok(working)
     }
 
+    /// Wakes all who wait for what a store that has failed does not do any more. They find out what failed it.
+    pub(crate) fn tell_failure(&self, failure: &Error) {
+        self.commit.fail(failure.clone());
+        self.room.notify();
+        self.wake.all();
+        for topic in self.all_topics() {
+            topic.watch.notify();
+        }
+    }
+
     /// Makes everything written so far durable, and lets readers see it; returns up to where.
     pub(crate) fn sync_journal(&self) -> Result<u64> {
         let (work, generation, topics) = {

@@ -180,6 +180,12 @@ impl StoreBuilder {
             recovery: RecoveryReport { duration: begun.elapsed(), ..report },
             context,
         });
+        let of_alarm = Arc::downgrade(&inner);
+        inner.context.on_failure(move |failure| {
+            if let Some(store) = of_alarm.upgrade() {
+                store.tell_failure(failure);
+            }
+        });
         let background = inner.context.settings.background.then(|| Background::start(&inner)).transpose()?;
         Ok(Store {
             handle: Arc::new(Handle {
