@@ -111,6 +111,7 @@ impl Context {
         Ok(())
     }
 
+    /// Says whether it was not before.
     pub(crate) fn close(&self) -> bool {
         !self.is_closed.swap(true, Ordering::AcqRel)
     }

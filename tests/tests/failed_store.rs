@@ -1,12 +1,13 @@
-//! A store that has failed, and those who wait for it: nobody waits for what will not come.
+//! A store that has failed or is being closed, and those who wait for it: nobody waits for what will not come, and all
+//! are told the same.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::future::Future as _;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -172,5 +173,38 @@ fn a_follower_learns_that_the_log_has_failed() {
         assert_eq!(heard.unwrap_err().kind(), ErrorKind::Reopen);
         follower.join().unwrap();
         assert_eq!(log.close().unwrap_err().kind(), ErrorKind::Reopen);
+    }
+}
+
+/// The second one was told that all was well, while the first was still at work, or after it had failed.
+#[test]
+fn whoever_closes_a_store_at_the_same_time_or_again_is_told_the_same() {
+    for round in 0..40 {
+        let disk = disk();
+        let store = open(&disk, round % 4 < 2);
+        let topic = store.create_topic("t", TopicSettings::default()).unwrap();
+        topic.append_with(&[Record::new("written")], Durability::Written).unwrap();
+        let fails = round % 2 == 0;
+        if fails {
+            disk.fail(Fault::of(OpKind::Sync, 1, EIO));
+        }
+        let start = Barrier::new(3);
+        let one_at_a_time = Mutex::new(());
+        let close = || {
+            start.wait();
+            let outcome = store.close();
+            // It is closed, and not only about to be.
+            let _one = one_at_a_time.lock().unwrap();
+            drop(disk.lock(Path::new("/store/lock"), "a test").expect("the lock is still held"));
+            outcome.map_err(|error| error.to_string())
+        };
+        let outcomes = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..2).map(|_| scope.spawn(close)).collect();
+            start.wait();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        let again = store.close().map_err(|error| error.to_string());
+        assert_eq!(again.is_err(), fails, "{again:?}");
+        assert_eq!(outcomes, [again.clone(), again]);
     }
 }

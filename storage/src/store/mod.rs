@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use std::task::Waker;
 use std::time::Duration;
 
 use crate::commit::Commit;
@@ -59,6 +60,8 @@ pub(crate) struct Handle {
     pub(crate) inner: Arc<StoreInner>,
     background: Mutex<Option<Background>>,
     lock: Mutex<Option<Box<dyn DirLock>>>,
+    /// How closing it went. Held by the thread that closes it, for as long as that takes.
+    closed: Mutex<Option<Result<()>>>,
 }
 
 /// What the threads of the store share.
@@ -256,6 +259,9 @@ impl Store {
 
     /// Closes the store: no appends from now on, everything synced, a checkpoint. Readers may go on.
     ///
+    /// Whoever closes it again, or at the same time, gets the same answer, and not before it is closed. So it is not to be
+    /// called by a waker.
+    ///
     /// # Errors
     /// What kept it from being closed cleanly. It is closed nevertheless; the next opening recovers.
     pub fn close(&self) -> Result<()> {
@@ -310,10 +316,12 @@ impl Store {
 
 impl Handle {
     fn close(&self) -> Result<()> {
-        let inner = &*self.inner;
-        if !inner.context.close() {
-            return Ok(());
+        let mut closed = self.closed.lock().expect("no panic under this lock");
+        if let Some(outcome) = &*closed {
+            return outcome.clone();
         }
+        let inner = &*self.inner;
+        inner.context.close();
         inner.room.notify();
         let background = self.background.lock().expect("no panic under this lock").take();
         inner.wake.all();
@@ -327,14 +335,19 @@ impl Handle {
                 open::put_clean(&inner.context, Position(position))
             }),
         };
-        inner.commit.fail(Error::Closed);
+        let wakers = inner.commit.fail_and_wake_later(Error::Closed);
         inner.context.release();
-        for topic in inner.all_topics() {
+        let topics = inner.all_topics();
+        for topic in &topics {
             // Who cleans its directory at this moment began before the release.
             drop(topic.flush.lock().expect("no panic under this lock"));
-            topic.watch.notify();
         }
         *self.lock.lock().expect("no panic under this lock") = None;
+        *closed = Some(outcome.clone());
+        drop(closed);
+        // What is woken may close the store itself.
+        wakers.into_iter().for_each(Waker::wake);
+        topics.iter().for_each(|topic| topic.watch.notify());
         outcome
     }
 }
@@ -344,8 +357,11 @@ impl crate::cursor::Owner for Handle {}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // Whoever wants to know calls `close`. What is acknowledged is safe either way.
-        let _ = self.close();
+        // Whoever wants to know calls `close`. What is acknowledged is safe either way. If closing panicked, there is no
+        // more to be done.
+        if !self.closed.is_poisoned() {
+            let _ = self.close();
+        }
     }
 }
 

@@ -192,6 +192,7 @@ impl StoreBuilder {
                 inner,
                 background: Mutex::new(background),
                 lock: Mutex::new(Some(lock)),
+                closed: Mutex::new(None),
             }),
         })
     }
