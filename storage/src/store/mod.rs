@@ -12,12 +12,14 @@
 //! | [`manage`] | create, alter, trim and delete topics |
 //! | [`checkpoint`] | from the tails to synced segments, and journal files free again |
 //! | [`background`] | the threads that do that without being asked |
+//! | [`left_over`] | directories of topics that a crash left unknown |
 //!
 //! Locks are taken in this order: working, checkpoint, flush of a topic, writer, tail of a topic.
 
 pub(crate) mod append;
 pub(crate) mod background;
 pub(crate) mod checkpoint;
+mod left_over;
 pub(crate) mod manage;
 pub(crate) mod open;
 
@@ -93,10 +95,19 @@ pub(crate) struct Writer {
     frame: FrameBuilder,
     topics: BTreeMap<TopicId, Arc<TopicInner>>,
     next_topic: TopicId,
-    /// Deleted topics whose files may still be there.
-    deleted: Vec<TopicId>,
+    /// Deleted topics whose files may still be there. From the frame that deletes a topic on it is in here, so that each
+    /// checkpoint names it either as there or as deleted.
+    deleted: Vec<Deleted>,
     /// Topics whose high watermark the next sync moves.
     unsynced: Vec<Arc<TopicInner>>,
+}
+
+/// A deleted topic whose files may still be there.
+#[derive(Clone, Copy, Debug)]
+struct Deleted {
+    topic: TopicId,
+    /// Whether nobody writes them any more.
+    may_go: bool,
 }
 
 /// What opening a store found and did.
