@@ -433,7 +433,8 @@ impl Cursor {
     /// Blocks until there is a next record, or the time is up; says whether there is one. `None`: for ever.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the store is closed, [`Error::TopicNotFound`] when the topic is deleted.
+    /// [`Error::Closed`] when the store is closed, [`Error::TopicNotFound`] when the topic is deleted, and
+    /// [`Error::StorageFailed`] when the store has failed: what can be read still is, and nothing comes behind it.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<bool> {
         let topic = &self.topic.inner;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -458,6 +459,7 @@ impl Cursor {
         self.next < self.visible_end()
             || self.next < topic.log_start()
             || topic.context.is_closed()
+            || topic.context.failure().is_some()
             || topic.check_alive().is_err()
     }
 
@@ -467,6 +469,9 @@ impl Cursor {
             return Ok(true);
         }
         topic.check_alive()?;
+        if let Some(failure) = topic.context.failure() {
+            return Err(failure.clone());
+        }
         if topic.context.is_closed() {
             return Err(Error::Closed);
         }

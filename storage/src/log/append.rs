@@ -289,9 +289,7 @@ impl LogInner {
     fn refuse(&self, error: Error) -> Error {
         match error {
             Error::Io { action, path, source } => {
-                let error = self.context.fail(Error::StorageFailed { action, path, source });
-                self.commit.fail(error.clone());
-                error
+                self.context.fail(Error::StorageFailed { action, path, source })
             }
             other => other,
         }
@@ -326,12 +324,8 @@ impl LogInner {
                 segments.push(Arc::clone(&segment));
             });
         } else {
-            let sealed = before.seal(self.context.store, self.seed).map_err(|error| {
-                let error = self.context.fail(error);
-                self.commit.fail(error.clone());
-                error
-            })?;
-            let (file, sealed, writer) = sealed;
+            let sealed = before.seal(self.context.store, self.seed);
+            let (file, sealed, writer) = sealed.map_err(|error| self.context.fail(error))?;
             tail.unsynced.push((file, sealed.path.clone()));
             self.ahead.end(writer);
             self.update_segments(|segments| segments.push(Arc::clone(&segment)));

@@ -81,6 +81,8 @@ struct Handle {
     inner: Arc<LogInner>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn DirLock>>>,
+    /// How closing it went. Held by the thread that closes it, for as long as that takes.
+    closed: Mutex<Option<Result<()>>>,
 }
 
 /// What the threads of the log share.

@@ -102,7 +102,8 @@ impl LogCursor {
     /// Blocks until there is a next record, or the time is up; says whether there is one. `None`: for ever.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the log is closed.
+    /// [`Error::Closed`] when the log is closed; [`Error::StorageFailed`] when it has failed: what can be read still is,
+    /// and nothing comes behind it.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<bool> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         self.watch().wait_until(deadline, || self.is_ready());
@@ -138,12 +139,18 @@ impl LogCursor {
             // An append looks for waiters under this lock, and nowhere else: see `Watch::has_waiters`.
             drop(inner.tail());
         }
-        self.next < self.visible_end() || self.next < inner.log_start() || inner.context.is_closed()
+        self.next < self.visible_end()
+            || self.next < inner.log_start()
+            || inner.context.is_closed()
+            || inner.context.failure().is_some()
     }
 
     fn readiness(&self) -> Result<bool> {
         if self.next < self.visible_end() || self.next < self.inner().log_start() {
             return Ok(true);
+        }
+        if let Some(failure) = self.inner().context.failure() {
+            return Err(failure.clone());
         }
         if self.inner().context.is_closed() { Err(Error::Closed) } else { Ok(false) }
     }
@@ -297,9 +304,14 @@ impl Iterator for LogRecords {
             match self.cursor.next_batch() {
                 Ok(Some(batch)) => self.ready = batch.owned().into_iter(),
                 Ok(None) if !self.follows => return None,
-                // The only thing that ends a wait without a time is the end of the log.
-                Ok(None) if self.cursor.wait(None).is_err() => return None,
-                Ok(None) => {}
+                Ok(None) => match self.cursor.wait(None) {
+                    Ok(_) => {}
+                    Err(Error::Closed) => return None,
+                    Err(error) => {
+                        self.follows = false;
+                        return Some(Err(error));
+                    }
+                },
                 Err(error) => {
                     let behind = match &error {
                         Error::OffsetTrimmed { log_start_offset, .. } => *log_start_offset,
