@@ -64,6 +64,9 @@ pub(crate) struct Segment {
     sealed: Mutex<Option<SealedSegment>>,
     /// Whether the file's header, and the footer of a sealed one, were looked at, or written by this process.
     is_known: AtomicBool,
+    /// Whether the file is shorter than it was, or its footer is damaged and there are fewer records than it was sealed
+    /// with: then its end may be among what is missing.
+    is_short: AtomicBool,
     index: Mutex<Index>,
     map: Mutex<Option<Arc<dyn Map>>>,
 }
@@ -107,6 +110,7 @@ impl Segment {
             next_offset: AtomicU64::new(sealed.next_offset.0),
             sealed: Mutex::new(is_sealed.then_some(*sealed)),
             is_known: AtomicBool::new(false),
+            is_short: AtomicBool::new(false),
             index: Mutex::new(Index::Unread),
             map: Mutex::new(None),
         }
@@ -259,8 +263,16 @@ impl Segment {
             .open(&self.path, OpenMode::Read)
             .map_err(|error| Error::io("open segment", &self.path, error))?;
         self.check_header(context, &*file)?;
-        if self.data_bytes.load(Ordering::Acquire) == 0 {
+        let data_bytes = self.data_bytes.load(Ordering::Acquire);
+        if data_bytes == 0 {
             self.read_footer(context, &*file, &mut index)?;
+        } else {
+            let bytes = file.len().map_err(|error| Error::io("look at", &self.path, error))?;
+            if bytes < data_bytes {
+                context.counters.damage_found.add(1);
+                self.is_short.store(true, Ordering::Release);
+                self.data_bytes.store(bytes.max(HEADER_BYTES as u64), Ordering::Release);
+            }
         }
         self.is_known.store(true, Ordering::Release);
         Ok(())
@@ -322,6 +334,8 @@ impl Segment {
                 let is_complete = builder.next_offset() == next_offset
                     || builder.position() + index_and_footer == file_bytes;
                 let end = if is_complete { builder.position() } else { file_bytes };
+                let was_sealed_with = self.sealed().map_or(0, |sealed| sealed.record_count);
+                self.is_short.store(builder.record_count() < was_sealed_with, Ordering::Release);
                 *index = Index::Fixed(Bytes::copy_from_slice(builder.entries()));
                 self.data_bytes.store(end.max(HEADER_BYTES as u64), Ordering::Release);
             }
@@ -495,8 +509,16 @@ impl SegmentReader {
         expected: Offset,
     ) -> Result<Found> {
         segment.look(context)?;
+        // First: what it covers is there when it has moved.
+        let next_offset = segment.next_offset();
         let end = segment.data_bytes.load(Ordering::Acquire);
         if position >= end {
+            // Only compaction takes the last records of a segment out.
+            let is_missing = segment.rewrites == 0 || segment.is_short.load(Ordering::Acquire);
+            if is_missing && expected < next_offset {
+                context.counters.damage_found.add(1);
+                return Err(segment.corrupt(expected..next_offset, end, "its end is missing"));
+            }
             return Ok(Found::End);
         }
         self.hold_map(segment, context)?;
