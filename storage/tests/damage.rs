@@ -1,4 +1,4 @@
-//! Damaged segments, as readers meet them: what is gone is named with its offsets, and everything else is delivered.
+//! Damaged files, as their users meet them: what is gone is named, and everything else is delivered.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
@@ -80,5 +80,34 @@ fn a_segment_that_was_cut_between_two_batches_is_reported_with_the_offsets_that_
         assert_eq!(delivered, (0..20).filter(|offset| !missing.contains(offset)).collect::<Vec<_>>());
         assert_eq!(damaged, [Offset(missing.start)..Offset(missing.end)]);
         assert!(store.stats().damage_found > 0);
+    }
+}
+
+/// A journal whose file had been cut behind a frame ended there as if nothing had been appended since: the store opened
+/// without a word, and acknowledged records were gone.
+#[test]
+fn a_journal_file_that_was_cut_short_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let topic = store.topic_or_create("t").unwrap();
+    topic.append(&[Record::new("x".repeat(10_000))]).unwrap();
+    store.checkpoint().unwrap();
+    topic.append(&[Record::new("acknowledged")]).unwrap();
+    // What a killed process leaves.
+    let killed = tempfile::tempdir().unwrap();
+    fs::create_dir(killed.path().join("journal")).unwrap();
+    for name in ["checkpoint", "journal/000000.journal"] {
+        fs::copy(dir.path().join(name), killed.path().join(name)).unwrap();
+    }
+    let path = killed.path().join("journal/000000.journal");
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    // Behind the first frame, in it, and in the header.
+    for bytes in [16 << 10 | 8, 8192, 4096, 72] {
+        file.set_len(bytes).unwrap();
+        let error = Store::open(killed.path()).unwrap_err();
+        assert!(
+            matches!(&error, Error::CorruptFile { path: named, .. } if *named == path),
+            "{bytes}: {error}"
+        );
     }
 }
