@@ -31,8 +31,8 @@ pub enum Use {
     /// Damage to it is reported.
     Used,
     /// Nothing reads it: padding of headers, batches, frames and checkpoint copies; in the journal what the checkpoint
-    /// covers and what is behind the last frame; the lock, the reserve, and the header of a segment that is known by its
-    /// batches.
+    /// covers and what is behind the last frame; the lock, the reserve, and `live`, which only those look at who read beside
+    /// the writer.
     Unused,
     /// In the journal's last group: damage may be taken for a torn write.
     Last,
@@ -120,15 +120,21 @@ pub fn sample(is_closed: bool) -> Check<Sample> {
 
 /// What became of a damaged sample.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    is_reported: bool,
-    is_torn: bool,
-    was_clean: bool,
+pub struct Seen {
+    /// An error, a damaged file, or a reader that met damage.
+    pub is_reported: bool,
+    /// The opening cut off a torn end.
+    pub is_torn: bool,
+    /// The store had been closed properly, and that could be seen.
+    pub was_clean: bool,
 }
 
 impl Sample {
     /// Opens and reads a damaged copy. Complains about a wrong record, and about one that is missing without a word.
-    fn look(&self, disk: &SimDisk) -> Check<Seen> {
+    ///
+    /// # Errors
+    /// The complaint.
+    pub fn look(&self, disk: &SimDisk) -> Check<Seen> {
         let store = match open(disk) {
             Ok(store) => store,
             Err(error) => {
@@ -204,12 +210,15 @@ impl Sample {
     }
 
     /// The files, each with its bytes and how many of them there are to look at.
-    fn files(&self) -> Check<Vec<(PathBuf, Vec<u8>)>> {
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn files(&self) -> Check<Vec<(PathBuf, Vec<u8>)>> {
         self.disk
             .files()
             .into_keys()
             .filter(|path| {
-                !matches!(path.file_name().and_then(|name| name.to_str()), Some("lock" | "reserve"))
+                !matches!(path.file_name().and_then(|name| name.to_str()), Some("lock" | "live" | "reserve"))
             })
             .map(|path| {
                 let bytes = self.disk.read_file(&path).map_err(|error| error.to_string())?;
@@ -225,7 +234,8 @@ impl Sample {
             "clean" => vec![Use::Clean; bytes.len()],
             "checkpoint" => checkpoint_uses(bytes),
             _ if name.ends_with(".journal") => self.journal_uses(bytes),
-            _ => segment_uses(bytes),
+            _ if name.ends_with(".segment") => segment_uses(bytes),
+            _ => panic!("what is {}?", path.display()),
         }
     }
 
@@ -312,6 +322,7 @@ fn segment_uses(bytes: &[u8]) -> Vec<Use> {
     let mut at = 64;
     while at + 48 <= end {
         let batch = u32_at(bytes, at + 4) as usize;
+        assert!(batch >= 48, "an intact segment");
         let next = at + batch.next_multiple_of(8);
         uses[at + batch..next.min(end)].fill(Use::Unused);
         at = next;
@@ -330,6 +341,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 /// What damage may be answered with.
 fn is_typed(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported)
+        || matches!(error, Error::NotAStore { .. })
 }
 
 /// What was flipped.
