@@ -10,11 +10,12 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use spin::mutex::SpinMutex;
 
 use super::active::{self, Active, Prepared};
 use super::ahead::Ahead;
@@ -167,13 +168,14 @@ impl LogBuilder {
             log_start: AtomicU64::new(identity.log_start_offset.max(segments[0].base_offset).0),
             high_watermark: AtomicU64::new(next_offset.0),
             log_end: AtomicU64::new(next_offset.0),
-            tail: Mutex::new(Tail::new(active, next_offset, last_time)),
+            tail: SpinMutex::new(Tail::new(active, next_offset, last_time)),
             segments: ArcSwap::from_pointee(segments),
             commit,
             ahead,
             synced: Watch::default(),
             written: Watch::default(),
             wake: Watch::default(),
+            unsynced_segments: AtomicUsize::new(0),
             identity: Mutex::new(identity_file),
             recovery: report,
             settings,
@@ -221,7 +223,8 @@ fn sync_now_and_then(log: &Weak<LogInner>) {
         let Some(log) = log.upgrade() else { return };
         let deadline = Instant::now() + log.settings.sync_interval;
         log.wake.wait_until(Some(deadline), || {
-            log.context.is_closed() || log.tail().unsynced.len() >= super::append::UNSYNCED_SEGMENTS_MAX
+            log.context.is_closed()
+                || log.unsynced_segments.load(Ordering::Acquire) >= super::append::UNSYNCED_SEGMENTS_MAX
         });
         if log.context.check_writable().is_err() {
             return;
@@ -248,6 +251,7 @@ impl Handle {
         if !context.close() {
             return Ok(());
         }
+        inner.tail().interrupt();
         inner.wake.notify();
         inner.ahead.stop();
         let threads = std::mem::take(&mut *self.threads.lock().expect("no panic under this lock"));

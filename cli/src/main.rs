@@ -1,0 +1,5 @@
+//! The `quipu` command.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

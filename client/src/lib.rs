@@ -1,0 +1,3 @@
+//! The typed, async client.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The gRPC service over a store.
+
+#![forbid(unsafe_code)]
