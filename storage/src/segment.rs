@@ -192,13 +192,14 @@ impl Segment {
         }
     }
 
-    /// Where to begin to look for `offset`: the start of a batch at or before the one that covers it.
-    pub(crate) fn seek_offset(&self, context: &Context, offset: Offset) -> Result<u64> {
+    /// Where to begin to look for `offset`: the start of a batch at or before the one that covers it, and the first
+    /// offset that can be there.
+    pub(crate) fn seek_offset(&self, context: &Context, offset: Offset) -> Result<(u64, Offset)> {
         self.seek(context, |entry| entry.base_offset <= offset)
     }
 
-    /// Where to begin to look for the first batch appended at `time` or later.
-    pub(crate) fn seek_time(&self, context: &Context, time: Timestamp) -> Result<u64> {
+    /// Where to begin to look for the first batch appended at `time` or later, and the first offset that can be there.
+    pub(crate) fn seek_time(&self, context: &Context, time: Timestamp) -> Result<(u64, Offset)> {
         self.seek(context, |entry| entry.append_time < time)
     }
 
@@ -219,11 +220,18 @@ impl Segment {
         })
     }
 
-    fn seek(&self, context: &Context, before: impl Fn(IndexEntry) -> bool) -> Result<u64> {
+    fn seek(&self, context: &Context, before: impl Fn(IndexEntry) -> bool) -> Result<(u64, Offset)> {
         self.with_index(context, |index| {
-            last_entry(index, before)
-                .map_or(HEADER_BYTES as u64, |number| IndexEntry::at(index, number).position.0)
+            last_entry(index, before).map_or((HEADER_BYTES as u64, self.base_offset), |number| {
+                let entry = IndexEntry::at(index, number);
+                (entry.position.0, entry.base_offset)
+            })
         })
+    }
+
+    /// Where its batches end, as far as they can be read.
+    pub(crate) fn data_end(&self) -> u64 {
+        self.data_bytes.load(Ordering::Acquire)
     }
 
     fn lock_index(&self) -> std::sync::MutexGuard<'_, Index> {
@@ -497,10 +505,10 @@ impl SegmentReader {
         Self::default()
     }
 
-    /// The batch that starts at `position`; it is the one after offset `expected - 1`.
+    /// The batch that starts at `position`; it has `expected`, or compaction has left it as the first behind.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] with the offsets up to the next intact batch.
+    /// [`Error::Corrupt`] with the offsets from `expected` up to the next intact batch.
     pub(crate) fn read(
         &mut self,
         segment: &Arc<Segment>,
@@ -523,6 +531,12 @@ impl SegmentReader {
         }
         self.hold_map(segment, context)?;
         match self.batch(segment, context, position, end) {
+            // Only compaction leaves gaps.
+            Ok(Ok(batch)) if batch.base_offset() > expected && segment.rewrites == 0 => {
+                context.counters.damage_found.add(1);
+                let offsets = expected..batch.base_offset();
+                Err(segment.corrupt(offsets, position, "the batches before it are missing"))
+            }
             Ok(Ok(batch)) if batch.next_offset() > expected => {
                 let next = position + batch.header().stored_bytes() as u64;
                 Ok(Found::Batch(batch, next))
@@ -541,21 +555,20 @@ impl SegmentReader {
         }
     }
 
-    /// From `position`, the start of a batch, to the batch that covers `target`, or to the damage that may have
-    /// been it.
+    /// From `position`, where the batch starts that has `expected`, to the one that covers `target`, or to the damage
+    /// that may have been it; and the first offset that can be there.
     pub(crate) fn hop(
         &mut self,
         segment: &Arc<Segment>,
         context: &Context,
-        mut position: u64,
+        (mut position, mut expected): (u64, Offset),
         target: Offset,
-    ) -> Result<u64> {
+    ) -> Result<(u64, Offset)> {
         self.hold_map(segment, context)?;
         let end = segment.data_bytes.load(Ordering::Acquire);
-        let mut expected = segment.base_offset;
         while position < end {
             match self.readable_header(segment, context, position, end)? {
-                Ok(header) if header.next_offset() > target => return Ok(position),
+                Ok(header) if header.next_offset() > target => break,
                 Ok(header) => {
                     expected = header.next_offset();
                     position += header.stored_bytes() as u64;
@@ -563,13 +576,16 @@ impl SegmentReader {
                 Err(_) => {
                     let Some(behind) = segment.next_intact(context, position, end, expected)? else { break };
                     match self.readable_header(segment, context, behind, end)? {
-                        Ok(header) if header.base_offset <= target => position = behind,
+                        Ok(header) if header.base_offset <= target => {
+                            position = behind;
+                            expected = header.base_offset;
+                        }
                         _ => break,
                     }
                 }
             }
         }
-        Ok(position)
+        Ok((position, expected))
     }
 
     fn damage(

@@ -5,7 +5,10 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use quipu_storage::{Error, Offset, Record, Start, Store, StoreSettings, StoredRecord, Topic, TopicSettings};
+use quipu_storage::{
+    CompactOptions, Compaction, CompactionControl, Error, Offset, Record, Start, Store, StoreSettings,
+    StoredRecord, Topic, TopicSettings,
+};
 
 const HEADER_BYTES: usize = 64;
 
@@ -110,4 +113,67 @@ fn a_journal_file_that_was_cut_short_is_refused() {
             "{bytes}: {error}"
         );
     }
+}
+
+/// Reading backwards stopped at the first damage of a segment, counted from its beginning, and then went on below it:
+/// what was intact above it was never delivered, and no error named it.
+#[test]
+fn reading_backwards_delivers_what_is_intact_on_both_sides_of_damage() {
+    for damaged in [&[6][..], &[5], &[9], &[6, 7], &[5, 6, 8], &[0, 19]] {
+        let dir = closed();
+        for &offset in damaged {
+            let path = &segments(dir.path())[offset / 5];
+            let mut bytes = fs::read(path).unwrap();
+            let at = end_of(&bytes, offset % 5);
+            // Header or body.
+            bytes[at + if offset % 2 == 0 { 9 } else { 500 }] ^= 1;
+            fs::write(path, bytes).unwrap();
+        }
+        let store = open(dir.path());
+        let topic = store.topic("t").unwrap();
+        let intact = (0..20).filter(|offset| !damaged.contains(&(*offset as usize)));
+        let intact: Vec<u64> = intact.collect();
+        let (delivered, named) = outcome(topic.read_backwards(Offset::MAX));
+        assert_eq!(delivered, intact.iter().rev().copied().collect::<Vec<_>>(), "{damaged:?}");
+        assert_eq!(named.iter().map(|range| range.end.0 - range.start.0).sum::<u64>(), damaged.len() as u64);
+        assert_eq!(read(&topic).0, intact, "{damaged:?}");
+    }
+}
+
+/// An iterator repeated for ever that its topic was deleted.
+#[test]
+fn an_iterator_ends_after_an_error_that_it_cannot_go_on_behind() {
+    let dir = closed();
+    let store = open(dir.path());
+    let topic = store.topic("t").unwrap();
+    let mut iterators: [Box<dyn Iterator<Item = quipu_storage::Result<StoredRecord>>>; 4] = [
+        Box::new(topic.read(Start::Earliest).unwrap()),
+        Box::new(topic.read_backwards(Offset::MAX)),
+        Box::new(topic.follow(Start::Earliest).unwrap()),
+        Box::new(topic.follow(Start::Latest).unwrap()),
+    ];
+    store.delete_topic("t").unwrap();
+    for iterator in &mut iterators {
+        assert!(matches!(iterator.next(), Some(Err(Error::TopicNotFound { .. }))));
+        assert!(iterator.next().is_none());
+        assert!(iterator.next().is_none());
+    }
+}
+
+/// Compaction named all of a segment that had been cut between two batches, whose records were still there to be read.
+#[test]
+fn compaction_leaves_a_segment_that_was_cut_as_it_is_and_names_what_is_missing() {
+    let dir = closed();
+    let path = &segments(dir.path())[1];
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..end_of(&bytes, 3)]).unwrap();
+    let store = open(dir.path());
+    let topic = store.topic("t").unwrap();
+    // Small enough to be put together with its neighbours.
+    topic.alter(&TopicSettings { segment_bytes_max: 64 << 10, ..topic.settings() }).unwrap();
+    let options = CompactOptions { compaction: Some(Compaction::default()), ..CompactOptions::default() };
+    let report = topic.compact_with(&options, &CompactionControl::new()).unwrap();
+    assert_eq!(report.damaged.len(), 1, "{report:?}");
+    assert_eq!(report.damaged[0].offsets, Offset(8)..Offset(10));
+    assert_eq!(read(&topic).1, [Offset(8)..Offset(10)]);
 }
