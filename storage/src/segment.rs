@@ -531,6 +531,10 @@ impl SegmentReader {
         }
         self.hold_map(segment, context)?;
         match self.batch(segment, context, position, end) {
+            // It would pass for what compaction has left.
+            Ok(Ok(batch)) if segment.rewrites > 0 && batch.next_offset() > next_offset => {
+                self.damage(segment, context, position..end, expected, "a batch is of another segment")
+            }
             // Only compaction leaves gaps.
             Ok(Ok(batch)) if batch.base_offset() > expected && segment.rewrites == 0 => {
                 context.counters.damage_found.add(1);

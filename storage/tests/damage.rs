@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use quipu_storage::{
-    CompactOptions, Compaction, CompactionControl, Error, Offset, Record, Start, Store, StoreSettings,
-    StoredRecord, Topic, TopicSettings,
+    CompactOptions, Compaction, CompactionControl, CompactionReport, Error, Offset, Record, Start, Store,
+    StoreSettings, StoredRecord, Topic, TopicSettings,
 };
 
 const HEADER_BYTES: usize = 64;
@@ -160,6 +160,13 @@ fn an_iterator_ends_after_an_error_that_it_cannot_go_on_behind() {
     }
 }
 
+fn compact(topic: &Topic) -> CompactionReport {
+    // Small segments are put together.
+    topic.alter(&TopicSettings { segment_bytes_max: 64 << 10, ..topic.settings() }).unwrap();
+    let options = CompactOptions { compaction: Some(Compaction::default()), ..CompactOptions::default() };
+    topic.compact_with(&options, &CompactionControl::new()).unwrap()
+}
+
 /// Compaction named all of a segment that had been cut between two batches, whose records were still there to be read.
 #[test]
 fn compaction_leaves_a_segment_that_was_cut_as_it_is_and_names_what_is_missing() {
@@ -169,11 +176,27 @@ fn compaction_leaves_a_segment_that_was_cut_as_it_is_and_names_what_is_missing()
     fs::write(path, &bytes[..end_of(&bytes, 3)]).unwrap();
     let store = open(dir.path());
     let topic = store.topic("t").unwrap();
-    // Small enough to be put together with its neighbours.
-    topic.alter(&TopicSettings { segment_bytes_max: 64 << 10, ..topic.settings() }).unwrap();
-    let options = CompactOptions { compaction: Some(Compaction::default()), ..CompactOptions::default() };
-    let report = topic.compact_with(&options, &CompactionControl::new()).unwrap();
+    let report = compact(&topic);
     assert_eq!(report.damaged.len(), 1, "{report:?}");
     assert_eq!(report.damaged[0].offsets, Offset(8)..Offset(10));
     assert_eq!(read(&topic).1, [Offset(8)..Offset(10)]);
+}
+
+/// A later segment's file in the place of one that compaction had written passed for what compaction had left of it: its
+/// records were delivered, and those that belong there were missing without a word.
+#[test]
+fn a_batch_of_a_later_segment_in_a_rewritten_one_is_damage() {
+    let dir = closed();
+    let store = open(dir.path());
+    compact(&store.topic("t").unwrap());
+    store.close().unwrap();
+    drop(store);
+    let topic_dir = dir.path().join("topics/00000001");
+    let name =
+        |base_offset: u64, rewrites: u32| topic_dir.join(format!("{base_offset:020}-{rewrites}.segment"));
+    fs::copy(name(15, 0), name(0, 1)).unwrap();
+    let store = open(dir.path());
+    let (delivered, damaged) = read(&store.topic("t").unwrap());
+    assert_eq!(delivered, (15..20).collect::<Vec<_>>());
+    assert_eq!(damaged, [Offset(0)..Offset(15)]);
 }
