@@ -1,27 +1,19 @@
 //! Damaged files: a flipped bit, wherever it is; and files that are cut short, missing, swapped or another's.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 
-use quipu_storage::{Error, Start};
-use quipu_tests::rot::{Flipped, Sample, open, run, sample};
+use quipu_storage::{Error, ErrorKind, JournalEnd, Start, Store};
+use quipu_tests::rot::run_on;
+use quipu_tests::rot::sample::{Sample, open, sample};
 
 #[test]
 fn every_flipped_bit_is_noticed_and_costs_no_intact_record() {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let outcomes: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..threads).map(|thread| scope.spawn(move || run((thread, threads)))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    let mut all = Flipped::default();
-    for outcome in outcomes {
-        let flipped = outcome.unwrap_or_else(|complaint| panic!("{complaint}"));
-        all.bits += flipped.bits;
-        all.reported += flipped.reported;
-        all.torn += flipped.torn;
-    }
-    eprintln!("{all:?}");
-    assert!(all.bits > 20_000 && all.reported > all.bits / 2 && all.torn > 0);
+    let flipped = run_on(threads).unwrap_or_else(|complaint| panic!("{complaint}"));
+    eprintln!("{flipped:?}");
+    assert!(flipped.bits > 100_000 && flipped.reported > flipped.bits / 2, "{flipped:?}");
+    assert!(flipped.torn > 1000 && flipped.lossy > 10_000, "{flipped:?}");
 }
 
 fn each_sample(check: impl Fn(bool, &Sample)) {
@@ -34,17 +26,26 @@ fn is_segment(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "segment")
 }
 
-/// A sealed segment that was cut between two batches ended there for readers, without a word: they took what was missing
-/// for records that compaction had taken out.
+fn is_journal(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "journal")
+}
+
 #[test]
 fn a_file_that_is_cut_short_is_noticed_and_costs_only_what_is_missing() {
     each_sample(|is_closed, sample| {
         for (path, bytes) in sample.files().unwrap() {
-            for length in (0..bytes.len()).filter(|length| length % 8 == 0 || length % 101 == 0) {
+            for length in (1..bytes.len()).filter(|length| length % 8 == 0 || length % 101 == 0) {
                 let disk = sample.disk.after_kill();
                 disk.truncate(&path, length as u64).unwrap();
                 let at = format!("closed: {is_closed}, {} cut to {length}", path.display());
-                let seen = sample.look(&disk).unwrap_or_else(|complaint| panic!("{at}: {complaint}"));
+                if is_journal(&path) && open(&disk).is_ok_and(|store| is_torn(&store)) {
+                    // What would say that more was synced is gone with the rest.
+                    continue;
+                }
+                let disk = sample.disk.after_kill();
+                disk.truncate(&path, length as u64).unwrap();
+                let seen =
+                    sample.open_and_look(&disk).unwrap_or_else(|complaint| panic!("{at}: {complaint}"));
                 if is_segment(&path) || path.ends_with("checkpoint") {
                     assert!(seen.is_reported, "{at}: nobody noticed");
                 }
@@ -53,6 +54,12 @@ fn a_file_that_is_cut_short_is_noticed_and_costs_only_what_is_missing() {
     });
 }
 
+fn is_torn(store: &Store) -> bool {
+    store.recovery().journal_end != JournalEnd::Clean
+}
+
+/// All but the last file of the journal: nothing else names that one, so a store without it is one that was killed before
+/// it was begun.
 #[test]
 fn a_file_that_is_missing_is_noticed() {
     each_sample(|is_closed, sample| {
@@ -60,17 +67,19 @@ fn a_file_that_is_missing_is_noticed() {
             let disk = sample.disk.after_kill();
             disk.lose_file(&path).unwrap();
             let at = format!("closed: {is_closed}, without {}", path.display());
-            match open(&disk) {
-                // Without its checkpoint a store is no store, and is not made anew either.
-                Err(error) => assert!(path.ends_with("checkpoint") || !is_closed, "{at}: {error}"),
-                Ok(store) => {
-                    drop(store);
-                    let disk = sample.disk.after_kill();
-                    disk.lose_file(&path).unwrap();
-                    let seen = sample.look(&disk).unwrap_or_else(|complaint| panic!("{at}: {complaint}"));
-                    assert!(seen.is_reported || !is_segment(&path), "{at}: nobody noticed");
-                }
+            if is_journal(&path) && !is_closed {
+                let is_first = path.ends_with("000000.journal");
+                assert!(
+                    open(&disk).is_err_and(|error| error.kind() == ErrorKind::Damaged) || !is_first,
+                    "{at}"
+                );
+                continue;
             }
+            let seen = sample.open_and_look(&disk).unwrap_or_else(|complaint| panic!("{at}: {complaint}"));
+            // Of a store that was closed the journal is not needed. Without its checkpoint a store is no store, and is
+            // not made anew either.
+            let is_needed = is_segment(&path) || path.ends_with("checkpoint");
+            assert!(seen.is_reported || !is_needed, "{at}: nobody noticed");
         }
     });
 }
@@ -80,7 +89,7 @@ fn segments_in_each_others_place_are_noticed_and_deliver_nothing_wrong() {
     each_sample(|is_closed, sample| {
         let files: Vec<_> =
             sample.files().unwrap().into_iter().filter(|(path, _)| is_segment(path)).collect();
-        assert_eq!(files.len(), 3);
+        assert!(files.len() >= 5);
         for (place, _) in &files {
             for (other, bytes) in &files {
                 if place == other {
@@ -89,7 +98,8 @@ fn segments_in_each_others_place_are_noticed_and_deliver_nothing_wrong() {
                 let disk = sample.disk.after_kill();
                 disk.plant_file(place, bytes).unwrap();
                 let at = format!("closed: {is_closed}, {} in place of {}", other.display(), place.display());
-                let seen = sample.look(&disk).unwrap_or_else(|complaint| panic!("{at}: {complaint}"));
+                let seen =
+                    sample.open_and_look(&disk).unwrap_or_else(|complaint| panic!("{at}: {complaint}"));
                 assert!(seen.is_reported, "{at}: nobody noticed");
             }
         }
@@ -104,7 +114,7 @@ fn segments_of_another_store_are_noticed_and_deliver_nothing_wrong() {
             let disk = sample.disk.after_kill();
             disk.plant_file(&path, &bytes).unwrap();
             let at = format!("closed: {is_closed}, another store's {}", path.display());
-            let seen = sample.look(&disk).unwrap_or_else(|complaint| panic!("{at}: {complaint}"));
+            let seen = sample.open_and_look(&disk).unwrap_or_else(|complaint| panic!("{at}: {complaint}"));
             // The file `clean` says only where the journal ended.
             assert!(seen.is_reported || path.ends_with("clean"), "{at}: nobody noticed");
         }
