@@ -626,9 +626,13 @@ impl SegmentReader {
         }
         let head = &self.window[self.within(position, head_bytes).unwrap_or_default()];
         let decoded = BatchHeader::decode(head, segment.seed);
-        // Its ext may reach beyond what was looked at.
-        let claimed = batch_bytes_claimed(head).min(end - position);
-        if decoded.is_ok() || claimed <= head_bytes {
+        if decoded.is_ok() {
+            return Ok(decoded);
+        }
+        // Its ext may reach beyond what was looked at. Not of what cannot be a header at all: a search behind damage comes
+        // by at every eighth byte of it, and what stands there claims any length.
+        let claimed = BatchHeader::decode_unverified(head).map_or(0, |header| header.body_at() as u64);
+        if claimed <= head_bytes || claimed > end - position {
             return Ok(decoded);
         }
         self.fetch(segment, context, position, claimed, end)?;
@@ -734,11 +738,6 @@ impl SegmentReader {
 /// Whether the disk cannot read what is there. Anything else (too many open files, say) says nothing about the bytes.
 fn is_bad_sector(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-}
-
-/// How long a batch says it is, its checksum not looked at.
-fn batch_bytes_claimed(bytes: &[u8]) -> u64 {
-    if bytes.len() < 8 { 0 } else { u64::from(crate::format::u32_at(bytes, 4)) }
 }
 
 /// Keeps the number of maps bounded: the ones opened first are closed first. A reader that holds one keeps it.

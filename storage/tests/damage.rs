@@ -200,3 +200,33 @@ fn a_batch_of_a_later_segment_in_a_rewritten_one_is_damage() {
     assert_eq!(delivered, (15..20).collect::<Vec<_>>());
     assert_eq!(damaged, [Offset(0)..Offset(15)]);
 }
+
+/// The search behind a damaged header read on to the end that it took each eighth byte to claim: for six megabytes that
+/// do not compress it took minutes, and as long again for each reader.
+#[test]
+fn a_search_behind_damage_reads_what_it_passes_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let topic = store.topic_or_create("t").unwrap();
+    let mut number = 1_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        // xorshift64
+        number ^= number << 13;
+        number ^= number >> 7;
+        number ^= number << 17;
+        number.to_le_bytes()
+    })
+    .take(6 << 17)
+    .flatten()
+    .collect();
+    topic.append(&[Record::new(noise)]).unwrap();
+    topic.append(&[Record::new("001x")]).unwrap();
+    store.close().unwrap();
+    drop((topic, store));
+    let path = dir.path().join(format!("topics/00000001/{:020}-0.segment", 0));
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[HEADER_BYTES + 9] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let store = open(dir.path());
+    assert_eq!(read(&store.topic("t").unwrap()), (vec![1], vec![Offset(0)..Offset(1)]));
+}
