@@ -51,6 +51,9 @@ pub struct Config {
     pub drain_time_max: Duration,
     /// Certificates. None: plain text.
     pub tls: Option<Tls>,
+    /// Origins whose pages may use gRPC-web, such as `https://console.example.com`, or `*` for all. None: pages that
+    /// come from elsewhere cannot read answers.
+    pub web_origins: Vec<String>,
     /// Whether the services describe themselves (gRPC reflection). `true`.
     pub reflection: bool,
     /// Topics that have metrics of their own; the others are counted together. 1,000.
@@ -85,6 +88,7 @@ impl Default for Config {
             keepalive_timeout: Duration::from_secs(20),
             drain_time_max: Duration::from_secs(10),
             tls: None,
+            web_origins: Vec::new(),
             reflection: true,
             metrics_topics_max: 1000,
         }
