@@ -1,6 +1,9 @@
 //! Bugs planted on purpose: a harness that stays green on one of them proves nothing.
 //!
-//! A bug is planted for the whole process, so they are tried one after the other.
+//! A bug is planted for the whole process, so they are tried one after the other. Each must be found within a small part
+//! of what the harness goes through in its own test; without a bug nobody may complain of that part.
+//!
+//! Planted bugs are also in `power_cuts.rs` and `real_disk.rs`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +14,7 @@ use quipu_tests::lying::{Lie, LyingDisk};
 use quipu_tests::model::Check;
 use quipu_tests::model::run::{honest, sequence};
 use quipu_tests::sim::SimDisk;
+use quipu_tests::workload::Scenario;
 use quipu_tests::{crash_points, faults, rot};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -44,16 +48,25 @@ fn is_red<T>(harness: impl FnOnce() -> Check<T>) -> bool {
     }
 }
 
+/// Random sequences that each bug has to be found in.
+const SEQUENCES: u64 = 200;
+/// The part of all crash points, and of all faults, that each bug has to be found in: one in so many.
+const SHARE: u64 = 16;
+
 fn model_is_red(wrap: fn(SimDisk) -> Arc<dyn Disk>) -> bool {
-    is_red(|| (0..500).try_for_each(|seed| sequence(seed, wrap).map(drop)))
+    is_red(|| (0..SEQUENCES).try_for_each(|seed| sequence(seed, wrap).map(drop)))
 }
 
 fn crash_points_are_red(wrap: fn(SimDisk) -> Arc<dyn Disk>) -> bool {
-    is_red(|| crash_points::run(wrap, 1, 1000, (0, 1)))
+    is_red(|| crash_points::run(wrap, 1, 1000, (0, SHARE)))
 }
 
 fn faults_are_red(wrap: fn(Arc<dyn Disk>) -> Arc<dyn Disk>) -> bool {
-    is_red(|| faults::run(wrap, (0, 1)))
+    is_red(|| faults::run(wrap, (0, SHARE)))
+}
+
+fn syncs_of_threads_are_red() -> bool {
+    is_red(|| faults::fail_each_sync(Scenario::Checkpoint))
 }
 
 fn lies_about_syncs(sim: SimDisk) -> Arc<dyn Disk> {
@@ -73,6 +86,13 @@ fn without_a_bug_nobody_complains() {
     let _planted = Planted::new(Bug::None);
     assert!(!model_is_red(honest));
     assert!(!crash_points_are_red(honest));
+    assert!(!faults_are_red(faults::honest));
+    assert!(!syncs_of_threads_are_red());
+}
+
+#[test]
+fn without_a_bug_nobody_complains_of_rot() {
+    let _planted = Planted::new(Bug::None);
     assert!(!is_red(|| rot::run((0, 16))));
 }
 
@@ -87,6 +107,7 @@ fn an_acknowledgement_before_the_sync_is_noticed() {
 fn a_sync_error_that_is_ignored_is_noticed() {
     let _planted = Planted::new(Bug::IgnoreSyncErrors);
     assert!(faults_are_red(faults::honest));
+    assert!(syncs_of_threads_are_red());
 }
 
 #[test]
