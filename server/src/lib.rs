@@ -1,3 +1,51 @@
 //! The gRPC service over a store.
+//!
+//! [`serve`] is all there is to call. What happens in between:
+//!
+//! ```text
+//! connection.rs  accept, count, close            serve.rs      put together, drain, close the store
+//! edge.rs        streams of a connection, errors that the library answers
+//! log.rs         ── append.rs, session.rs        the engine's `submit`, a ticket waited for without a thread
+//!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
+//! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
+//! wire.rs        appends and batches as bytes, not as objects
+//! admin.rs       status of the server            error.rs      what is answered when something fails
+//! http.rs        /metrics, /healthz, /readyz     metrics.rs    what is counted, as OpenMetrics text
+//! ```
+//!
+//! Promises:
+//!
+//! - Nothing on an async thread waits for the disk. What is read goes to at most `reads_max` other threads.
+//! - Whatever clients do, memory is bounded: see [`Config`].
+//! - A subscription that nobody reads costs others nothing.
+//! - Every error names a reason and whether anything was applied; the README of `quipu-proto` lists them.
 
 #![forbid(unsafe_code)]
+
+mod admin;
+mod append;
+mod batch;
+mod config;
+mod connection;
+mod edge;
+mod error;
+mod fence;
+mod filter;
+mod http;
+mod log;
+mod metrics;
+mod read;
+mod request;
+mod scan;
+mod serve;
+mod session;
+mod settings;
+mod shared;
+mod subscribe;
+mod topics;
+mod upkeep;
+mod wire;
+
+pub use config::{Config, InvalidConfig, ListenAddressRefused, Tls, check_listen_address};
+pub use error::DOMAIN;
+pub use serve::{Listeners, ServeError, serve};

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::format::batch::{Batch, BatchHeader, BodyProblem};
+use crate::format::batch::{Batch, BatchHeader, BodyProblem, Codec};
 use crate::format::record::RecordView;
 use crate::segment::{Found, Segment, SegmentReader};
 use crate::store::visible_end;
@@ -310,17 +310,47 @@ impl Cursor {
                 outcome => outcome.or_else(|error| topic.check_alive().and(Err(error)))?,
             };
             if let Some(batch) = found {
-                self.counted.batches += 1;
-                self.counted.records += u64::from(batch.header().record_count);
-                self.counted.bytes += batch.as_bytes().len() as u64;
-                if self.counted.batches >= COUNTED_AT_ONCE {
-                    self.report_counts();
-                }
-                let from = self.next;
-                self.next = batch.next_offset();
-                return Ok(Some(ReadBatch { batch, from, topic: topic.uid }));
+                return Ok(Some(self.advance(&topic, batch)));
             }
         }
+    }
+
+    /// The next batch if it is in memory as it is: without a look at the disk and without decompressing, so that it may
+    /// be called where nothing may block. `None` says nothing about whether there is a next batch.
+    ///
+    /// # Errors
+    /// As [`next_batch`](Self::next_batch).
+    pub fn next_batch_in_memory(&mut self) -> Result<Option<ReadBatch>> {
+        let topic = Arc::clone(&self.topic.inner);
+        topic.check_alive()?;
+        if self.next < topic.log_start() || self.next >= self.visible_end() {
+            return Ok(None);
+        }
+        let found = topic.tail().find(self.next).cloned();
+        let Some(stored) = found.filter(|batch| batch.base_offset <= self.next) else { return Ok(None) };
+        let header =
+            BatchHeader::decode(&stored.bytes, topic.seed).expect("the tail holds intact batches only");
+        if header.codec != Codec::None {
+            return Ok(None);
+        }
+        self.place = None;
+        match Batch::trusted(header, stored.bytes) {
+            Ok(batch) => Ok(Some(self.advance(&topic, batch))),
+            Err(BodyProblem::CodecUnavailable(codec)) => Err(Error::CodecUnavailable { codec: codec.name() }),
+            Err(BodyProblem::Invalid(invalid)) => Err(unreadable(invalid)),
+        }
+    }
+
+    /// Goes on behind `batch` and hands it out.
+    fn advance(&mut self, topic: &TopicInner, batch: Batch) -> ReadBatch {
+        self.counted.batches += 1;
+        self.counted.records += u64::from(batch.header().record_count);
+        self.counted.bytes += batch.as_bytes().len() as u64;
+        if self.counted.batches >= COUNTED_AT_ONCE {
+            self.report_counts();
+        }
+        let from = std::mem::replace(&mut self.next, batch.next_offset());
+        ReadBatch { batch, from, topic: topic.uid }
     }
 
     fn report_counts(&mut self) {

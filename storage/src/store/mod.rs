@@ -39,9 +39,10 @@ use crate::journal::Journal;
 use crate::journal::recovery::JournalEnd;
 use crate::live::Teller;
 use crate::retention::RetentionReport;
+use crate::settings::StoreSettings;
 use crate::stats::StoreStats;
 use crate::topic::TopicInner;
-use crate::types::{Offset, Position, TopicId, TopicName};
+use crate::types::{Offset, Position, TopicId, TopicName, Uid};
 use crate::watch::Watch;
 use background::Background;
 
@@ -234,6 +235,16 @@ impl Store {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.handle.inner.context.dir
+    }
+
+    /// What tells it from every other store.
+    pub fn uid(&self) -> Uid {
+        self.handle.inner.context.store
+    }
+
+    /// The settings that it was opened with.
+    pub fn settings(&self) -> &StoreSettings {
+        &self.handle.inner.context.settings
     }
 
     /// What opening it found and did.

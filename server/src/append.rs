@@ -1,0 +1,250 @@
+//! The way of an append: check the request as a whole, hand its bytes to the engine, wait for the disk without a thread.
+//!
+//! The records are stored as the client encoded them. What the engine does meanwhile on the calling thread is bounded: one
+//! scan over the bytes, one copy, one write into the page cache. What may take longer goes to a thread that may block: the
+//! first append to a topic (its files are looked at), topics in memory (now and then they sync), large appends, and those
+//! that find no room and wait for some.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use quipu_proto::v1 as pb;
+use quipu_storage::{Append, Appended, Durability, Error, Storage, Store, Ticket, Topic};
+use tonic::{Code, Status};
+
+use crate::error::{Problem, Violations, status};
+use crate::fence::Member;
+use crate::request;
+use crate::shared::{Counted, Shared};
+
+/// Larger appends are scanned and copied elsewhere: this is about a tenth of a millisecond.
+const BYTES_INLINE_MAX: usize = 1 << 20;
+
+/// An append as it came: its records still encoded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct WireAppend {
+    pub(crate) parts: Vec<WirePart>,
+    pub(crate) durability: i32,
+    pub(crate) has_conditions: bool,
+    pub(crate) has_producer: bool,
+    pub(crate) has_request_id: bool,
+    pub(crate) validate_only: bool,
+    /// How long the message was.
+    pub(crate) bytes: usize,
+}
+
+/// Records for one topic.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct WirePart {
+    /// Protobuf `repeated Record records = 1`.
+    pub(crate) records: Bytes,
+    pub(crate) topic: String,
+    pub(crate) records_crc: Option<u32>,
+}
+
+/// An append that passed every check that needs no lock.
+struct Checked {
+    topics: Vec<Topic>,
+    parts: Vec<WirePart>,
+    durability: Durability,
+}
+
+impl Checked {
+    /// Scans the records and copies them into what the engine takes.
+    fn append(&self) -> Result<Append, Status> {
+        let mut append = Append::new().durability(self.durability);
+        for (topic, part) in self.topics.iter().zip(&self.parts) {
+            append = append
+                .encoded(topic, &part.records)
+                .map_err(|error| Status::from(Problem::from(error).with("topic", topic.name())))?;
+        }
+        Ok(append)
+    }
+
+    fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.records.len()).sum()
+    }
+}
+
+/// The bounds of the engine, which it looks at itself before it appends.
+fn check_size(store: &Store, checked: &Checked) -> Result<(), Error> {
+    let (bytes, limit) = (checked.bytes() as u64, store.settings().append_bytes_max);
+    if bytes > limit {
+        return Err(Error::AppendTooLarge { what: "bytes", actual: bytes, limit });
+    }
+    let count = |part: &WirePart| quipu_storage::format::record::Records::new(&part.records).count() as u64;
+    let (records, limit) = (checked.parts.iter().map(count).sum(), store.settings().append_records_max);
+    if records > limit {
+        return Err(Error::AppendTooLarge { what: "records", actual: records, limit });
+    }
+    Ok(())
+}
+
+fn check(shared: &Shared, wire: WireAppend) -> Result<Checked, Status> {
+    shared.check_not_draining()?;
+    for (is_used, feature) in [
+        (wire.has_conditions, "an append condition"),
+        (wire.has_producer, "a producer"),
+        (wire.has_request_id, "a request id"),
+    ] {
+        if is_used {
+            return Err(Problem::unsupported(feature).into());
+        }
+    }
+    let mut violations = Violations::default();
+    let durability = request::durability(wire.durability, &mut violations);
+    violations.require(!wire.parts.is_empty(), "appends", "must name a topic");
+    let mut names = HashSet::with_capacity(wire.parts.len());
+    for (number, part) in wire.parts.iter().enumerate() {
+        violations.topic_name(format!("appends[{number}].topic"), &part.topic);
+        let is_first = names.insert(part.topic.as_str());
+        violations.require(is_first, format!("appends[{number}].topic"), "must be named once");
+        let has_records = !part.records.is_empty();
+        violations.require(has_records, format!("appends[{number}].records"), "must not be empty");
+    }
+    violations.finish()?;
+    let mut topics = Vec::with_capacity(wire.parts.len());
+    for part in &wire.parts {
+        let actual = || crc32fast::hash(&part.records);
+        if let Some(expected) = part.records_crc
+            && expected != actual()
+        {
+            let message =
+                format!("the records for topic {} are not what was sent: damaged on the way", part.topic);
+            let problem = Problem::new(Code::InvalidArgument, "CHECKSUM_MISMATCH", message)
+                .with("topic", &part.topic)
+                .with("expected", expected)
+                .with("actual", actual());
+            return Err(problem.into());
+        }
+        topics.push(shared.topic(&part.topic)?);
+    }
+    let checked = Checked { topics, parts: wire.parts, durability };
+    check_size(&shared.store, &checked).map_err(status)?;
+    Ok(checked)
+}
+
+/// An append that the engine has, or that a thread works on; as a future, its answer.
+pub(crate) struct Pending {
+    names: Vec<String>,
+    what: What,
+}
+
+enum What {
+    /// Nothing was to be appended.
+    Nothing,
+    Ticket(Ticket),
+    Thread(Pin<Box<dyn Future<Output = Result<Vec<Appended>, Status>> + Send>>),
+}
+
+impl Pending {
+    /// Whether its place among the others is certain, so that the next one may begin.
+    pub(crate) fn is_in_order(&self) -> bool {
+        !matches!(self.what, What::Thread(_))
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<pb::AppendResponse, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let outcome = match &mut this.what {
+            What::Nothing => return Poll::Ready(Ok(pb::AppendResponse::default())),
+            What::Ticket(ticket) => Pin::new(ticket).poll(task).map_err(status),
+            What::Thread(thread) => thread.as_mut().poll(task),
+        };
+        outcome.map_ok(|appended| response(std::mem::take(&mut this.names), &appended))
+    }
+}
+
+fn response(names: Vec<String>, appended: &[Appended]) -> pb::AppendResponse {
+    let appended = names.into_iter().zip(appended).map(|(topic, appended)| pb::TopicAppended {
+        topic,
+        first_offset: appended.first_offset.value(),
+        next_offset: appended.next_offset.value(),
+        append_time_ms: appended.append_time.value(),
+        durability: request::durability_to_wire(appended.durability).into(),
+    });
+    pb::AppendResponse { appended: appended.collect(), duplicate: false }
+}
+
+/// Begins an append. Those that one caller begins one after the other keep their order if each that is not
+/// [in order](Pending::is_in_order) is waited for first.
+///
+/// The append passes the fence of its session, if that has a name, on its way into the engine.
+pub(crate) fn begin(
+    shared: &Arc<Shared>,
+    wire: WireAppend,
+    member: Option<&Member>,
+) -> Result<Pending, Status> {
+    let validate_only = wire.validate_only;
+    let checked = check(shared, wire)?;
+    if validate_only {
+        checked.append()?;
+        return Ok(Pending { names: Vec::new(), what: What::Nothing });
+    }
+    shared.counters.count_append(checked.bytes() as u64);
+    let names = checked.parts.iter().map(|part| part.topic.clone()).collect();
+    let in_memory = |topic: &Topic| matches!(topic.settings().storage, Storage::Memory { .. });
+    let may_take_long = checked.bytes() > BYTES_INLINE_MAX
+        || !checked.topics.iter().all(|topic| shared.has_appended(topic.uid()))
+        || checked.topics.iter().any(in_memory);
+    let what = if may_take_long {
+        on_thread(shared, checked, member)
+    } else {
+        let append = checked.append()?;
+        let submitted = fenced(member, || match shared.store.submit(append) {
+            Ok(ticket) => Ok(Some(ticket)),
+            Err(Error::Overloaded { .. }) => Ok(None),
+            Err(error) => Err(status(error)),
+        });
+        match submitted? {
+            Some(ticket) => What::Ticket(ticket),
+            // There will be room soon; meanwhile the bound on bytes in flight holds others off.
+            None => on_thread(shared, checked, member),
+        }
+    };
+    Ok(Pending { names, what })
+}
+
+/// Runs what appends, if the session still may.
+fn fenced<T>(member: Option<&Member>, append: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
+    match member {
+        Some(member) => member.run(append),
+        None => append(),
+    }
+}
+
+fn on_thread(shared: &Arc<Shared>, checked: Checked, member: Option<&Member>) -> What {
+    let (shared, member) = (Arc::clone(shared), member.cloned());
+    What::Thread(Box::pin(async move {
+        let store = shared.store.clone();
+        let uids: Vec<_> = checked.topics.iter().map(Topic::uid).collect();
+        let append = move || {
+            let append = checked.append()?;
+            fenced(member.as_ref(), || store.append(append).map_err(status))
+        };
+        let appended = shared.work(append).await??;
+        uids.into_iter().for_each(|uid| shared.note_append(uid));
+        Ok(appended)
+    }))
+}
+
+/// Appends, and answers when it is as durable as was asked for.
+pub(crate) async fn unary(shared: &Arc<Shared>, wire: WireAppend) -> Result<pb::AppendResponse, Status> {
+    let bytes = wire.bytes as u64;
+    let limit = shared.config.append_bytes_in_flight_max as u64;
+    let in_flight = Counted::new(shared, bytes, |counters| &counters.append_bytes_in_flight);
+    if shared.counters.append_bytes_in_flight.load(Ordering::Relaxed) > limit.max(bytes) {
+        return Err(Problem::overloaded("the bytes of appends in flight", limit).into());
+    }
+    let answer = begin(shared, wire, None)?.await;
+    drop(in_flight);
+    answer
+}

@@ -1,0 +1,295 @@
+//! What all calls share: the store, the limits, the counters, and the word that the server is going down.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use quipu_proto::v1 as pb;
+use quipu_storage::{Store, Topic, Uid};
+use tokio::sync::{Semaphore, watch};
+use tonic::Status;
+
+use crate::config::Config;
+use crate::error::{Problem, status};
+use crate::fence::Fences;
+
+/// Bytes that a message may have beyond the records of the largest append: names, lengths, sums.
+const MESSAGE_OVERHEAD_BYTES: u64 = 1 << 20;
+/// Long upkeep (compaction, verification) that runs at a time.
+const UPKEEP_MAX: usize = 4;
+/// Short work on the disk for callers (creating a topic, an append that finds no room) that runs at a time.
+const WORK_MAX: usize = 32;
+
+/// Topics that are remembered as appended to.
+const APPENDED_MAX: usize = 100_000;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) config: Config,
+    pub(crate) counters: Counters,
+    pub(crate) started: SystemTime,
+    /// `true`: streams end, nothing new begins.
+    drain: watch::Sender<bool>,
+    reads: Arc<Semaphore>,
+    work: Arc<Semaphore>,
+    upkeep: Arc<Semaphore>,
+    /// Where the open subscriptions of each topic are.
+    subscriptions: Mutex<HashMap<Uid, Positions>>,
+    next_subscription: AtomicU64,
+    /// Topics that were appended to: the engine has looked at their files.
+    appended: RwLock<HashSet<Uid>>,
+    /// Append sessions that have names.
+    pub(crate) fences: Fences,
+}
+
+/// Next offsets by the number of the subscription.
+type Positions = HashMap<u64, Arc<AtomicU64>>;
+
+/// What the server counts beside the engine.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) connections: AtomicU64,
+    pub(crate) connections_total: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
+    pub(crate) append_sessions: AtomicU64,
+    pub(crate) append_bytes_in_flight: AtomicU64,
+    pub(crate) subscriptions: AtomicU64,
+    pub(crate) reads: AtomicU64,
+    pub(crate) records_sent: AtomicU64,
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) requests_refused: AtomicU64,
+    /// Appends by the bytes of their records: up to each of [`APPEND_BYTES`], and larger ones.
+    pub(crate) append_sizes: [AtomicU64; APPEND_BYTES.len() + 1],
+    pub(crate) append_sizes_sum: AtomicU64,
+}
+
+/// Bounds by which the sizes of appends are counted.
+pub(crate) const APPEND_BYTES: [u64; 9] =
+    [256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
+
+impl Counters {
+    pub(crate) fn count_append(&self, bytes: u64) {
+        let size = APPEND_BYTES.partition_point(|bound| *bound < bytes);
+        self.append_sizes[size].fetch_add(1, Ordering::Relaxed);
+        self.append_sizes_sum.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(store: Store, config: Config) -> Arc<Self> {
+        Arc::new(Self {
+            reads: Arc::new(Semaphore::new(config.reads_max)),
+            work: Arc::new(Semaphore::new(WORK_MAX)),
+            upkeep: Arc::new(Semaphore::new(UPKEEP_MAX)),
+            store,
+            config,
+            counters: Counters::default(),
+            started: SystemTime::now(),
+            drain: watch::Sender::new(false),
+            subscriptions: Mutex::default(),
+            next_subscription: AtomicU64::new(0),
+            appended: RwLock::default(),
+            fences: Fences::default(),
+        })
+    }
+
+    /// The topic of that name.
+    pub(crate) fn topic(&self, name: &str) -> Result<Topic, Status> {
+        self.store.topic(name).map_err(status)
+    }
+
+    pub(crate) fn start_draining(&self) {
+        self.drain.send_replace(true);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.drain.borrow()
+    }
+
+    pub(crate) fn check_not_draining(&self) -> Result<(), Status> {
+        if self.is_draining() { Err(Problem::draining().into()) } else { Ok(()) }
+    }
+
+    /// To learn of the shutdown.
+    pub(crate) fn drain(&self) -> Drain {
+        Drain(self.drain.subscribe())
+    }
+
+    /// Most bytes of a request.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        let bytes = self.store.settings().append_bytes_max + MESSAGE_OVERHEAD_BYTES;
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    pub(crate) fn limits(&self) -> pb::Limits {
+        let settings = self.store.settings();
+        pb::Limits {
+            append_bytes_max: settings.append_bytes_max,
+            append_records_max: settings.append_records_max,
+            message_bytes_max: self.message_bytes_max() as u64,
+            streams_max: u32::try_from(self.config.streams_max).unwrap_or(u32::MAX),
+            connections_max: u32::try_from(self.config.connections_max).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Runs what reads the disk on a thread that may block. So many at a time: a disk that stalls costs threads up to
+    /// this bound, and nobody else anything.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        blocking(&self.reads, read).await
+    }
+
+    /// The same for what changes something.
+    pub(crate) async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        blocking(&self.work, work).await
+    }
+
+    /// A permit for long upkeep, which does not wait for a place.
+    pub(crate) fn upkeep(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Status> {
+        Arc::clone(&self.upkeep)
+            .try_acquire_owned()
+            .map_err(|_| Problem::overloaded("compactions and verifications at a time", UPKEEP_MAX).into())
+    }
+
+    /// Counts a subscription of a topic in for as long as the answer is held.
+    pub(crate) fn subscribe(self: &Arc<Self>, topic: Uid) -> Result<Subscribed, Status> {
+        let mut subscriptions = self.subscriptions();
+        let open = subscriptions.entry(topic).or_default();
+        if open.len() >= self.config.subscriptions_max {
+            let limit = self.config.subscriptions_max;
+            let message = format!("the topic has {limit} subscriptions, which is the limit");
+            let problem = Problem::new(tonic::Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", message);
+            return Err(problem.with("limit", limit).retry_after(std::time::Duration::from_secs(1)).into());
+        }
+        let id = self.next_subscription.fetch_add(1, Ordering::Relaxed);
+        let position = Arc::new(AtomicU64::new(u64::MAX));
+        open.insert(id, Arc::clone(&position));
+        self.counters.subscriptions.fetch_add(1, Ordering::Relaxed);
+        Ok(Subscribed { shared: Arc::clone(self), topic, id, position })
+    }
+
+    /// Whether the topic was appended to since the server started, as far as that is remembered.
+    pub(crate) fn has_appended(&self, topic: Uid) -> bool {
+        self.appended.read().expect("no panic under this lock").contains(&topic)
+    }
+
+    pub(crate) fn note_append(&self, topic: Uid) {
+        let mut appended = self.appended.write().expect("no panic under this lock");
+        // Deleted topics stay in it; to forget one that is not costs it one hop to another thread.
+        if appended.len() >= APPENDED_MAX {
+            appended.clear();
+        }
+        appended.insert(topic);
+    }
+
+    /// Subscriptions of a topic that are open now.
+    pub(crate) fn subscriptions_of(&self, topic: Uid) -> u64 {
+        self.subscriptions().get(&topic).map_or(0, |open| open.len() as u64)
+    }
+
+    /// The next offset of the subscription that is furthest behind, if there is any.
+    pub(crate) fn slowest_of(&self, topic: Uid) -> Option<u64> {
+        let subscriptions = self.subscriptions();
+        subscriptions.get(&topic)?.values().map(|position| position.load(Ordering::Relaxed)).min()
+    }
+
+    fn subscriptions(&self) -> std::sync::MutexGuard<'_, HashMap<Uid, Positions>> {
+        self.subscriptions.lock().expect("no panic under this lock")
+    }
+}
+
+/// A permit is taken first, and held until the work is done: also if nobody waits for it any more.
+async fn blocking<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    let permit = Arc::clone(places).acquire_owned().await;
+    let permit = permit.map_err(|_| Problem::draining())?;
+    tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        work()
+    })
+    .await
+    .map_err(|error| Problem::internal(error.to_string()).into())
+}
+
+/// A subscription that is open.
+#[derive(Debug)]
+pub(crate) struct Subscribed {
+    shared: Arc<Shared>,
+    topic: Uid,
+    id: u64,
+    position: Arc<AtomicU64>,
+}
+
+impl Subscribed {
+    /// It is there now.
+    pub(crate) fn note(&self, next_offset: u64) {
+        self.position.store(next_offset, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        self.shared.counters.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        let mut subscriptions = self.shared.subscriptions();
+        if let Some(open) = subscriptions.get_mut(&self.topic) {
+            open.remove(&self.id);
+            if open.is_empty() {
+                subscriptions.remove(&self.topic);
+            }
+        }
+    }
+}
+
+/// Counts one in for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    shared: Arc<Shared>,
+    which: fn(&Counters) -> &AtomicU64,
+    count: u64,
+}
+
+impl Counted {
+    pub(crate) fn new(shared: &Arc<Shared>, count: u64, which: fn(&Counters) -> &AtomicU64) -> Self {
+        which(&shared.counters).fetch_add(count, Ordering::Relaxed);
+        Self { shared: Arc::clone(shared), which, count }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.which)(&self.shared.counters).fetch_sub(self.count, Ordering::Relaxed);
+    }
+}
+
+/// Says when the server goes down.
+#[derive(Debug)]
+pub(crate) struct Drain(watch::Receiver<bool>);
+
+impl Drain {
+    /// Returns when the server is going down. May be dropped and called again.
+    pub(crate) async fn begun(&mut self) {
+        // The sender lives in what every call holds: without it there is no call left.
+        let _ = self.0.wait_for(|is_draining| *is_draining).await;
+    }
+}
+
+/// The server's time, in milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    to_ms(SystemTime::now())
+}
+
+pub(crate) fn to_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

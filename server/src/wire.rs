@@ -1,0 +1,462 @@
+//! The encoding of what is worth it, by hand: appends keep the client's bytes, and batches are spliced into their response
+//! as they are stored.
+//!
+//! ```text
+//! AppendRequest   { 1 TopicAppend { 1 Record ..., 2 topic, 3 records_crc } ..., 2 durability, 3 conditions, 4 producer,
+//!                   5 request_id, 6 validate_only }
+//! ReadResponse    { 1 RecordBatches { 1 RecordBatch { 1 Record ..., 2 first_offset, 3 offsets, 4 append_time_ms,
+//!                   5 next_offset, 6 records_crc } ... } }            SubscribeResponse likewise
+//! ```
+//!
+//! Of a [`WireAppend`] only what surrounds the records is decoded here; the engine scans the records. Everything else is
+//! encoded and decoded by prost. A test holds both to the same bytes.
+
+use std::marker::PhantomData;
+
+use bytes::{Buf, BufMut, Bytes};
+use prost::Message;
+use quipu_proto::v1 as pb;
+use quipu_storage::format::Invalid;
+use quipu_storage::format::wire::{Fields, varint_bytes};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Code, Status};
+
+use crate::append::{WireAppend, WirePart};
+use crate::batch::WireBatch;
+use crate::error::Problem;
+use crate::read::ReadEvent;
+use crate::session::SessionRequest;
+use crate::subscribe::SubscribeEvent;
+
+/// Memory that a stream of responses begins with, and what is gathered before it is sent on.
+const BUFFER_BYTES: usize = 16 << 10;
+const GATHERED_BYTES: usize = 64 << 10;
+
+/// Something that is decoded from a message.
+pub(crate) trait FromWire: Sized + Send + 'static {
+    fn from_wire(message: Bytes) -> Result<Self, Status>;
+}
+
+/// Something that is encoded as a message.
+pub(crate) trait ToWire: Send + 'static {
+    /// How many bytes [`put`](Self::put) appends.
+    fn encoded_bytes(&self) -> usize;
+    fn put(self, out: &mut impl BufMut);
+}
+
+/// The codec of a method.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire<Response, Request>(PhantomData<fn() -> (Response, Request)>);
+
+impl<Response, Request> Default for Wire<Response, Request> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<Response: ToWire, Request: FromWire> Codec for Wire<Response, Request> {
+    type Encode = Response;
+    type Decode = Request;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self::default()
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self::default()
+    }
+}
+
+impl<Response: ToWire, Request> Encoder for Wire<Response, Request> {
+    type Item = Response;
+    type Error = Status;
+
+    fn encode(&mut self, item: Response, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.reserve(item.encoded_bytes());
+        item.put(out);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES)
+    }
+}
+
+impl<Response, Request: FromWire> Decoder for Wire<Response, Request> {
+    type Item = Request;
+    type Error = Status;
+
+    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
+        let bytes = message.remaining();
+        Request::from_wire(message.copy_to_bytes(bytes)).map(Some)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES)
+    }
+}
+
+/// Messages that prost makes.
+macro_rules! by_prost {
+    (requests: $($request:ty),*; responses: $($response:ty),*) => {
+        $(impl FromWire for $request {
+            fn from_wire(message: Bytes) -> Result<Self, Status> {
+                Self::decode(message).map_err(|error| malformed(&error))
+            }
+        })*
+        $(impl ToWire for $response {
+            fn encoded_bytes(&self) -> usize {
+                self.encoded_len()
+            }
+
+            fn put(self, out: &mut impl BufMut) {
+                self.encode(out).expect("there is room for as much as it said");
+            }
+        })*
+    };
+}
+
+by_prost! {
+    requests: pb::ReadRequest, pb::SubscribeRequest, pb::GetRecordRequest, pb::GetBoundsRequest;
+    responses: pb::AppendResponse, pb::AppendSessionResponse, pb::GetRecordResponse, pb::GetBoundsResponse
+}
+
+fn malformed(detail: &impl std::fmt::Display) -> Status {
+    Problem::new(Code::InvalidArgument, "MALFORMED_REQUEST", format!("not a request: {detail}")).into()
+}
+
+impl FromWire for WireAppend {
+    fn from_wire(message: Bytes) -> Result<Self, Status> {
+        append(&message).map_err(|invalid| malformed(&invalid.detail))
+    }
+}
+
+fn append(message: &Bytes) -> Result<WireAppend, Invalid> {
+    let mut append = WireAppend { bytes: message.len(), ..WireAppend::default() };
+    for field in Fields::new(message) {
+        match field? {
+            (1, value) => append.parts.push(part(&message.slice_ref(value.bytes()?))?),
+            // An enum is an i32: what does not fit is cut, as protobuf has it.
+            (2, value) => append.durability = value.number()? as i32,
+            (3, value) => append.has_conditions = value.bytes().map(|_| true)?,
+            (4, value) => append.has_producer = value.bytes().map(|_| true)?,
+            (5, value) => append.has_request_id = !value.bytes()?.is_empty(),
+            (6, value) => append.validate_only = value.number()? != 0,
+            _ => {}
+        }
+    }
+    Ok(append)
+}
+
+fn part(message: &Bytes) -> Result<WirePart, Invalid> {
+    let mut part = WirePart::default();
+    // The records come in one run, unless a client is strange.
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut fields = Fields::new(message);
+    let mut start = 0;
+    while let Some(field) = fields.next() {
+        let end = fields.position();
+        match field? {
+            (1, value) => {
+                value.bytes()?;
+                match runs.last_mut() {
+                    Some(run) if run.end == start => run.end = end,
+                    _ => runs.push(start..end),
+                }
+            }
+            (2, value) => value.text()?.clone_into(&mut part.topic),
+            (3, value) => part.records_crc = Some(value.small()?),
+            _ => {}
+        }
+        start = end;
+    }
+    part.records = match &runs[..] {
+        [] => Bytes::new(),
+        [run] => message.slice(run.clone()),
+        runs => runs.iter().flat_map(|run| &message[run.clone()]).copied().collect(),
+    };
+    Ok(part)
+}
+
+/// [`WireAppend`] in a field of its own, or the name of the session.
+impl FromWire for SessionRequest {
+    fn from_wire(message: Bytes) -> Result<Self, Status> {
+        let (mut appends, mut openings) = (Vec::new(), Vec::new());
+        for field in Fields::new(&message) {
+            let invalid = |invalid: Invalid| malformed(&invalid.detail);
+            match field.map_err(invalid)? {
+                (1, value) => appends.push(value.bytes().map_err(invalid)?),
+                (2, value) => openings.push(value.bytes().map_err(invalid)?),
+                _ => {}
+            }
+        }
+        if !openings.is_empty() {
+            let opening = pb::SessionOpening::decode(Bytes::from(openings.concat()));
+            let opening = opening.map_err(|error| malformed(&error))?;
+            return Ok(Self::Opening { opening, has_append: !appends.is_empty() });
+        }
+        let append = match appends[..] {
+            [append] => message.slice_ref(append),
+            // Several are one in parts, as protobuf has it.
+            _ => appends.concat().into(),
+        };
+        WireAppend::from_wire(append).map(Self::Append)
+    }
+}
+
+/// Bytes of a field with this many bytes of content, for field numbers below 16.
+const fn field_bytes(content: usize) -> usize {
+    1 + varint_bytes(content as u64) + content
+}
+
+/// Bytes of a number field; 0 is left out.
+const fn number_bytes(value: u64) -> usize {
+    if value == 0 { 0 } else { 1 + varint_bytes(value) }
+}
+
+fn put_head(out: &mut impl BufMut, field: u8, content: usize) {
+    out.put_u8(field << 3 | 2);
+    put_varint(out, content as u64);
+}
+
+fn put_number(out: &mut impl BufMut, field: u8, value: u64) {
+    if value != 0 {
+        out.put_u8(field << 3);
+        put_varint(out, value);
+    }
+}
+
+fn put_varint(out: &mut impl BufMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+/// Bytes of a packed list of numbers.
+fn packed_bytes(values: &[u64]) -> usize {
+    values.iter().map(|value| varint_bytes(*value)).sum()
+}
+
+fn batch_bytes(batch: &WireBatch) -> usize {
+    let offsets = packed_bytes(&batch.offsets);
+    batch.body.len()
+        + number_bytes(batch.first_offset)
+        + if offsets == 0 { 0 } else { field_bytes(offsets) }
+        + number_bytes(batch.append_time_ms)
+        + number_bytes(batch.next_offset)
+        + 1
+        + size_of::<u32>()
+}
+
+fn put_batch(out: &mut impl BufMut, batch: &WireBatch) {
+    out.put_slice(&batch.body);
+    put_number(out, 2, batch.first_offset);
+    if !batch.offsets.is_empty() {
+        put_head(out, 3, packed_bytes(&batch.offsets));
+        batch.offsets.iter().for_each(|offset| put_varint(out, *offset));
+    }
+    put_number(out, 4, batch.append_time_ms);
+    put_number(out, 5, batch.next_offset);
+    out.put_u8(6 << 3 | 5);
+    out.put_u32_le(batch.records_crc);
+}
+
+fn batches_bytes(batches: &[WireBatch]) -> usize {
+    batches.iter().map(|batch| field_bytes(batch_bytes(batch))).sum()
+}
+
+/// `RecordBatches batches = 1`, of a read's response as of a subscription's.
+fn put_batches(out: &mut impl BufMut, batches: &[WireBatch]) {
+    put_head(out, 1, batches_bytes(batches));
+    for batch in batches {
+        put_head(out, 1, batch_bytes(batch));
+        put_batch(out, batch);
+    }
+}
+
+impl ToWire for ReadEvent {
+    fn encoded_bytes(&self) -> usize {
+        match self {
+            Self::Batches(batches) => field_bytes(batches_bytes(batches)),
+            Self::Gap(gap) => field_bytes(gap.encoded_len()),
+            Self::End(end) => field_bytes(end.encoded_len()),
+        }
+    }
+
+    fn put(self, out: &mut impl BufMut) {
+        use pb::read_response::Event;
+        let event = match self {
+            Self::Batches(batches) => return put_batches(out, &batches),
+            Self::Gap(gap) => Event::Gap(gap),
+            Self::End(end) => Event::End(end),
+        };
+        event.encode(out);
+    }
+}
+
+impl ToWire for SubscribeEvent {
+    fn encoded_bytes(&self) -> usize {
+        match self {
+            Self::Batches(batches) => field_bytes(batches_bytes(batches)),
+            Self::Other(event) => event.encoded_len(),
+        }
+    }
+
+    fn put(self, out: &mut impl BufMut) {
+        match self {
+            Self::Batches(batches) => put_batches(out, &batches),
+            Self::Other(event) => event.encode(out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(payload: &str) -> pb::Record {
+        pb::Record { payload: Some(payload.as_bytes().to_vec().into()), ..Default::default() }
+    }
+
+    fn encoded(item: impl ToWire) -> Vec<u8> {
+        let foretold = item.encoded_bytes();
+        let mut out = Vec::new();
+        item.put(&mut out);
+        assert_eq!(out.len(), foretold);
+        out
+    }
+
+    fn records(records: &[pb::Record]) -> Bytes {
+        pb::RecordBatch { records: records.to_vec(), ..Default::default() }.encode_to_vec().into()
+    }
+
+    #[test]
+    fn batches_are_encoded_as_prost_decodes_them() {
+        let some = [record("one"), pb::Record::default(), record(&"long".repeat(100))];
+        let (mut wire, mut wanted) = (Vec::new(), Vec::new());
+        for (first_offset, offsets, time) in
+            [(0, vec![], 0), (300, vec![300, 305, u64::MAX], 1_700_000_000_000), (u64::MAX - 3, vec![], 1)]
+        {
+            let batch = WireBatch {
+                body: records(&some),
+                record_count: 3,
+                first_offset,
+                offsets: offsets.clone(),
+                append_time_ms: time,
+                next_offset: first_offset + 3,
+                records_crc: 0xdead_beef,
+            };
+            wire.push(batch);
+            wanted.push(pb::RecordBatch {
+                records: some.to_vec(),
+                first_offset,
+                offsets,
+                append_time_ms: time,
+                next_offset: first_offset + 3,
+                records_crc: Some(0xdead_beef),
+                revisions: Vec::new(),
+            });
+        }
+        let batches = pb::RecordBatches { batches: wanted };
+        let read = pb::ReadResponse { event: Some(pb::read_response::Event::Batches(batches.clone())) };
+        assert_eq!(encoded(ReadEvent::Batches(wire.clone())), read.encode_to_vec());
+        let event = pb::subscribe_response::Event::Batches(batches);
+        let subscribed = pb::SubscribeResponse { event: Some(event) };
+        assert_eq!(encoded(SubscribeEvent::Batches(wire)), subscribed.encode_to_vec());
+    }
+
+    #[test]
+    fn other_events_are_encoded_as_prost_does() {
+        let gap = pb::Gap { from: 1, to: 300, reason: 1 };
+        let response = pb::ReadResponse { event: Some(pb::read_response::Event::Gap(gap)) };
+        assert_eq!(encoded(ReadEvent::Gap(gap)), response.encode_to_vec());
+        let end = pb::ReadEnd { next_offset: 500, log_start_offset: 0, high_watermark: 500 };
+        let response = pb::ReadResponse { event: Some(pb::read_response::Event::End(end)) };
+        assert_eq!(encoded(ReadEvent::End(end)), response.encode_to_vec());
+        let event = pb::subscribe_response::Event::Draining(pb::Draining { next_offset: 7 });
+        let response = pb::SubscribeResponse { event: Some(event) };
+        assert_eq!(encoded(SubscribeEvent::Other(event_of(&response))), response.encode_to_vec());
+    }
+
+    fn event_of(response: &pb::SubscribeResponse) -> pb::subscribe_response::Event {
+        response.event.clone().expect("it has one")
+    }
+
+    #[test]
+    fn an_append_is_decoded_as_prost_encodes_it() {
+        let part = |topic: &str, records_crc| pb::TopicAppend {
+            records: vec![record("a"), record("b")],
+            topic: topic.into(),
+            records_crc,
+        };
+        let request = pb::AppendRequest {
+            appends: vec![part("orders", None), part("payments", Some(7))],
+            durability: pb::Durability::Written.into(),
+            conditions: vec![pb::AppendCondition::default()],
+            producer: Some(pb::Producer::default()),
+            request_id: Bytes::from_static(b"x"),
+            validate_only: true,
+        };
+        let message = Bytes::from(request.encode_to_vec());
+        let found = WireAppend::from_wire(message.clone()).expect("valid");
+        let expected = |topic: &str, records_crc| WirePart {
+            records: records(&[record("a"), record("b")]),
+            topic: topic.into(),
+            records_crc,
+        };
+        let wanted = WireAppend {
+            parts: vec![expected("orders", None), expected("payments", Some(7))],
+            durability: pb::Durability::Written.into(),
+            has_conditions: true,
+            has_producer: true,
+            has_request_id: true,
+            validate_only: true,
+            bytes: message.len(),
+        };
+        assert_eq!(found, wanted);
+        let session = pb::AppendSessionRequest { append: Some(request), opening: None }.encode_to_vec();
+        let found = SessionRequest::from_wire(session.into()).expect("valid");
+        assert!(matches!(found, SessionRequest::Append(append) if append == wanted));
+        let plain = WireAppend::from_wire(Bytes::new()).expect("an empty message is one");
+        assert_eq!(plain, WireAppend::default());
+    }
+
+    #[test]
+    fn records_that_do_not_come_in_one_run_are_put_together() {
+        let mut message = records(&[record("a")]).to_vec();
+        message.extend(pb::TopicAppend { topic: "orders".into(), ..Default::default() }.encode_to_vec());
+        message.extend(records(&[record("b")]));
+        let found = part(&message.into()).expect("valid");
+        assert_eq!((found.topic.as_str(), found.records), ("orders", records(&[record("a"), record("b")])));
+    }
+
+    #[test]
+    fn whatever_bytes_come_are_an_append_or_an_error() {
+        let request = pb::AppendRequest {
+            appends: vec![pb::TopicAppend {
+                records: vec![record("a")],
+                topic: "t".into(),
+                records_crc: Some(1),
+            }],
+            ..Default::default()
+        };
+        let whole = request.encode_to_vec();
+        for at in 0..whole.len() {
+            for byte in 0..=u8::MAX {
+                let mut changed = whole.clone();
+                changed[at] = byte;
+                let ours = WireAppend::from_wire(changed.clone().into());
+                let theirs = pb::AppendRequest::decode(&changed[..]);
+                if let (Ok(ours), Ok(theirs)) = (&ours, &theirs) {
+                    let topics: Vec<_> = theirs.appends.iter().map(|part| part.topic.as_str()).collect();
+                    assert_eq!(ours.parts.iter().map(|part| part.topic.as_str()).collect::<Vec<_>>(), topics);
+                }
+            }
+            let _ = WireAppend::from_wire(Bytes::copy_from_slice(&whole[..at]));
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What one client does costs others nothing: stalled reads, readers that do not read, limits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pb::subscribe_response::Event;
+use quipu_proto::v1 as pb;
+use quipu_proto::v1::log_service_client::LogServiceClient;
+use quipu_server::Config;
+use quipu_storage::{Durability, Record, Store};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tonic::Code;
+
+use crate::common::*;
+use crate::stalled_disk::StallingDisk;
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("it comes to that");
+}
+
+#[tokio::test]
+async fn a_stalled_read_of_the_disk_does_not_delay_an_append_of_another_client() {
+    // On one thread: whatever blocked it would block everybody, this test included.
+    let disk = Arc::new(StallingDisk::default());
+    let gate = Arc::clone(&disk.gate);
+    let config = Config { reads_max: 2, ..Config::default() };
+    let server = Server::with(config, Store::builder().disk(disk)).await;
+    server.create("cold").await;
+    server.create("hot").await;
+    let mut log = server.log().await;
+    for number in 0..10 {
+        log.append(append("cold", vec![record(format!("{number}"))])).await.unwrap();
+    }
+    let store = server.store.clone();
+    tokio::task::spawn_blocking(move || store.checkpoint().unwrap()).await.unwrap();
+    gate.close();
+    let mut readers = Vec::new();
+    for _ in 0..8 {
+        let request = pb::SubscribeRequest { topic: "cold".into(), heartbeat_ms: 100, ..Default::default() };
+        readers.push(log.subscribe(request).await.unwrap().into_inner());
+    }
+    until(|| gate.waiting() == 2).await;
+    // The first append to a topic goes another way than those after it.
+    for _ in 0..3 {
+        let appended = log.append(append("hot", vec![record("x")]));
+        tokio::time::timeout(PATIENCE, appended).await.expect("not delayed").unwrap();
+    }
+    // Nor are those silent whose reads stall, or wait for the places of those that do.
+    for events in &mut readers {
+        let event = tokio::time::timeout(PATIENCE, events.message()).await.expect("a heartbeat");
+        assert!(matches!(event.unwrap().unwrap().event, Some(Event::Heartbeat(_))));
+    }
+    assert_eq!(gate.waiting(), 2, "no more reads at a time than there may be");
+    gate.open();
+    for events in &mut readers {
+        let mut count = 0;
+        while count < 10 {
+            if let Some(Event::Batches(batches)) = events.message().await.unwrap().unwrap().event {
+                count += batches.batches.iter().map(|batch| batch.records.len()).sum::<usize>();
+            }
+        }
+    }
+    server.stop().await.unwrap();
+}
+
+/// Of a subscription that nobody reads, the server takes no more than this: a response of 256 KiB on its way to the wire,
+/// one being put together, and what HTTP/2 lets it send (400 KiB of its own and the client's window of 64 KiB).
+const UNREAD_BYTES_MAX: u64 = (2 * 256 + 400 + 64 + 64) << 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_subscribers_are_served_while_one_never_reads() {
+    const SUBSCRIBERS: usize = 1000;
+    const CONNECTIONS: usize = 5;
+    let records = 1024;
+    let server = Server::start_with_metrics().await;
+    server.create("orders").await;
+    let topic = server.store.topic("orders").unwrap();
+    let mut streams = Vec::new();
+    let request = || pb::SubscribeRequest { topic: "orders".into(), ..Default::default() };
+    let narrow = || endpoint(server.address).initial_stream_window_size(64 << 10);
+    for _ in 0..CONNECTIONS {
+        let mut log = LogServiceClient::new(narrow().connect().await.unwrap());
+        for _ in 0..SUBSCRIBERS / CONNECTIONS {
+            streams.push(log.subscribe(request()).await.unwrap().into_inner());
+        }
+    }
+    let unread = streams.pop().unwrap();
+    let writer = tokio::task::spawn_blocking(move || {
+        for number in 0..records {
+            let payload = format!("{number:0>4096}");
+            topic.append_with(&[Record::new(payload)], Durability::Accepted).unwrap();
+        }
+        topic.store().sync().unwrap();
+    });
+    let read = |mut events: tonic::Streaming<pb::SubscribeResponse>, bytes: u64| async move {
+        let (mut expected, mut found) = (0, 0);
+        while found < bytes {
+            if let Some(Event::Batches(batches)) = events.message().await.unwrap().unwrap().event {
+                for batch in batches.batches {
+                    assert_eq!(batch.first_offset, expected);
+                    expected = batch.next_offset;
+                    found += batch
+                        .records
+                        .iter()
+                        .map(|record| record.payload.as_ref().unwrap().len() as u64)
+                        .sum::<u64>();
+                }
+            }
+        }
+        expected
+    };
+    let all = u64::try_from(records).unwrap() * 4096;
+    let mut readers = tokio::task::JoinSet::new();
+    for events in streams {
+        readers.spawn(read(events, all));
+    }
+    writer.await.unwrap();
+    while let Some(read) = readers.join_next().await {
+        assert_eq!(read.unwrap(), u64::try_from(records).unwrap());
+    }
+    let sent = server.metric("quipu_sent_bytes_total").await;
+    let records_sent = server.metric("quipu_sent_records_total").await;
+    let record_bytes = 4096 + 6;
+    assert_eq!(sent, records_sent * record_bytes, "each record has that many bytes");
+    let unread_bytes = sent - (SUBSCRIBERS as u64 - 1) * u64::try_from(records).unwrap() * record_bytes;
+    assert!(unread_bytes <= UNREAD_BYTES_MAX, "{unread_bytes} bytes for a subscriber that does not read");
+    assert!(unread_bytes > 0, "it was sent what it has room for");
+    // It has lost nothing.
+    assert_eq!(read(unread, all).await, u64::try_from(records).unwrap());
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_has_only_so_many_streams_and_says_so() {
+    let config = Config { streams_max: 3, ..Config::default() };
+    let server = Server::with(config, Store::builder()).await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    let request = || pb::SubscribeRequest { topic: "orders".into(), ..Default::default() };
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(log.subscribe(request()).await.unwrap());
+    }
+    let error = log.subscribe(request()).await.unwrap_err();
+    assert_reason(&error, Code::ResourceExhausted, "TOO_MANY_STREAMS", "NOT_APPLIED");
+    // Another connection is another matter; and one that ends makes room.
+    server.log().await.subscribe(request()).await.unwrap();
+    open.pop();
+    let again = async {
+        while let Err(error) = log.subscribe(request()).await {
+            assert_reason(&error, Code::ResourceExhausted, "TOO_MANY_STREAMS", "NOT_APPLIED");
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_limit_are_told_so_and_closed() {
+    let config = Config { connections_max: 2, ..Config::default() };
+    let server = Server::with(config, Store::builder()).await;
+    let bounds = || pb::GetBoundsRequest { topic: "missing".into() };
+    let (mut first, mut second, mut third) = (server.log().await, server.log().await, server.log().await);
+    assert_reason(
+        &first.get_bounds(bounds()).await.unwrap_err(),
+        Code::NotFound,
+        "TOPIC_NOT_FOUND",
+        "NOT_APPLIED",
+    );
+    assert_reason(
+        &second.get_bounds(bounds()).await.unwrap_err(),
+        Code::NotFound,
+        "TOPIC_NOT_FOUND",
+        "NOT_APPLIED",
+    );
+    let error = third.get_bounds(bounds()).await.unwrap_err();
+    assert_reason(&error, Code::ResourceExhausted, "TOO_MANY_CONNECTIONS", "NOT_APPLIED");
+    // A connection that goes makes room for another.
+    drop(first);
+    let again = async {
+        loop {
+            let error = server.log().await.get_bounds(bounds()).await.unwrap_err();
+            if error.code() == Code::NotFound {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_request_close_their_connection_and_nothing_else() {
+    let server = Server::start().await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..50 {
+        let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let mut noise = [0; 512];
+        for byte in &mut noise {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = (seed >> 56) as u8;
+        }
+        // The server may close it before all is written.
+        let _ = stream.write_all(&noise).await;
+        let _ = stream.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed");
+    }
+    log.append(append("orders", vec![record("x")])).await.unwrap();
+    server.stop().await.unwrap();
+}

@@ -1,0 +1,230 @@
+//! Every row of the table of errors that a call can meet: code, reason and outcome.
+
+use crate::common::*;
+use pb::start_position::Position;
+use quipu_proto::v1 as pb;
+use quipu_server::Config;
+use quipu_storage::{Store, StoreSettings};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+const NOT_APPLIED: &str = "NOT_APPLIED";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_supported_yet_is_refused_and_not_ignored() {
+    let server = Server::start().await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    let plain = || append("orders", vec![record("x")]);
+    let condition = pb::AppendCondition { topic: "orders".into(), condition: None };
+    let producer = pb::Producer { name: "p".into(), epoch: 0, sequence: 0 };
+    for request in [
+        pb::AppendRequest { conditions: vec![condition], ..plain() },
+        pb::AppendRequest { producer: Some(producer), ..plain() },
+        pb::AppendRequest { request_id: vec![1].into(), ..plain() },
+    ] {
+        let error = log.append(request).await.unwrap_err();
+        assert_reason(&error, Code::Unimplemented, "UNSUPPORTED", NOT_APPLIED);
+    }
+    assert_eq!(server.store.topic("orders").unwrap().log_end_offset().value(), 0);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_is_wrong_with_an_append_is_told_at_once() {
+    let server = Server::start().await;
+    let mut log = server.log().await;
+    let mut request = append("../etc", vec![]);
+    request.appends.extend(append("fine", vec![record("x")]).appends);
+    request.appends.extend(append("fine", vec![record("x")]).appends);
+    request.durability = 99;
+    let error = log.append(request).await.unwrap_err();
+    assert_reason(&error, Code::InvalidArgument, "INVALID_REQUEST", NOT_APPLIED);
+    assert_eq!(fields(&error), ["durability", "appends[0].topic", "appends[0].records", "appends[2].topic"]);
+    let error = log.append(pb::AppendRequest::default()).await.unwrap_err();
+    assert_eq!(fields(&error), ["appends"]);
+    let filter = Some(pb::Filter { tags: vec![Default::default()], ..Default::default() });
+    let read = pb::ReadRequest {
+        filter,
+        visibility: 9,
+        until_time_ms: Some(1),
+        backwards: true,
+        ..Default::default()
+    };
+    let error = log.read(read).await.unwrap_err();
+    assert_eq!(fields(&error), ["topic", "filter.tags", "visibility", "until_time_ms"]);
+    let subscribe =
+        pb::SubscribeRequest { heartbeat_ms: 1, progress_records: u64::MAX, ..Default::default() };
+    let error = log.subscribe(subscribe).await.unwrap_err();
+    assert_eq!(fields(&error), ["topic", "progress_records", "heartbeat_ms"]);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_topic_is_not_found_whatever_is_asked_of_it() {
+    let server = Server::start().await;
+    let (mut log, mut topics) = (server.log().await, server.topics().await);
+    let topic = || "missing".to_owned();
+    let errors = [
+        log.append(append("missing", vec![record("x")])).await.unwrap_err(),
+        log.read(pb::ReadRequest { topic: topic(), ..Default::default() }).await.unwrap_err(),
+        log.subscribe(pb::SubscribeRequest { topic: topic(), ..Default::default() }).await.unwrap_err(),
+        log.get_record(pb::GetRecordRequest { topic: topic(), offset: 0 }).await.unwrap_err(),
+        log.get_bounds(pb::GetBoundsRequest { topic: topic() }).await.unwrap_err(),
+        topics.get_topic(pb::GetTopicRequest { name: topic() }).await.unwrap_err(),
+        topics
+            .update_topic(pb::UpdateTopicRequest { name: topic(), ..Default::default() })
+            .await
+            .unwrap_err(),
+        topics.delete_topic(pb::DeleteTopicRequest { name: topic() }).await.unwrap_err(),
+        topics.trim_topic(pb::TrimTopicRequest { name: topic(), before_offset: 0 }).await.unwrap_err(),
+        topics.verify_topic(pb::VerifyTopicRequest { name: topic() }).await.unwrap_err(),
+        topics.get_topic_status(pb::GetTopicStatusRequest { name: topic() }).await.unwrap_err(),
+        topics
+            .compact_topic(pb::CompactTopicRequest { name: topic(), ..Default::default() })
+            .await
+            .unwrap_err(),
+    ];
+    for error in errors {
+        assert_reason(&error, Code::NotFound, "TOPIC_NOT_FOUND", NOT_APPLIED);
+        assert_eq!(metadata(&error, "topic"), "missing");
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offset_outside_the_log_is_answered_with_the_bounds() {
+    let server = Server::start().await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    log.append(append("orders", vec![record("a"), record("b"), record("c")])).await.unwrap();
+    server
+        .topics()
+        .await
+        .trim_topic(pb::TrimTopicRequest { name: "orders".into(), before_offset: 2 })
+        .await
+        .unwrap();
+    for (offset, reason, bound) in
+        [(1, "OFFSET_TRIMMED", ("log_start_offset", "2")), (9, "OFFSET_UNWRITTEN", ("next_offset", "3"))]
+    {
+        let start = || at(Position::Offset(offset));
+        let topic = || "orders".to_owned();
+        let errors = [
+            log.read(pb::ReadRequest { topic: topic(), start: start(), ..Default::default() })
+                .await
+                .unwrap_err(),
+            log.subscribe(pb::SubscribeRequest { topic: topic(), start: start(), ..Default::default() })
+                .await
+                .unwrap_err(),
+            log.get_record(pb::GetRecordRequest { topic: topic(), offset }).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert_reason(&error, Code::OutOfRange, reason, NOT_APPLIED);
+            assert_eq!(metadata(&error, bound.0), bound.1);
+        }
+    }
+    let trim = pb::TrimTopicRequest { name: "orders".into(), before_offset: 4 };
+    let error = server.topics().await.trim_topic(trim).await.unwrap_err();
+    assert_reason(&error, Code::OutOfRange, "OFFSET_UNWRITTEN", NOT_APPLIED);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_names_its_size_and_the_limit() {
+    let settings =
+        StoreSettings { append_bytes_max: 64 << 10, append_records_max: 10, ..StoreSettings::default() };
+    let server = Server::with_settings(settings).await;
+    server.create("orders").await;
+    let mut log = server.log().await.max_encoding_message_size(64 << 20);
+    let record_error =
+        log.append(append("orders", vec![record("x"), keyed(&"k".repeat(5000), "x")])).await.unwrap_err();
+    assert_reason(&record_error, Code::InvalidArgument, "RECORD_TOO_LARGE", NOT_APPLIED);
+    assert_eq!(metadata(&record_error, "index"), "1");
+    assert_eq!(metadata(&record_error, "limit"), "4096");
+    assert_eq!(metadata(&record_error, "topic"), "orders");
+    let bytes_error = log.append(append("orders", vec![record(vec![0; 70_000])])).await.unwrap_err();
+    assert_reason(&bytes_error, Code::InvalidArgument, "APPEND_TOO_LARGE", NOT_APPLIED);
+    assert_eq!(
+        (metadata(&bytes_error, "what").as_str(), metadata(&bytes_error, "limit").as_str()),
+        ("bytes", "65536")
+    );
+    let count_error = log.append(append("orders", vec![record("x"); 11])).await.unwrap_err();
+    assert_eq!(metadata(&count_error, "what"), "records");
+    let message_error = log.append(append("orders", vec![record(vec![0; 8 << 20])])).await.unwrap_err();
+    assert_reason(&message_error, Code::InvalidArgument, "MESSAGE_TOO_LARGE", NOT_APPLIED);
+    assert!(metadata(&message_error, "limit").parse::<u64>().unwrap() > 64 << 10);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_were_damaged_on_the_way_are_not_stored() {
+    let server = Server::start().await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    let mut request = append("orders", vec![record("x")]);
+    request.appends[0].records_crc = Some(1);
+    let error = log.append(request.clone()).await.unwrap_err();
+    assert_reason(&error, Code::InvalidArgument, "CHECKSUM_MISMATCH", NOT_APPLIED);
+    let actual = metadata(&error, "actual").parse().unwrap();
+    request.appends[0].records_crc = Some(actual);
+    log.append(request).await.unwrap();
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_made_once_and_only_so_many() {
+    let server = Server::with_settings(StoreSettings { topics_max: 2, ..StoreSettings::default() }).await;
+    server.create("a").await;
+    server.create("b").await;
+    let mut topics = server.topics().await;
+    let mut create = async |name: &str| {
+        let request = pb::CreateTopicRequest { name: name.into(), settings: None };
+        topics.create_topic(request).await.unwrap_err()
+    };
+    assert_reason(&create("a").await, Code::AlreadyExists, "TOPIC_EXISTS", NOT_APPLIED);
+    assert_reason(&create("c").await, Code::ResourceExhausted, "TOO_MANY_TOPICS", NOT_APPLIED);
+    assert_eq!(fields(&create("a//b").await), ["name"]);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_beyond_the_bound_on_bytes_in_flight_are_overloaded_and_may_come_again() {
+    // Each append waits for a sync that nobody makes: without threads the store syncs for those who block.
+    let config = Config { append_bytes_in_flight_max: 64 << 10, ..Config::default() };
+    let settings = StoreSettings { background: false, ..StoreSettings::default() };
+    let server = Server::with(config, Store::builder().settings(settings)).await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    log.append(append("orders", vec![record("first: on a thread that may block")])).await.unwrap();
+    let mut waiting = Vec::new();
+    let error = loop {
+        let mut log = log.clone();
+        let call =
+            tokio::spawn(async move { log.append(append("orders", vec![record(vec![0; 20_000])])).await });
+        waiting.push(call);
+        assert!(waiting.len() < 10, "the bound is not kept");
+        // Those that wait stay; the one beyond the bound comes back.
+        let done = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Some(index) = waiting.iter().position(tokio::task::JoinHandle::is_finished) {
+                    return Some(waiting.swap_remove(index));
+                }
+                if server.store.topic("orders").unwrap().log_end_offset().value() > waiting.len() as u64 {
+                    return None;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        if let Some(call) = done.await.unwrap() {
+            break call.await.unwrap().unwrap_err();
+        }
+    };
+    assert_reason(&error, Code::Unavailable, "OVERLOADED", NOT_APPLIED);
+    assert!(error.get_details_retry_info().unwrap().retry_delay.is_some());
+    assert_eq!(waiting.len(), 3);
+    server.store.sync().unwrap();
+    for call in waiting {
+        call.await.unwrap().unwrap();
+    }
+    server.stop().await.unwrap();
+}

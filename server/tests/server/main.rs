@@ -1,0 +1,13 @@
+//! The server through a real socket, with clients made from the proto files.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod bounds;
+mod common;
+mod errors;
+mod lifecycle;
+mod log;
+mod session;
+mod stalled_disk;
+mod subscribe;
+mod topics;

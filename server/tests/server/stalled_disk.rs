@@ -1,0 +1,146 @@
+//! A disk whose reads of segments stall for as long as a test wants.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+use bytes::Bytes;
+use quipu_storage::disk::{DirLock, Disk, Entry, File, Map, OpenMode, OsDisk, Writer};
+
+/// Whether reads go through, and how many wait.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    state: Mutex<(bool, usize)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    pub(crate) fn close(&self) {
+        self.state.lock().unwrap().0 = true;
+    }
+
+    pub(crate) fn open(&self) {
+        self.state.lock().unwrap().0 = false;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.state.lock().unwrap().1
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 += 1;
+        while state.0 {
+            state = self.changed.wait(state).unwrap();
+        }
+        state.1 -= 1;
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct StallingDisk {
+    disk: OsDisk,
+    pub(crate) gate: Arc<Gate>,
+}
+
+#[derive(Debug)]
+struct StallingFile {
+    file: Arc<dyn File>,
+    gate: Option<Arc<Gate>>,
+}
+
+#[derive(Debug)]
+struct StallingMap {
+    map: Arc<dyn Map>,
+    gate: Arc<Gate>,
+}
+
+impl Disk for StallingDisk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        self.disk.list(path)
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let is_segment = path.components().any(|part| part.as_os_str() == "topics");
+        let gate = is_segment.then(|| Arc::clone(&self.gate));
+        Ok(Arc::new(StallingFile { file: self.disk.open(path, mode)?, gate }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_dir(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.disk.free_bytes(path)
+    }
+
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Box<dyn DirLock>> {
+        self.disk.lock(path, holder)
+    }
+}
+
+impl File for StallingFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        if let Some(gate) = &self.gate {
+            gate.pass();
+        }
+        self.file.read_at(buf, position)
+    }
+
+    fn write_at(&self, parts: &[io::IoSlice<'_>], position: u64) -> io::Result<()> {
+        self.file.write_at(parts, position)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.file.allocate(bytes)
+    }
+
+    fn map(&self, capacity: u64) -> io::Result<Arc<dyn Map>> {
+        let map = self.file.map(capacity)?;
+        Ok(match &self.gate {
+            Some(gate) => Arc::new(StallingMap { map, gate: Arc::clone(gate) }),
+            None => map,
+        })
+    }
+
+    fn writer(self: Arc<Self>, capacity: u64) -> io::Result<Box<dyn Writer>> {
+        Arc::clone(&self.file).writer(capacity)
+    }
+}
+
+impl Map for StallingMap {
+    fn bytes(&self, range: Range<u64>) -> io::Result<Bytes> {
+        self.gate.pass();
+        self.map.bytes(range)
+    }
+}
