@@ -246,13 +246,10 @@ impl StoredRecord {
                 }
                 field::KEY => record.key = Some(value.range()?),
                 field::TYPE => record.record_type = text(value.range()?)?,
-                // Checked here, so that whoever asks for them gets all or an error now.
                 field::TAG => {
                     text(value.range()?)?;
                 }
-                field::HEADER => {
-                    header(&bytes, value.range()?)?;
-                }
+                field::HEADER => drop(header(&bytes, value.range()?)?),
                 field::CONTENT_TYPE => record.content_type = text(value.range()?)?,
                 field::PAYLOAD => record.payload = Some(value.range()?),
                 _ => {}
