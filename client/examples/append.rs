@@ -18,7 +18,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // Two topics as one, acknowledged as soon as a killed server would keep them.
     let shipped = Record::keyed("order-7", "shipped").with_type("OrderShipped").with_header("by", "example");
-    let append = client.append_to("orders", [shipped])?.and("invoices", [Record::keyed("order-7", "12.50")])?;
+    let append =
+        client.append_to("orders", [shipped])?.and("invoices", [Record::keyed("order-7", "12.50")])?;
     for appended in append.durability(Durability::Written).send().await? {
         println!("offset {}, at {} ms", appended.first_offset, appended.append_time_ms);
     }

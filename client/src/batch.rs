@@ -246,7 +246,9 @@ impl StoredRecord {
                 }
                 field::KEY => record.key = Some(value.range()?),
                 field::TYPE => record.record_type = text(value.range()?)?,
-                field::TAG => drop(text(value.range()?)?),
+                field::TAG => {
+                    text(value.range()?)?;
+                }
                 field::HEADER => drop(header(&bytes, value.range()?)?),
                 field::CONTENT_TYPE => record.content_type = text(value.range()?)?,
                 field::PAYLOAD => record.payload = Some(value.range()?),

@@ -220,6 +220,22 @@ fn main() -> Outcome<()> {
     store.sync()?;
     store.checkpoint()?;
 
+    let engine = store.topic_or_create("engine")?;
+    for batch in [256, 1] {
+        let some = vec![Record::new(vec![b'x'; RECORD_BYTES]); batch];
+        let mut best = 0.0_f64;
+        for _ in 0..ROUNDS {
+            let count = if batch == 1 { 50_000 } else { records / batch };
+            let begun = Instant::now();
+            for _ in 0..count {
+                engine.append_with(&some, Durability::Written)?;
+            }
+            best = best.max((count * batch * RECORD_BYTES) as f64 / begun.elapsed().as_secs_f64() / 1e6);
+        }
+        println!("engine, WRITTEN,   {batch:3} records {best:7.0} MB/s");
+    }
+    store.checkpoint()?;
+
     let server = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let listener = server.block_on(TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;

@@ -71,7 +71,7 @@ impl Checked {
     }
 }
 
-/// The bounds of the engine, which it looks at itself before it appends.
+/// The bounds of the engine, which it looks at itself when it appends.
 fn check_size(store: &Store, checked: &Checked) -> Result<(), Error> {
     let (bytes, limit) = (checked.bytes() as u64, store.settings().append_bytes_max);
     if bytes > limit {
@@ -124,9 +124,7 @@ fn check(shared: &Shared, wire: WireAppend) -> Result<Checked, Status> {
         }
         topics.push(shared.topic(&part.topic)?);
     }
-    let checked = Checked { topics, parts: wire.parts, durability };
-    check_size(&shared.store, &checked).map_err(status)?;
-    Ok(checked)
+    Ok(Checked { topics, parts: wire.parts, durability })
 }
 
 /// An append that the engine has, or that a thread works on; as a future, its answer.
@@ -186,6 +184,7 @@ pub(crate) fn begin(
     let validate_only = wire.validate_only;
     let checked = check(shared, wire)?;
     if validate_only {
+        check_size(&shared.store, &checked).map_err(status)?;
         checked.append()?;
         return Ok(Pending { names: Vec::new(), what: What::Nothing });
     }
@@ -230,7 +229,7 @@ fn on_thread(shared: &Arc<Shared>, checked: Checked, member: Option<&Member>) ->
             let append = checked.append()?;
             fenced(member.as_ref(), || store.append(append).map_err(status))
         };
-        let appended = shared.work(append).await??;
+        let appended = shared.append(append).await??;
         uids.into_iter().for_each(|uid| shared.note_append(uid));
         Ok(appended)
     }))

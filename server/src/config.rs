@@ -8,6 +8,17 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
 /// Settings of a server.
+///
+/// They bound the memory that clients can make it use. Of one connection that is at most:
+///
+/// | What | Bytes |
+/// |---|---|
+/// | requests that the server has not taken yet | `connection_window_bytes` |
+/// | requests that have come in part | `connection_request_bytes_max` |
+/// | each subscription or read that is not read by its client | about 2 responses (`response_bytes`, or one record that is larger) and 400 KiB |
+/// | each append session | one message; what it has sent is in the store's memory, which is bounded there |
+///
+/// A response that comes from the disk lies in the page cache until it is put on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Most open connections. 1,024. Those beyond are told so and closed.
@@ -19,6 +30,9 @@ pub struct Config {
     /// Bytes of appends that may be on their way at a time, over all unary calls; those beyond are refused as
     /// OVERLOADED. 64 MiB. At least as much as one append may have.
     pub append_bytes_in_flight_max: usize,
+    /// Bytes of requests of one connection that have come in part only; a stream beyond is refused as OVERLOADED. 64 MiB.
+    /// At least as much as one message may have.
+    pub connection_request_bytes_max: usize,
     /// Bytes that an append session is granted to have unanswered. 8 MiB.
     pub session_bytes_max: usize,
     /// About how many bytes of records go into one response. 256 KiB; 4 KiB to 2 MiB.
@@ -37,6 +51,9 @@ pub struct Config {
     pub drain_time_max: Duration,
     /// Certificates. None: plain text.
     pub tls: Option<Tls>,
+    /// Origins whose pages may use gRPC-web, such as `https://console.example.com`, or `*` for all. None: pages that
+    /// come from elsewhere cannot read answers.
+    pub web_origins: Vec<String>,
     /// Whether the services describe themselves (gRPC reflection). `true`.
     pub reflection: bool,
     /// Topics that have metrics of their own; the others are counted together. 1,000.
@@ -61,6 +78,7 @@ impl Default for Config {
             streams_max: 256,
             subscriptions_max: 10_000,
             append_bytes_in_flight_max: 64 * MIB,
+            connection_request_bytes_max: 64 * MIB,
             session_bytes_max: 8 * MIB,
             response_bytes: 256 * KIB,
             reads_max: 16,
@@ -70,6 +88,7 @@ impl Default for Config {
             keepalive_timeout: Duration::from_secs(20),
             drain_time_max: Duration::from_secs(10),
             tls: None,
+            web_origins: Vec::new(),
             reflection: true,
             metrics_topics_max: 1000,
         }
@@ -108,6 +127,7 @@ impl Config {
         within("subscriptions_max", self.subscriptions_max, 1, million, "1 to 1,000,000")?;
         let (most, rule) = (1 << 30, "64 KiB to 1 GiB");
         within("append_bytes_in_flight_max", self.append_bytes_in_flight_max, 64 * KIB, most, rule)?;
+        within("connection_request_bytes_max", self.connection_request_bytes_max, 64 * KIB, most, rule)?;
         within("session_bytes_max", self.session_bytes_max, 64 * KIB, most, rule)?;
         within("stream_window_bytes", self.stream_window_bytes, 64 * KIB, most, rule)?;
         within("connection_window_bytes", self.connection_window_bytes, 64 * KIB, most, rule)?;

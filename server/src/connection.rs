@@ -32,10 +32,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What is known of the connection that a request came by.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionInfo {
-    /// Streams that are open on it.
-    pub(crate) streams: Arc<AtomicUsize>,
+    pub(crate) held: Arc<HeldByConnection>,
     /// It is beyond the limit.
     pub(crate) is_refused: bool,
+}
+
+/// What is held for a connection, and bounded.
+#[derive(Debug, Default)]
+pub(crate) struct HeldByConnection {
+    /// Streams that are open on it.
+    pub(crate) streams: AtomicUsize,
+    /// Bytes of requests that are not complete.
+    pub(crate) request_bytes: AtomicUsize,
 }
 
 /// All connections that are open.
@@ -100,7 +108,7 @@ impl Connections {
                 close(&watched);
             }
         });
-        let info = ConnectionInfo { streams: Arc::default(), is_refused };
+        let info = ConnectionInfo { held: Arc::default(), is_refused };
         Some(Connection { stream, id, info, has_spoken, connections: Arc::clone(self) })
     }
 

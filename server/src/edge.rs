@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ use tonic::transport::server::TlsConnectInfo;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::connection::ConnectionInfo;
+use crate::connection::{ConnectionInfo, HeldByConnection};
 use crate::error::Problem;
+use crate::incoming_body::IncomingBody;
 use crate::shared::{Drain, Shared};
 
 /// See the [module](self).
@@ -55,7 +56,7 @@ where
         self.inner.poll_ready(task)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let counters = &self.shared.counters;
         counters.requests.fetch_add(1, Ordering::Relaxed);
         let open = match admit(&self.shared, &request) {
@@ -70,6 +71,10 @@ where
         let message_bytes_max = self.shared.message_bytes_max();
         // Ours end by themselves when the server goes down; those of the libraries would not.
         let drain = (!is_ours).then(|| self.shared.drain());
+        if let Some(OpenStream(held)) = &open {
+            let limit = self.shared.config.connection_request_bytes_max.max(message_bytes_max);
+            request = request.map(|body| Body::new(IncomingBody::new(body, held, limit)));
+        }
         let answer = self.inner.call(request);
         Box::pin(async move {
             let mut response = answer.await?;
@@ -94,8 +99,8 @@ fn admit(shared: &Shared, request: &Request<Body>) -> Result<Option<OpenStream>,
     if info.is_refused {
         return too_many("TOO_MANY_CONNECTIONS", "connections", shared.config.connections_max);
     }
-    let open = OpenStream(Arc::clone(&info.streams));
-    if open.0.fetch_add(1, Ordering::Relaxed) >= shared.config.streams_max {
+    let open = OpenStream(Arc::clone(&info.held));
+    if open.0.streams.fetch_add(1, Ordering::Relaxed) >= shared.config.streams_max {
         return too_many("TOO_MANY_STREAMS", "streams on this connection", shared.config.streams_max);
     }
     Ok(Some(open))
@@ -103,11 +108,11 @@ fn admit(shared: &Shared, request: &Request<Body>) -> Result<Option<OpenStream>,
 
 /// Counts a stream of a connection, until its response has been sent or given up.
 #[derive(Debug)]
-struct OpenStream(Arc<AtomicUsize>);
+struct OpenStream(Arc<HeldByConnection>);
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! connection.rs  accept, count, close            serve.rs      put together, drain, close the store
-//! edge.rs        streams of a connection, errors that the library answers
+//! edge.rs        streams and bytes of a connection, errors that the library answers
+//! cors.rs        what browsers ask for gRPC-web
 //! log.rs         ── append.rs, session.rs        the engine's `submit`, a ticket waited for without a thread
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
@@ -27,11 +28,13 @@ mod append;
 mod batch;
 mod config;
 mod connection;
+mod cors;
 mod edge;
 mod error;
 mod fence;
 mod filter;
 mod http;
+mod incoming_body;
 mod log;
 mod metrics;
 mod read;

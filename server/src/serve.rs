@@ -23,6 +23,7 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use crate::admin::Admin;
 use crate::config::{Config, InvalidConfig, Tls};
 use crate::connection::Connections;
+use crate::cors::CorsLayer;
 use crate::edge::EdgeLayer;
 use crate::log::Log;
 use crate::shared::Shared;
@@ -154,6 +155,7 @@ async fn run(
     let admin = AdminServiceServer::new(Admin { shared: Arc::clone(shared) });
     let reflection = if config.reflection { Some(reflection()?) } else { None };
     let router = server
+        .layer(CorsLayer { origins: config.web_origins.clone().into() })
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(EdgeLayer { shared: Arc::clone(shared) })
         .add_service(log)

@@ -18,8 +18,10 @@ use crate::fence::Fences;
 const MESSAGE_OVERHEAD_BYTES: u64 = 1 << 20;
 /// Long upkeep (compaction, verification) that runs at a time.
 const UPKEEP_MAX: usize = 4;
-/// Short work on the disk for callers (creating a topic, an append that finds no room) that runs at a time.
-const WORK_MAX: usize = 32;
+/// Appends that run on threads of their own at a time; see `append.rs`.
+const APPENDS_MAX: usize = 32;
+/// Changes of topics that run at a time. Apart from the appends: a trim makes room for those that wait for it.
+const CHANGES_MAX: usize = 16;
 
 /// Topics that are remembered as appended to.
 const APPENDED_MAX: usize = 100_000;
@@ -34,7 +36,8 @@ pub(crate) struct Shared {
     /// `true`: streams end, nothing new begins.
     drain: watch::Sender<bool>,
     reads: Arc<Semaphore>,
-    work: Arc<Semaphore>,
+    appends: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
     upkeep: Arc<Semaphore>,
     /// Where the open subscriptions of each topic are.
     subscriptions: Mutex<HashMap<Uid, Positions>>,
@@ -83,7 +86,8 @@ impl Shared {
     pub(crate) fn new(store: Store, config: Config) -> Arc<Self> {
         Arc::new(Self {
             reads: Arc::new(Semaphore::new(config.reads_max)),
-            work: Arc::new(Semaphore::new(WORK_MAX)),
+            appends: Arc::new(Semaphore::new(APPENDS_MAX)),
+            changes: Arc::new(Semaphore::new(CHANGES_MAX)),
             upkeep: Arc::new(Semaphore::new(UPKEEP_MAX)),
             store,
             config,
@@ -145,12 +149,20 @@ impl Shared {
         blocking(&self.reads, read).await
     }
 
-    /// The same for what changes something.
-    pub(crate) async fn work<T: Send + 'static>(
+    /// The same for an append that may wait.
+    pub(crate) async fn append<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
+        append: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
-        blocking(&self.work, work).await
+        blocking(&self.appends, append).await
+    }
+
+    /// The same for what changes a topic.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        blocking(&self.changes, change).await
     }
 
     /// A permit for long upkeep, which does not wait for a place.

@@ -56,7 +56,7 @@ impl Topics {
         change: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Status> {
         self.shared.check_not_draining()?;
-        self.shared.work(change).await?.map_err(status)
+        self.shared.change(change).await?.map_err(status)
     }
 }
 

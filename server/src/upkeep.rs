@@ -125,7 +125,12 @@ pub(crate) fn compact(
     }
     violations.finish()?;
     run(shared, CompactionControl::new(), move |control| {
-        let done = topic.compact_with(&options, control)?;
+        tracing::info!(topic = %topic.name(), options.dry_run, "compaction began");
+        let done = topic.compact_with(&options, control).inspect_err(|error| {
+            tracing::warn!(topic = %topic.name(), %error, "compaction ended early");
+        })?;
+        let removed = done.records_removed.total();
+        tracing::info!(topic = %topic.name(), removed, kept_bytes = done.bytes_after, "compaction ended");
         let event = pb::compact_topic_response::Event::Report(report(&done));
         Ok(pb::CompactTopicResponse { event: Some(event) })
     })
@@ -204,6 +209,7 @@ impl Watched for Verification {
 /// Verifies a topic.
 pub(crate) fn verify(shared: &Shared, topic: Topic) -> Result<VerifyStream, Status> {
     run(shared, Verification::default(), move |watched| {
+        tracing::info!(topic = %topic.name(), "verification began");
         let mut progress = |now: quipu_storage::verify::Progress| {
             watched.bytes_done.store(now.bytes_done, Ordering::Relaxed);
             watched.bytes_total.store(now.bytes_total, Ordering::Relaxed);
@@ -215,6 +221,7 @@ pub(crate) fn verify(shared: &Shared, topic: Topic) -> Result<VerifyStream, Stat
         };
         let done =
             topic.verify(VerifyOptions { progress: Some(&mut progress), ..VerifyOptions::default() })?;
+        tracing::info!(topic = %topic.name(), intact = done.is_intact(), "verification ended");
         let event = pb::verify_topic_response::Event::Report(verified(&done));
         Ok(pb::VerifyTopicResponse { event: Some(event) })
     })

@@ -122,9 +122,15 @@ impl Commit {
 
     /// Everybody who waits or comes learns of `failure`.
     pub(crate) fn fail(&self, failure: Error) {
+        self.fail_and_wake_later(failure).into_iter().for_each(Waker::wake);
+    }
+
+    /// The same, but tasks are woken by the caller, who holds what they may want.
+    #[must_use]
+    pub(crate) fn fail_and_wake_later(&self, failure: Error) -> Vec<Waker> {
         let wakers = self.set_failure(failure);
         self.rounds.end();
-        wakers.into_iter().for_each(Waker::wake);
+        wakers
     }
 
     /// Answers whom to wake.

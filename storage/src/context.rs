@@ -1,5 +1,6 @@
 //! What every part of an open store shares: disk, clock, settings, counters, and whether it is still well.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -27,6 +28,7 @@ pub(crate) struct Context {
     pub(crate) counters: Counters,
     pub(crate) maps: MapBudget,
     failure: OnceLock<Error>,
+    alarm: OnceLock<Alarm>,
     is_closed: AtomicBool,
     is_released: AtomicBool,
     is_disk_full: AtomicBool,
@@ -51,6 +53,7 @@ impl Context {
             is_read_only,
             counters: Counters::default(),
             failure: OnceLock::new(),
+            alarm: OnceLock::new(),
             is_closed: AtomicBool::new(false),
             is_released: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
@@ -70,7 +73,23 @@ impl Context {
     /// Fails the store for good: after a failed write or sync nothing is known about what it covered, and the
     /// page cache may show what the disk does not hold. Returns the first failure.
     pub(crate) fn fail(&self, error: Error) -> Error {
-        self.failure.get_or_init(|| error).clone()
+        let mut is_first = false;
+        let set = || {
+            is_first = true;
+            error
+        };
+        let failure = self.failure.get_or_init(set).clone();
+        if is_first && let Some(alarm) = self.alarm.get() {
+            alarm.raise(&failure);
+        }
+        failure
+    }
+
+    /// Has `tell` called when the store fails, once, in a thread of its own. It is to wake those who wait for what will
+    /// not come any more.
+    pub(crate) fn on_failure(&self, tell: impl Fn(&Error) + Send + Sync + 'static) {
+        let is_set = self.alarm.set(Alarm(Arc::new(tell))).is_ok();
+        assert!(is_set, "it is set once, when the store opens");
     }
 
     /// What failed the store.
@@ -92,6 +111,7 @@ impl Context {
         Ok(())
     }
 
+    /// Says whether it was not before.
     pub(crate) fn close(&self) -> bool {
         !self.is_closed.swap(true, Ordering::AcqRel)
     }
@@ -138,6 +158,25 @@ impl Context {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// See [`Context::on_failure`].
+struct Alarm(Arc<dyn Fn(&Error) + Send + Sync>);
+
+impl Alarm {
+    /// Whoever met the failure may hold locks, and what is woken may want them: hence the thread.
+    fn raise(&self, failure: &Error) {
+        let (tell, failure) = (Arc::clone(&self.0), failure.clone());
+        let thread = std::thread::Builder::new().name("quipu-failure".into());
+        // If there can be no thread, those who wait learn of it when the store is closed.
+        let _ = thread.spawn(move || tell(&failure));
+    }
+}
+
+impl fmt::Debug for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Alarm")
     }
 }
 

@@ -370,14 +370,6 @@ impl Cursor {
         {
             let Place { segment, position } = place;
             return match self.reader.read(segment, &topic.context, *position, self.next) {
-                Ok(Found::Batch(batch, _)) if batch.base_offset() > self.next && segment.rewrites == 0 => {
-                    // Only compaction leaves gaps.
-                    topic.context.counters.damage_found.add(1);
-                    let offsets = self.next..batch.base_offset();
-                    let error = segment.corrupt(offsets, *position, "the batches before it are missing");
-                    self.place = None;
-                    Err(error)
-                }
                 Ok(Found::Batch(batch, next_position)) => {
                     self.place = Some(Place { segment: Arc::clone(segment), position: next_position });
                     Ok(Some(batch))
@@ -434,11 +426,11 @@ impl Cursor {
                 _ => self.nowhere(topic),
             };
         }
-        let position = segment
+        let place = segment
             .seek_offset(&topic.context, self.next)
-            .and_then(|position| self.reader.hop(segment, &topic.context, position, self.next));
-        match position {
-            Ok(position) => Ok(Some(Place { segment: Arc::clone(segment), position })),
+            .and_then(|place| self.reader.hop(segment, &topic.context, place, self.next));
+        match place {
+            Ok((position, _)) => Ok(Some(Place { segment: Arc::clone(segment), position })),
             Err(Error::Io { .. }) if !is_listed(topic, segment) => Ok(None),
             Err(error) => Err(error),
         }
@@ -463,7 +455,8 @@ impl Cursor {
     /// Blocks until there is a next record, or the time is up; says whether there is one. `None`: for ever.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the store is closed, [`Error::TopicNotFound`] when the topic is deleted.
+    /// [`Error::Closed`] when the store is closed, [`Error::TopicNotFound`] when the topic is deleted, and
+    /// [`Error::StorageFailed`] when the store has failed: what can be read still is, and nothing comes behind it.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<bool> {
         let topic = &self.topic.inner;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -488,6 +481,7 @@ impl Cursor {
         self.next < self.visible_end()
             || self.next < topic.log_start()
             || topic.context.is_closed()
+            || topic.context.failure().is_some()
             || topic.check_alive().is_err()
     }
 
@@ -497,6 +491,9 @@ impl Cursor {
             return Ok(true);
         }
         topic.check_alive()?;
+        if let Some(failure) = topic.context.failure() {
+            return Err(failure.clone());
+        }
         if topic.context.is_closed() {
             return Err(Error::Closed);
         }
@@ -590,8 +587,7 @@ impl Cursor {
         segment: &Arc<Segment>,
         time: Timestamp,
     ) -> Result<Option<Offset>> {
-        let mut position = segment.seek_time(&topic.context, time)?;
-        let mut expected = segment.base_offset;
+        let (mut position, mut expected) = segment.seek_time(&topic.context, time)?;
         while let Found::Batch(batch, behind) =
             self.reader.read(segment, &topic.context, position, expected)?
         {
@@ -695,40 +691,48 @@ impl Backwards {
         }
     }
 
+    /// The last batch of a segment that starts below; an error if what lies right below is damaged.
     fn last_below(&mut self, context: &Context, segment: &Arc<Segment>) -> Result<Option<Batch>> {
-        let below = self.before.saturating_sub(1);
-        let mut position = segment.seek_offset(context, below)?;
-        let mut last: Option<Batch> = None;
-        loop {
-            let expected = last.as_ref().map_or(segment.base_offset, Batch::next_offset);
-            if expected >= self.before {
-                return Ok(last);
-            }
-            match self.reader.read(segment, context, position, expected)? {
-                Found::Batch(batch, _) if batch.base_offset() >= self.before => return Ok(last),
-                Found::Batch(batch, behind) => {
+        let end = self.before.min(segment.next_offset());
+        let (mut position, mut expected) = segment.seek_offset(context, self.before.saturating_sub(1))?;
+        let mut last = Ok(None);
+        while expected < end {
+            match self.reader.read(segment, context, position, expected) {
+                Ok(Found::Batch(batch, behind)) if batch.base_offset() < self.before => {
                     position = behind;
-                    last = Some(batch);
+                    expected = batch.next_offset();
+                    last = Ok(Some(batch));
                 }
-                Found::End => return Ok(last),
+                Ok(Found::Batch(..) | Found::End) => break,
+                Err(error) => {
+                    let Error::Corrupt { offsets, .. } = &error else { return Err(error) };
+                    // What lies behind the damage comes first.
+                    let behind = offsets.end;
+                    (position, _) = self.reader.hop(segment, context, (position, expected), behind)?;
+                    expected = behind;
+                    last = Err(error);
+                }
             }
         }
+        last
     }
 }
 
 /// Iterates over records; made by [`Topic::read`](crate::Topic::read) and [`Topic::follow`](crate::Topic::follow).
 ///
-/// After an error about a range of offsets the next call goes on behind the range, so whoever asks again has been told.
+/// After an error about a range of offsets, which are damaged or were removed, the next call goes on behind the range: so
+/// whoever asks again has been told. Every other error is the last item; [`cursor`](Self::cursor) then says where it was.
 #[derive(Debug)]
 pub struct Records {
     cursor: Cursor,
     ready: std::vec::IntoIter<Result<StoredRecord>>,
     follows: bool,
+    has_ended: bool,
 }
 
 impl Records {
     pub(crate) fn new(cursor: Cursor, follows: bool) -> Self {
-        Self { cursor, ready: Vec::new().into_iter(), follows }
+        Self { cursor, ready: Vec::new().into_iter(), follows, has_ended: false }
     }
 
     /// The offset behind the batch that is being read.
@@ -745,46 +749,55 @@ impl Iterator for Records {
             if let Some(record) = self.ready.next() {
                 return Some(record);
             }
-            match self.cursor.next_batch() {
-                Ok(Some(batch)) => self.ready = batch.owned().into_iter(),
+            if self.has_ended {
+                return None;
+            }
+            let error = match self.cursor.next_batch() {
+                Ok(Some(batch)) => {
+                    self.ready = batch.owned().into_iter();
+                    continue;
+                }
                 Ok(None) if !self.follows => return None,
                 Ok(None) => match self.cursor.wait(None) {
-                    Ok(_) => {}
+                    Ok(_) => continue,
                     Err(Error::Closed) => return None,
-                    Err(error) => {
-                        self.follows = false;
-                        return Some(Err(error));
-                    }
+                    Err(error) => error,
                 },
-                Err(error) => {
-                    match &error {
-                        Error::OffsetTrimmed { log_start_offset, .. } => self.cursor.seek(*log_start_offset),
-                        Error::Corrupt { offsets, .. } => self.cursor.seek(offsets.end),
-                        _ => {
-                            // Nothing to go on behind: end after this.
-                            self.follows = false;
-                            let end = self.cursor.visible_end();
-                            self.cursor.seek(end);
-                        }
-                    }
-                    return Some(Err(error));
-                }
+                Err(error) => error,
+            };
+            match behind(&error) {
+                Some(behind) => self.cursor.seek(behind.max(self.cursor.next_offset() + 1)),
+                None => self.has_ended = true,
             }
+            return Some(Err(error));
         }
     }
 }
 
+/// Where to go on after an error, if it is about a range of offsets.
+pub(crate) fn behind(error: &Error) -> Option<Offset> {
+    match error {
+        Error::OffsetTrimmed { log_start_offset, .. } => Some(*log_start_offset),
+        Error::Corrupt { offsets, .. } => Some(offsets.end),
+        _ => None,
+    }
+}
+
 /// Iterates over records from the last to the first; made by [`Topic::read_backwards`](crate::Topic::read_backwards).
+///
+/// After an error about a range of damaged offsets the next call goes on below the range. Every other error is the last
+/// item.
 #[derive(Debug)]
 pub struct RecordsBackwards {
     batches: Backwards,
     ready: Vec<Result<StoredRecord>>,
     before: Offset,
+    has_ended: bool,
 }
 
 impl RecordsBackwards {
     pub(crate) fn new(batches: Backwards) -> Self {
-        Self { before: batches.before, batches, ready: Vec::new() }
+        Self { before: batches.before, batches, ready: Vec::new(), has_ended: false }
     }
 }
 
@@ -796,6 +809,9 @@ impl Iterator for RecordsBackwards {
             if let Some(record) = self.ready.pop() {
                 return Some(record);
             }
+            if self.has_ended {
+                return None;
+            }
             match self.batches.previous_batch() {
                 Ok(Some(batch)) => {
                     let before = std::mem::replace(&mut self.before, batch.batch.base_offset());
@@ -804,12 +820,13 @@ impl Iterator for RecordsBackwards {
                 }
                 Ok(None) => return None,
                 Err(error) => {
-                    let below = match &error {
-                        Error::Corrupt { offsets, .. } => offsets.start,
-                        _ => Offset::ZERO,
-                    };
-                    self.before = below;
-                    self.batches.seek(below);
+                    match &error {
+                        Error::Corrupt { offsets, .. } => {
+                            self.before = offsets.start.min(self.before.saturating_sub(1));
+                            self.batches.seek(self.before);
+                        }
+                        _ => self.has_ended = true,
+                    }
                     return Some(Err(error));
                 }
             }

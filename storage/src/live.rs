@@ -1,8 +1,9 @@
 //! Telling readers in other processes how far the writer is. The file and what it means: [`crate::format::live`].
 //!
-//! The writer tells it after every sync of the journal and after every checkpoint, by one store into a map. That is
-//! never synced, waits for nothing, and if it fails readers only learn later what they may show: from the marks in the
-//! journal's frames.
+//! The writer tells it after every sync of the journal and after every checkpoint, by one store into a map. That waits
+//! for nothing, and if it fails readers only learn later what they may show: from the marks in the journal's frames.
+//! Neither the file nor its name is ever synced. It is of use only while the machine runs that wrote it; after a power
+//! cut it is made anew if it is gone, and what it says of an earlier boot is not believed.
 //!
 //! Promises:
 //!
@@ -85,7 +86,7 @@ impl Teller {
     }
 }
 
-/// Opens the file, or makes it. Once made it is synced, so that it is still there after a power cut.
+/// Opens the file, or makes it.
 fn prepare(context: &Context, path: &Path) -> io::Result<Box<dyn Writer>> {
     let disk = &context.disk;
     let file = match disk.open(path, OpenMode::Write) {
@@ -98,8 +99,6 @@ fn prepare(context: &Context, path: &Path) -> io::Result<Box<dyn Writer>> {
             }
             let file = disk.open(path, OpenMode::Create)?;
             file.write_at(&[IoSlice::new(&[0; FILE_BYTES])], 0)?;
-            file.sync()?;
-            disk.sync_dir(&context.dir)?;
             file
         }
     };

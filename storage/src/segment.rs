@@ -64,6 +64,9 @@ pub(crate) struct Segment {
     sealed: Mutex<Option<SealedSegment>>,
     /// Whether the file's header, and the footer of a sealed one, were looked at, or written by this process.
     is_known: AtomicBool,
+    /// Whether the file is shorter than it was, or its footer is damaged and there are fewer records than it was sealed
+    /// with: then its end may be among what is missing.
+    is_short: AtomicBool,
     index: Mutex<Index>,
     map: Mutex<Option<Arc<dyn Map>>>,
 }
@@ -107,6 +110,7 @@ impl Segment {
             next_offset: AtomicU64::new(sealed.next_offset.0),
             sealed: Mutex::new(is_sealed.then_some(*sealed)),
             is_known: AtomicBool::new(false),
+            is_short: AtomicBool::new(false),
             index: Mutex::new(Index::Unread),
             map: Mutex::new(None),
         }
@@ -188,13 +192,14 @@ impl Segment {
         }
     }
 
-    /// Where to begin to look for `offset`: the start of a batch at or before the one that covers it.
-    pub(crate) fn seek_offset(&self, context: &Context, offset: Offset) -> Result<u64> {
+    /// Where to begin to look for `offset`: the start of a batch at or before the one that covers it, and the first
+    /// offset that can be there.
+    pub(crate) fn seek_offset(&self, context: &Context, offset: Offset) -> Result<(u64, Offset)> {
         self.seek(context, |entry| entry.base_offset <= offset)
     }
 
-    /// Where to begin to look for the first batch appended at `time` or later.
-    pub(crate) fn seek_time(&self, context: &Context, time: Timestamp) -> Result<u64> {
+    /// Where to begin to look for the first batch appended at `time` or later, and the first offset that can be there.
+    pub(crate) fn seek_time(&self, context: &Context, time: Timestamp) -> Result<(u64, Offset)> {
         self.seek(context, |entry| entry.append_time < time)
     }
 
@@ -215,11 +220,18 @@ impl Segment {
         })
     }
 
-    fn seek(&self, context: &Context, before: impl Fn(IndexEntry) -> bool) -> Result<u64> {
+    fn seek(&self, context: &Context, before: impl Fn(IndexEntry) -> bool) -> Result<(u64, Offset)> {
         self.with_index(context, |index| {
-            last_entry(index, before)
-                .map_or(HEADER_BYTES as u64, |number| IndexEntry::at(index, number).position.0)
+            last_entry(index, before).map_or((HEADER_BYTES as u64, self.base_offset), |number| {
+                let entry = IndexEntry::at(index, number);
+                (entry.position.0, entry.base_offset)
+            })
         })
+    }
+
+    /// Where its batches end, as far as they can be read.
+    pub(crate) fn data_end(&self) -> u64 {
+        self.data_bytes.load(Ordering::Acquire)
     }
 
     fn lock_index(&self) -> std::sync::MutexGuard<'_, Index> {
@@ -259,8 +271,16 @@ impl Segment {
             .open(&self.path, OpenMode::Read)
             .map_err(|error| Error::io("open segment", &self.path, error))?;
         self.check_header(context, &*file)?;
-        if self.data_bytes.load(Ordering::Acquire) == 0 {
+        let data_bytes = self.data_bytes.load(Ordering::Acquire);
+        if data_bytes == 0 {
             self.read_footer(context, &*file, &mut index)?;
+        } else {
+            let bytes = file.len().map_err(|error| Error::io("look at", &self.path, error))?;
+            if bytes < data_bytes {
+                context.counters.damage_found.add(1);
+                self.is_short.store(true, Ordering::Release);
+                self.data_bytes.store(bytes.max(HEADER_BYTES as u64), Ordering::Release);
+            }
         }
         self.is_known.store(true, Ordering::Release);
         Ok(())
@@ -322,6 +342,8 @@ impl Segment {
                 let is_complete = builder.next_offset() == next_offset
                     || builder.position() + index_and_footer == file_bytes;
                 let end = if is_complete { builder.position() } else { file_bytes };
+                let was_sealed_with = self.sealed().map_or(0, |sealed| sealed.record_count);
+                self.is_short.store(builder.record_count() < was_sealed_with, Ordering::Release);
                 *index = Index::Fixed(Bytes::copy_from_slice(builder.entries()));
                 self.data_bytes.store(end.max(HEADER_BYTES as u64), Ordering::Release);
             }
@@ -483,10 +505,10 @@ impl SegmentReader {
         Self::default()
     }
 
-    /// The batch that starts at `position`; it is the one after offset `expected - 1`.
+    /// The batch that starts at `position`; it has `expected`, or compaction has left it as the first behind.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] with the offsets up to the next intact batch.
+    /// [`Error::Corrupt`] with the offsets from `expected` up to the next intact batch.
     pub(crate) fn read(
         &mut self,
         segment: &Arc<Segment>,
@@ -495,12 +517,30 @@ impl SegmentReader {
         expected: Offset,
     ) -> Result<Found> {
         segment.look(context)?;
+        // First: what it covers is there when it has moved.
+        let next_offset = segment.next_offset();
         let end = segment.data_bytes.load(Ordering::Acquire);
         if position >= end {
+            // Only compaction takes the last records of a segment out.
+            let is_missing = segment.rewrites == 0 || segment.is_short.load(Ordering::Acquire);
+            if is_missing && expected < next_offset {
+                context.counters.damage_found.add(1);
+                return Err(segment.corrupt(expected..next_offset, end, "its end is missing"));
+            }
             return Ok(Found::End);
         }
         self.hold_map(segment, context)?;
         match self.batch(segment, context, position, end) {
+            // It would pass for what compaction has left.
+            Ok(Ok(batch)) if segment.rewrites > 0 && batch.next_offset() > next_offset => {
+                self.damage(segment, context, position..end, expected, "a batch is of another segment")
+            }
+            // Only compaction leaves gaps.
+            Ok(Ok(batch)) if batch.base_offset() > expected && segment.rewrites == 0 => {
+                context.counters.damage_found.add(1);
+                let offsets = expected..batch.base_offset();
+                Err(segment.corrupt(offsets, position, "the batches before it are missing"))
+            }
             Ok(Ok(batch)) if batch.next_offset() > expected => {
                 let next = position + batch.header().stored_bytes() as u64;
                 Ok(Found::Batch(batch, next))
@@ -519,21 +559,20 @@ impl SegmentReader {
         }
     }
 
-    /// From `position`, the start of a batch, to the batch that covers `target`, or to the damage that may have
-    /// been it.
+    /// From `position`, where the batch starts that has `expected`, to the one that covers `target`, or to the damage
+    /// that may have been it; and the first offset that can be there.
     pub(crate) fn hop(
         &mut self,
         segment: &Arc<Segment>,
         context: &Context,
-        mut position: u64,
+        (mut position, mut expected): (u64, Offset),
         target: Offset,
-    ) -> Result<u64> {
+    ) -> Result<(u64, Offset)> {
         self.hold_map(segment, context)?;
         let end = segment.data_bytes.load(Ordering::Acquire);
-        let mut expected = segment.base_offset;
         while position < end {
             match self.readable_header(segment, context, position, end)? {
-                Ok(header) if header.next_offset() > target => return Ok(position),
+                Ok(header) if header.next_offset() > target => break,
                 Ok(header) => {
                     expected = header.next_offset();
                     position += header.stored_bytes() as u64;
@@ -541,13 +580,16 @@ impl SegmentReader {
                 Err(_) => {
                     let Some(behind) = segment.next_intact(context, position, end, expected)? else { break };
                     match self.readable_header(segment, context, behind, end)? {
-                        Ok(header) if header.base_offset <= target => position = behind,
+                        Ok(header) if header.base_offset <= target => {
+                            position = behind;
+                            expected = header.base_offset;
+                        }
                         _ => break,
                     }
                 }
             }
         }
-        Ok(position)
+        Ok((position, expected))
     }
 
     fn damage(
@@ -584,9 +626,13 @@ impl SegmentReader {
         }
         let head = &self.window[self.within(position, head_bytes).unwrap_or_default()];
         let decoded = BatchHeader::decode(head, segment.seed);
-        // Its ext may reach beyond what was looked at.
-        let claimed = batch_bytes_claimed(head).min(end - position);
-        if decoded.is_ok() || claimed <= head_bytes {
+        if decoded.is_ok() {
+            return Ok(decoded);
+        }
+        // Its ext may reach beyond what was looked at. Not of what cannot be a header at all: a search behind damage comes
+        // by at every eighth byte of it, and what stands there claims any length.
+        let claimed = BatchHeader::decode_unverified(head).map_or(0, |header| header.body_at() as u64);
+        if claimed <= head_bytes || claimed > end - position {
             return Ok(decoded);
         }
         self.fetch(segment, context, position, claimed, end)?;
@@ -692,11 +738,6 @@ impl SegmentReader {
 /// Whether the disk cannot read what is there. Anything else (too many open files, say) says nothing about the bytes.
 fn is_bad_sector(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-}
-
-/// How long a batch says it is, its checksum not looked at.
-fn batch_bytes_claimed(bytes: &[u8]) -> u64 {
-    if bytes.len() < 8 { 0 } else { u64::from(crate::format::u32_at(bytes, 4)) }
 }
 
 /// Keeps the number of maps bounded: the ones opened first are closed first. A reader that holds one keeps it.

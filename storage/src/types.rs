@@ -105,6 +105,14 @@ impl fmt::Debug for Uid {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId(pub u32);
 
+impl TopicId {
+    /// The topic whose directory has this name, if it can be one's.
+    pub(crate) fn of_dir(name: &str) -> Option<Self> {
+        let id = Self(u32::from_str_radix(name, 16).ok()?);
+        (id.to_string() == name).then_some(id)
+    }
+}
+
 impl fmt::Display for TopicId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)

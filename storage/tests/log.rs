@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quipu_storage::clock::Clock;
@@ -92,6 +94,23 @@ fn a_log_with_threads_rolls_and_reads_the_same() {
     assert_eq!(payloads(log.read(Start::Earliest).unwrap()), texts(0, 5000));
 }
 
+/// The thread that syncs looked at the tail while it held its watch, and an append that began the eighth unsynced
+/// segment notified the watch while it held the tail: both waited for ever.
+#[test]
+fn rolling_faster_than_syncing_blocks_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = LogSettings {
+        segment_bytes_max: 4096,
+        background: true,
+        sync_interval: Duration::from_millis(1),
+        ..LogSettings::default()
+    };
+    let log = Log::builder().settings(settings).open(dir.path()).unwrap();
+    append(&log, 0, 10_000, Durability::Accepted);
+    log.close().unwrap();
+    assert_eq!(log.high_watermark(), Offset(10_000));
+}
+
 #[test]
 fn many_threads_append_each_record_once_and_in_their_own_order() {
     let dir = tempfile::tempdir().unwrap();
@@ -178,19 +197,20 @@ fn a_follower_is_woken_by_each_append_and_by_the_end() {
 #[test]
 fn every_start_leads_to_its_record() {
     #[derive(Debug, Default)]
-    struct Ticks(std::sync::atomic::AtomicU64);
-    impl Clock for Ticks {
+    struct SetByHand(AtomicU64);
+    impl Clock for SetByHand {
         fn now(&self) -> Timestamp {
-            Timestamp(self.0.fetch_add(10, std::sync::atomic::Ordering::Relaxed))
+            Timestamp(self.0.load(Ordering::Relaxed))
         }
     }
+    let clock = Arc::new(SetByHand::default());
     let dir = tempfile::tempdir().unwrap();
-    let log = Log::builder()
-        .settings(small())
-        .clock(std::sync::Arc::new(Ticks::default()))
-        .open(dir.path())
-        .unwrap();
-    append(&log, 0, 1000, Durability::Written);
+    let log =
+        Log::builder().settings(small()).clock(Arc::<SetByHand>::clone(&clock)).open(dir.path()).unwrap();
+    for n in 0..1000 {
+        clock.0.store(n * 10, Ordering::Relaxed);
+        append(&log, n, n + 1, Durability::Written);
+    }
     log.sync().unwrap();
     let first = |start: Start| log.read(start).unwrap().next().map(|record| record.unwrap().offset().value());
     assert_eq!(first(Start::Earliest), Some(0));

@@ -4,7 +4,10 @@
 //! call answers `Ok` or an error that says what to do, and the story goes on as it says: what was not applied is tried
 //! again and succeeds, a store that has failed takes nothing until it is opened again. Nothing acknowledged is lost, not
 //! even if the power goes right after; and what a failed sync covered is not relied on (D5).
+//!
+//! The scripts' store has no threads. Of one that has, with all of them at work, each sync fails once, whoever makes it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use quipu_storage::disk::Disk;
@@ -19,6 +22,7 @@ use crate::model::run::{STORE, settings};
 use crate::model::{Check, Ending, Event, Model, TestClock, expected, verify};
 use crate::rng::Rng;
 use crate::sim::{CrashMode, SimDisk};
+use crate::workload::{Scenario, Write, write};
 
 /// One thing that is done to the store.
 #[derive(Clone, Debug)]
@@ -435,4 +439,37 @@ pub fn run(wrap: fn(Arc<dyn Disk>) -> Arc<dyn Disk>, (shard, shards): (u64, u64)
         }
     }
     Ok(count)
+}
+
+/// Runs the scenario with all threads of the store, once for each sync that it makes, and lets that sync fail. The run
+/// must end with an error then, at the latest when the store is closed. Answers how many faults there were.
+pub fn fail_each_sync(scenario: Scenario) -> Check<u64> {
+    let mut count = 0;
+    for kind in [OpKind::Sync, OpKind::SyncDir] {
+        for nth in 1.. {
+            let sim = SimDisk::new();
+            sim.create_dir(STORE.as_ref()).map_err(|error| error.to_string())?;
+            let disk = FaultyDisk::over_sim(sim);
+            disk.fail(Fault::of(kind, nth, EIO));
+            let run = Write { disk: Arc::new(disk.clone()), ..Write::new(STORE, scenario, 1, 24) };
+            let outcome = write(&run, &|_| ());
+            let ops = disk.ops();
+            // No run has so many.
+            let Some(failed) = ops.iter().position(|op| op.was_failed) else { break };
+            count += 1;
+            let path = &ops[failed].path;
+            let may_be_silent = kind == OpKind::Sync && is_discarded(path, &ops[failed + 1..]);
+            ensure!(
+                outcome.is_err() || may_be_silent,
+                "{scenario:?}: {kind:?} no. {nth}, of {}, failed unheard",
+                path.display()
+            );
+        }
+    }
+    Ok(count)
+}
+
+/// Whether the file was given up after its sync had failed, so that nothing depends on it.
+fn is_discarded(path: &Path, later: &[Op]) -> bool {
+    later.iter().find(|op| op.path == path).is_some_and(|op| op.kind == OpKind::Remove)
 }

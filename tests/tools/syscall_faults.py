@@ -11,8 +11,9 @@ A run is bad when
   - a sync failed with EIO or ENOSPC and the program still ends with 0. The page cache hides such a loss from the
     checker, so the swallowed error itself is the finding.
 
-What strace cannot do: it sees neither io_uring nor stores into a mapped file, and a call it fails is never made.
-'crashdisk' covers those.
+What strace cannot do: it sees neither io_uring nor stores into a mapped file, and a call it fails is never made
+('crashdisk' covers those). And it counts the calls of each thread alone, so that the n-th call of every thread fails:
+one that is swallowed may hide behind another that is not. In a program with one thread that cannot be.
 
 Exit: 0 all well, 1 a bad run or too few, 2 the program fails without faults, 77 strace cannot run here.
 """

@@ -5,14 +5,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use quipu_storage::{Durability, Log, LogSettings, Offset, Record, Start, Visibility};
+use quipu_storage::{Durability, Log, LogSettings, Offset, Start, Visibility};
 
 use crate::limits::{MEMORY_BYTES, Memory};
 use crate::payload::Payloads;
 use crate::row::{Bar, Contender, PAYLOADS, Pair, Row, Sample, Unit};
-
-/// How many different payloads are appended, in turn: those of [`Payloads`].
-const RECORDS: u64 = 1024;
 
 /// Bytes of payloads that go into one log before it is checked, removed, and another one begun.
 const LOG_BYTES: u64 = 256 << 20;
@@ -44,7 +41,6 @@ fn append(record_bytes: usize, variant: &str) -> Row {
 struct Append {
     dir: PathBuf,
     payloads: Payloads,
-    records: Vec<Record>,
     log_records: u64,
     time: Duration,
 }
@@ -52,8 +48,7 @@ struct Append {
 impl Append {
     fn new(dir: PathBuf, record_bytes: usize, log_bytes: u64, time: Duration) -> Self {
         let payloads = Payloads::new(record_bytes);
-        let records = (0..RECORDS).map(|number| Record::new(payloads.of(number))).collect();
-        Self { dir, payloads, records, log_records: log_bytes / record_bytes as u64, time }
+        Self { dir, payloads, log_records: log_bytes / record_bytes as u64, time }
     }
 
     /// Appends to a new log for the rest of the round at most; how many, and how long it took.
@@ -64,8 +59,7 @@ impl Append {
         let start = Instant::now();
         while count < self.log_records && start.elapsed() < left {
             for _ in 0..RECORDS_PER_LOOK {
-                let record = &self.records[usize::try_from(count % RECORDS)?];
-                log.append_record(record, Durability::Accepted)?;
+                log.append_payload(self.payloads.of(count), Durability::Accepted)?;
                 count += 1;
             }
         }

@@ -8,13 +8,13 @@ use quipu_storage::Store;
 use tokio::net::TcpListener;
 
 /// A connection, and what it is to.
-pub struct Connected {
-    pub client: Client,
+pub(crate) struct Connected {
+    pub(crate) client: Client,
     _dir: Option<tempfile::TempDir>,
 }
 
 /// Connects to the URL in the first argument, or to a server that ends with this process.
-pub async fn connect() -> Result<Connected, Box<dyn Error>> {
+pub(crate) async fn connect() -> Result<Connected, Box<dyn Error>> {
     if let Some(url) = std::env::args().nth(1) {
         return Ok(Connected { client: Client::connect(url).await?, _dir: None });
     }

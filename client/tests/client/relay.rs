@@ -74,9 +74,11 @@ impl Relay {
                         }
                     };
                     tokio::select! {
+                        // What was held when it was cut is lost.
+                        biased;
+                        _ = cuts.wait_for(|cut| *cut > number) => {}
                         () = up => {}
                         () = down => {}
-                        _ = cuts.wait_for(|cut| *cut > number) => {}
                     }
                 });
             }

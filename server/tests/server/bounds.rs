@@ -216,3 +216,66 @@ async fn bytes_that_are_no_request_close_their_connection_and_nothing_else() {
     log.append(append("orders", vec![record("x")])).await.unwrap();
     server.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_opens_streams_and_resets_them_leaves_nothing_behind() {
+    let server = Server::start_with_metrics().await;
+    server.create("orders").await;
+    for _ in 0..5 {
+        // The library may break the connection off as hostile: then the next one is tried.
+        let mut log = server.log().await;
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..500 {
+            let request = pb::SubscribeRequest { topic: "orders".into(), ..Default::default() };
+            let mut log = log.clone();
+            calls.spawn(async move { drop(log.subscribe(request).await) });
+        }
+        calls.join_all().await;
+        let _ = log.get_bounds(pb::GetBoundsRequest { topic: "orders".into() }).await;
+    }
+    let gone = async { while server.metric("quipu_subscriptions").await > 0 {} };
+    tokio::time::timeout(PATIENCE, gone).await.expect("they are gone");
+    server.log().await.append(append("orders", vec![record("x")])).await.unwrap();
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_come_in_part_only_are_bounded_for_each_connection() {
+    use tokio_stream::StreamExt;
+    let settings = quipu_storage::StoreSettings { append_bytes_max: 1 << 20, ..Default::default() };
+    let config = Config { connection_request_bytes_max: 4 << 20, ..Config::default() };
+    let server = Server::with(config, Store::builder().settings(settings)).await;
+    server.create("orders").await;
+    let channel = server.channel().await;
+    // Each says that a megabyte comes, and sends all of it but the end.
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let mut channel = channel.clone();
+        let mut message = vec![0; (1 << 20) - 1];
+        message[1..5].copy_from_slice(&(1_u32 << 20).to_be_bytes());
+        let first = tokio_stream::iter([Ok::<_, std::convert::Infallible>(frame_of(message))]);
+        let body =
+            tonic::body::Body::new(http_body_util::StreamBody::new(first.chain(tokio_stream::pending())));
+        let request = http::Request::post(format!("http://{}/quipu.v1.LogService/Append", server.address))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(body)
+            .unwrap();
+        calls.spawn(async move {
+            std::future::poll_fn(|task| tower::Service::poll_ready(&mut channel, task)).await?;
+            tower::Service::call(&mut channel, request).await
+        });
+    }
+    let refused = tokio::time::timeout(PATIENCE, calls.join_next()).await.expect("one is refused");
+    let response = refused.unwrap().unwrap().unwrap();
+    let error = tonic::Status::from_header_map(response.headers()).unwrap();
+    assert_reason(&error, Code::Unavailable, "OVERLOADED", "NOT_APPLIED");
+    // Others are not concerned.
+    server.log().await.append(append("orders", vec![record("x")])).await.unwrap();
+    drop(calls);
+    server.stop().await.unwrap();
+}
+
+fn frame_of(bytes: Vec<u8>) -> hyper::body::Frame<bytes::Bytes> {
+    hyper::body::Frame::data(bytes.into())
+}

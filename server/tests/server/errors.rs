@@ -1,6 +1,7 @@
 //! Every row of the table of errors that a call can meet: code, reason and outcome.
 
 use crate::common::*;
+use crate::stalled_disk::StallingDisk;
 use pb::start_position::Position;
 use quipu_proto::v1 as pb;
 use quipu_server::Config;
@@ -227,4 +228,32 @@ async fn appends_beyond_the_bound_on_bytes_in_flight_are_overloaded_and_may_come
         call.await.unwrap().unwrap();
     }
     server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_leaves_the_outcome_unknown_and_the_store_takes_nothing_more() {
+    let disk = std::sync::Arc::new(StallingDisk::default());
+    let gate = std::sync::Arc::clone(&disk.gate);
+    let server = Server::with(Config::default(), Store::builder().disk(disk)).await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    log.append(append("orders", vec![record("x")])).await.unwrap();
+    gate.fail_syncs();
+    let error = log.append(append("orders", vec![record("y")])).await.unwrap_err();
+    assert_reason(&error, Code::Internal, "STORAGE_FAILED", "UNKNOWN");
+    let error = log.append(append("orders", vec![record("z")])).await.unwrap_err();
+    assert_reason(&error, Code::Internal, "STORAGE_FAILED", "UNKNOWN");
+    let request = pb::CreateTopicRequest { name: "other".into(), settings: None };
+    let error = server.topics().await.create_topic(request).await.unwrap_err();
+    assert_reason(&error, Code::Internal, "STORAGE_FAILED", "UNKNOWN");
+    // What is there can be read, and the server says how it is.
+    let read = pb::ReadRequest { topic: "orders".into(), ..Default::default() };
+    let (records, _, _) = read_all(&mut log, read).await.unwrap();
+    assert_eq!(records, [(0, "x".into())]);
+    let mut admin = pb::admin_service_client::AdminServiceClient::new(server.channel().await);
+    let status = admin.get_server_status(pb::GetServerStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.state(), pb::get_server_status_response::State::Failed);
+    assert!(status.failure.contains("the test wants it so"), "{}", status.failure);
+    let error = server.stop().await.unwrap_err();
+    assert!(matches!(error, quipu_server::ServeError::Close(_)), "{error}");
 }

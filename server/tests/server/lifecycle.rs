@@ -134,9 +134,10 @@ async fn http(address: std::net::SocketAddr, head: &str, body: &[u8]) -> Vec<u8>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_reaches_the_same_port_by_grpc_web() {
+async fn a_browser_reaches_the_same_port_by_grpc_web_from_the_origins_that_may() {
     use prost::Message;
-    let server = Server::start().await;
+    let web_origins = vec!["https://ours.example".to_owned()];
+    let server = Server::with(Config { web_origins, ..Config::default() }, Store::builder()).await;
     server.create("orders").await;
     server.log().await.append(append("orders", vec![record("hello")])).await.unwrap();
     let message = pb::ReadRequest { topic: "orders".into(), ..Default::default() }.encode_to_vec();
@@ -144,10 +145,18 @@ async fn a_browser_reaches_the_same_port_by_grpc_web() {
     body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
     body.extend(message);
     let head = "POST /quipu.v1.LogService/Read HTTP/1.1\r\ncontent-type: application/grpc-web+proto\r\nx-grpc-web: 1";
-    let answer = http(server.address, head, &body).await;
-    let text = String::from_utf8_lossy(&answer);
-    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-    assert!(text.contains("hello") && text.contains("grpc-status:0"), "{text}");
+    for (origin, is_allowed) in [("https://ours.example", true), ("https://theirs.example", false)] {
+        let answer = http(server.address, &format!("{head}\r\norigin: {origin}"), &body).await;
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        assert!(text.contains("hello") && text.contains("grpc-status:0"), "{text}");
+        let allowed = format!("access-control-allow-origin: {origin}");
+        assert_eq!(text.contains(&allowed), is_allowed, "{text}");
+        let ask = "OPTIONS /quipu.v1.LogService/Read HTTP/1.1\r\naccess-control-request-method: POST";
+        let answer = http(server.address, &format!("{ask}\r\norigin: {origin}"), b"").await;
+        let text = String::from_utf8_lossy(&answer);
+        assert_eq!(text.contains(&allowed) && text.contains("x-grpc-web"), is_allowed, "{text}");
+    }
     server.stop().await.unwrap();
 }
 

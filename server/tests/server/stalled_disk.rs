@@ -1,8 +1,9 @@
-//! A disk whose reads of segments stall for as long as a test wants.
+//! A disk whose reads of segments stall for as long as a test wants, and whose syncs fail when it wants.
 
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use quipu_storage::disk::{DirLock, Disk, Entry, File, Map, OpenMode, OsDisk, Wri
 pub(crate) struct Gate {
     state: Mutex<(bool, usize)>,
     changed: Condvar,
+    fails_syncs: AtomicBool,
 }
 
 impl Gate {
@@ -23,6 +25,10 @@ impl Gate {
     pub(crate) fn open(&self) {
         self.state.lock().unwrap().0 = false;
         self.changed.notify_all();
+    }
+
+    pub(crate) fn fail_syncs(&self) {
+        self.fails_syncs.store(true, Ordering::Release);
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -48,7 +54,8 @@ pub(crate) struct StallingDisk {
 #[derive(Debug)]
 struct StallingFile {
     file: Arc<dyn File>,
-    gate: Option<Arc<Gate>>,
+    gate: Arc<Gate>,
+    is_segment: bool,
 }
 
 #[derive(Debug)]
@@ -68,8 +75,11 @@ impl Disk for StallingDisk {
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         let is_segment = path.components().any(|part| part.as_os_str() == "topics");
-        let gate = is_segment.then(|| Arc::clone(&self.gate));
-        Ok(Arc::new(StallingFile { file: self.disk.open(path, mode)?, gate }))
+        Ok(Arc::new(StallingFile {
+            file: self.disk.open(path, mode)?,
+            gate: Arc::clone(&self.gate),
+            is_segment,
+        }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -103,8 +113,8 @@ impl File for StallingFile {
     }
 
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
-        if let Some(gate) = &self.gate {
-            gate.pass();
+        if self.is_segment {
+            self.gate.pass();
         }
         self.file.read_at(buf, position)
     }
@@ -114,6 +124,9 @@ impl File for StallingFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if self.gate.fails_syncs.load(Ordering::Acquire) {
+            return Err(io::Error::other("the test wants it so"));
+        }
         self.file.sync()
     }
 
@@ -127,10 +140,7 @@ impl File for StallingFile {
 
     fn map(&self, capacity: u64) -> io::Result<Arc<dyn Map>> {
         let map = self.file.map(capacity)?;
-        Ok(match &self.gate {
-            Some(gate) => Arc::new(StallingMap { map, gate: Arc::clone(gate) }),
-            None => map,
-        })
+        Ok(if self.is_segment { Arc::new(StallingMap { map, gate: Arc::clone(&self.gate) }) } else { map })
     }
 
     fn writer(self: Arc<Self>, capacity: u64) -> io::Result<Box<dyn Writer>> {

@@ -434,7 +434,8 @@ fn read_piece(
     (mut position, end, mut expected): (u64, u64, Offset),
     mut each: impl FnMut(&Batch) -> std::result::Result<(), Invalid>,
 ) -> Result<Read> {
-    while position < end {
+    // Behind the last piece once more: whether the segment's end is missing.
+    while position < end || position >= segment.data_end() {
         let (batch, behind) = match reader.read(segment, &topic.context, position, expected) {
             Ok(Found::Batch(batch, behind)) => (batch, behind),
             Ok(Found::End) => break,

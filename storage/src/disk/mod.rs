@@ -146,6 +146,13 @@ pub trait Writer: fmt::Debug + Send {
     /// Writes all parts, one after the other, from `position` on. The end must be within the capacity.
     fn write_at(&mut self, parts: &[io::IoSlice<'_>], position: u64) -> io::Result<()>;
 
+    /// The memory of `range`, to be written in place of a [`write_at`](Self::write_at). `None` if there is none: write
+    /// with that.
+    fn place(&mut self, range: Range<u64>) -> Option<&mut [u8]> {
+        let _ = range;
+        None
+    }
+
     /// Whether blocks that were written before are overwritten where they are, so that it pays to write them
     /// with zeros ahead of the data.
     fn overwrites_in_place(&self) -> bool {

@@ -36,7 +36,8 @@
 
 use bytes::Bytes;
 
-use super::record::{self, RecordView, Records};
+use super::record::{self, Record, RecordView, Records, put_record};
+use super::short_crc;
 use super::wire::{Fields, put_bytes, put_number, put_varint, varint};
 use super::{ALIGNMENT, Invalid, aligned, crc, u16_at, u32_at, u64_at};
 use crate::types::{Offset, Timestamp, Uid};
@@ -175,9 +176,9 @@ pub fn seed(topic: Uid) -> u32 {
 /// A batch being made: everything but what only the log knows (offset, time), in one piece of memory.
 #[derive(Debug)]
 pub struct BatchBuilder {
-    /// Header (still to be filled), ext and body.
+    /// Room for the header, ext and body, and padding perhaps.
     bytes: Vec<u8>,
-    ext_bytes: usize,
+    header: BatchHeader,
 }
 
 impl BatchBuilder {
@@ -194,6 +195,32 @@ impl BatchBuilder {
     /// encoding.
     pub fn from_body(bytes: Vec<u8>, record_count: u32, codec: Codec) -> Self {
         Self::finish(bytes, 0, record_count, record_count, codec)
+    }
+
+    /// A batch of nothing yet, to be [filled](Self::fill).
+    pub const fn empty() -> Self {
+        let header = BatchHeader {
+            base_offset: Offset::ZERO,
+            offset_span: 0,
+            record_count: 0,
+            append_time: Timestamp::ZERO,
+            codec: Codec::None,
+            body_crc: 0,
+            batch_bytes: HEADER_BYTES as u32,
+            raw_bytes: 0,
+            ext_bytes: 0,
+        };
+        Self { bytes: Vec::new(), header }
+    }
+
+    /// Makes this a dense batch of `records`, in the same memory. There are fewer than 2^32.
+    pub fn fill(&mut self, records: &[Record], codec: Codec) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        bytes.resize(HEADER_BYTES, 0);
+        records.iter().for_each(|record| put_record(&mut bytes, record));
+        let record_count = u32::try_from(records.len()).expect("the caller keeps to the bound");
+        *self = Self::from_body(bytes, record_count, codec);
     }
 
     /// A batch of records at the given distances from the base offset (rising), as compaction leaves it.
@@ -228,22 +255,25 @@ impl BatchBuilder {
             bytes.extend_from_slice(&compressed);
             used = codec;
         }
-        let body_crc = crc(0, &bytes[body_at..]);
-        let header = &mut bytes[..HEADER_BYTES];
-        let mut put = |at: usize, value: u32| header[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        put(at::OFFSET_SPAN, offset_span);
-        put(at::RECORD_COUNT, record_count);
-        put(at::BODY_CRC, body_crc);
-        put(at::RAW_BYTES, u32::try_from(raw_bytes).unwrap_or(u32::MAX));
-        put(at::EXT_BYTES, u32::try_from(ext_bytes).unwrap_or(u32::MAX));
-        header[at::ENCODING] = ENCODING_PROTOBUF;
-        header[at::CODEC] = used.code();
-        Self { bytes, ext_bytes }
+        let small = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let header = BatchHeader {
+            base_offset: Offset::ZERO,
+            offset_span,
+            record_count,
+            append_time: Timestamp::ZERO,
+            codec: used,
+            body_crc: crc(0, &bytes[body_at..]),
+            batch_bytes: small(bytes.len()),
+            raw_bytes: small(raw_bytes),
+            ext_bytes: small(ext_bytes),
+        };
+        Self { bytes, header }
     }
 
     /// Bytes of the batch, without padding.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.header.batch_bytes as usize
     }
 
     /// Whether it has no bytes: never.
@@ -260,48 +290,84 @@ impl BatchBuilder {
 
     /// Adds encoded fields to `ext`; before [`seal`](Self::seal).
     fn put_ext(&mut self, ext: &[u8]) {
-        let at = HEADER_BYTES + self.ext_bytes;
+        self.bytes.truncate(self.len());
+        let at = self.header.body_at();
         self.bytes.splice(at..at, ext.iter().copied());
-        self.ext_bytes += ext.len();
-        let ext_bytes = u32::try_from(self.ext_bytes).unwrap_or(u32::MAX);
-        self.bytes[at::EXT_BYTES..at::EXT_BYTES + 4].copy_from_slice(&ext_bytes.to_le_bytes());
+        let small = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.header.ext_bytes += small(ext.len());
+        self.header.batch_bytes = small(self.bytes.len());
     }
 
     /// Fills in what the log decides, and the header CRC.
+    #[inline]
     pub fn seal(&mut self, seed: u32, base_offset: Offset, append_time: Timestamp) {
-        let batch_bytes = u32::try_from(self.bytes.len()).expect("checked against the limit before");
-        let header = &mut self.bytes[..HEADER_BYTES + self.ext_bytes];
-        header[at::BATCH_BYTES..at::BASE_OFFSET].copy_from_slice(&batch_bytes.to_le_bytes());
-        header[at::BASE_OFFSET..at::OFFSET_SPAN].copy_from_slice(&base_offset.0.to_le_bytes());
-        header[at::APPEND_TIME..at::BODY_CRC].copy_from_slice(&append_time.0.to_le_bytes());
-        let header_crc = crc(seed, &header[at::BATCH_BYTES..]);
-        header[at::CRC..at::BATCH_BYTES].copy_from_slice(&header_crc.to_le_bytes());
+        debug_assert!(self.bytes.len() >= self.len(), "checked against the limit before");
+        let header = &mut self.header;
+        header.base_offset = base_offset;
+        header.append_time = append_time;
+        let words = header.words();
+        let header_crc = if header.ext_bytes == 0 {
+            // From where the numbers are now, without reading back what is stored here.
+            short_crc::of_header(seed, &words)
+        } else {
+            put_words(&mut self.bytes, &words);
+            crc(seed, &self.bytes[at::BATCH_BYTES..header.body_at()])
+        };
+        put_words(
+            &mut self.bytes,
+            &[words[0] | u64::from(header_crc), words[1], words[2], words[3], words[4], words[5]],
+        );
     }
 
-    /// The bytes as they are now, without padding.
+    /// The bytes as they are now, without padding; header and ext are there once [sealed](Self::seal).
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.header.batch_bytes as usize]
+    }
+
+    /// The same with padding.
+    #[inline]
+    pub fn stored_bytes(&mut self) -> &[u8] {
+        let stored_bytes = self.header.stored_bytes();
+        if self.bytes.len() != stored_bytes {
+            self.bytes.resize(stored_bytes, 0);
+        }
         &self.bytes
     }
 
     /// The finished batch, without padding, taken out: nothing is left here.
     pub fn take_bytes(&mut self) -> Bytes {
+        self.bytes.truncate(self.len());
         std::mem::take(&mut self.bytes).into()
     }
 
     /// The finished batch, without padding.
-    pub fn into_bytes(self) -> Bytes {
+    pub fn into_bytes(mut self) -> Bytes {
+        self.bytes.truncate(self.len());
         self.bytes.into()
     }
 
-    /// The memory, to be used for another batch.
-    pub fn into_buffer(self) -> Vec<u8> {
-        self.bytes
+    /// Gives memory back if it has more than `bytes_max`.
+    pub fn shrink(&mut self, bytes_max: usize) {
+        if self.bytes.capacity() > bytes_max {
+            *self = Self::empty();
+        }
     }
 
     /// The header, once [sealed](Self::seal).
     #[inline]
-    pub fn header(&self) -> BatchHeader {
-        BatchHeader::decode_unverified(&self.bytes).expect("it was made here")
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+}
+
+/// The words of a header, the first with zeros in place of the CRC.
+pub(super) type Words = [u64; HEADER_BYTES / 8];
+
+#[inline]
+pub(super) fn put_words(bytes: &mut [u8], words: &Words) {
+    for (place, word) in bytes[..HEADER_BYTES].chunks_exact_mut(8).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
     }
 }
 
@@ -320,9 +386,9 @@ pub struct BatchHeader {
     pub codec: Codec,
     /// CRC-32 of the body as stored.
     pub body_crc: u32,
-    batch_bytes: u32,
-    raw_bytes: u32,
-    ext_bytes: u32,
+    pub(super) batch_bytes: u32,
+    pub(super) raw_bytes: u32,
+    pub(super) ext_bytes: u32,
 }
 
 impl BatchHeader {
@@ -379,12 +445,33 @@ impl BatchHeader {
         Ok(header)
     }
 
+    /// As in the drawing, but for the CRC.
+    #[inline]
+    pub(super) fn words(&self) -> Words {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let kinds = u32::from(ENCODING_PROTOBUF) | u32::from(self.codec.code()) << 8;
+        [
+            pair(0, self.batch_bytes),
+            self.base_offset.0,
+            pair(self.offset_span, self.record_count),
+            self.append_time.0,
+            pair(self.body_crc, self.raw_bytes),
+            pair(self.ext_bytes, kinds),
+        ]
+    }
+
     /// Header, ext and body, without padding.
     pub fn batch_bytes(&self) -> usize {
         self.batch_bytes as usize
     }
 
-    /// The same with padding: how far the next batch is.
+    /// The body before compression.
+    pub fn raw_bytes(&self) -> usize {
+        self.raw_bytes as usize
+    }
+
+    /// [`batch_bytes`](Self::batch_bytes) with padding: how far the next batch is.
+    #[inline]
     pub fn stored_bytes(&self) -> usize {
         aligned(self.batch_bytes as usize)
     }

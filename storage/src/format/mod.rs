@@ -17,8 +17,10 @@ pub mod batch;
 pub mod checkpoint;
 pub mod frame;
 pub mod live;
+pub(crate) mod payload;
 pub mod record;
 pub mod segment;
+mod short_crc;
 pub mod wire;
 
 /// The version of every format here. What is newer is refused.

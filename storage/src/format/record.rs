@@ -114,6 +114,18 @@ impl Record {
         self
     }
 
+    /// The payload, if there is nothing else.
+    #[inline]
+    pub(crate) fn payload_alone(&self) -> Option<&[u8]> {
+        let is_alone = self.id.is_none()
+            && self.key.is_none()
+            && self.record_type.is_empty()
+            && self.tags.is_empty()
+            && self.headers.is_empty()
+            && self.content_type.is_empty();
+        self.payload.as_deref().filter(|_| is_alone)
+    }
+
     /// How many bytes [`encode`](Self::encode) appends.
     pub fn encoded_bytes(&self) -> usize {
         // Every field number here is below 16: its tag is one byte.
@@ -293,6 +305,37 @@ fn header(bytes: &[u8]) -> Result<(&str, &[u8]), Invalid> {
         }
     }
     Ok((name, value))
+}
+
+/// What stands in the body of a batch before a payload that is all its record has: tag and length of the record, tag and
+/// length of the payload. Up to eight bytes as a number, the first one lowest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PayloadPrefix {
+    pub(crate) bytes: u64,
+    pub(crate) len: usize,
+}
+
+impl PayloadPrefix {
+    /// `None` if the payload is shorter than a prefix can be, or too long for its lengths to have two bytes at most.
+    #[inline]
+    pub(crate) fn new(payload_bytes: usize) -> Option<Self> {
+        if !(8..0x4000 - 4).contains(&payload_bytes) {
+            return None;
+        }
+        let mut prefix = Self { bytes: u64::from(field::RECORD << 3 | 2), len: 1 };
+        prefix.put_varint((1 + varint_bytes(payload_bytes as u64) + payload_bytes) as u64);
+        prefix.bytes |= u64::from(field::PAYLOAD << 3 | 2) << (8 * prefix.len);
+        prefix.len += 1;
+        prefix.put_varint(payload_bytes as u64);
+        Some(prefix)
+    }
+
+    #[inline]
+    fn put_varint(&mut self, value: u64) {
+        let (bytes, len) = if value < 0x80 { (value, 1) } else { (value & 0x7f | 0x80 | value >> 7 << 8, 2) };
+        self.bytes |= bytes << (8 * self.len);
+        self.len += len;
+    }
 }
 
 /// Walks over the records in the body of a batch: `repeated Record records = 1`.

@@ -260,9 +260,15 @@ impl IndexBuilder {
 
     /// Takes in the next batch, which starts at [`position`](Self::position) and has `header`, whose encoding
     /// begins with `header_bytes`.
-    #[inline]
     pub fn push(&mut self, header: &super::batch::BatchHeader, header_bytes: &[u8]) {
-        if self.is_entry_due() {
+        let _ = self.push_and_tell(header, header_bytes);
+    }
+
+    /// The same; says whether the batch got an entry.
+    #[inline]
+    pub(crate) fn push_and_tell(&mut self, header: &super::batch::BatchHeader, header_bytes: &[u8]) -> bool {
+        let is_entry_due = self.indexed_up_to.is_none_or(|last| self.position - last >= INDEX_INTERVAL_BYTES);
+        if is_entry_due {
             let entry = IndexEntry {
                 base_offset: header.base_offset,
                 append_time: header.append_time,
@@ -283,6 +289,7 @@ impl IndexBuilder {
         }
         self.next_offset = header.next_offset();
         self.position += header.stored_bytes() as u64;
+        is_entry_due
     }
 
     /// The same for a batch that was found at `position`, behind damage perhaps.
@@ -294,12 +301,6 @@ impl IndexBuilder {
     /// The next batch goes to `position`: behind damage at the end, perhaps.
     pub fn move_to(&mut self, position: u64) {
         self.position = position;
-    }
-
-    /// Whether a batch at [`position`](Self::position) gets an entry.
-    #[inline]
-    pub fn is_entry_due(&self) -> bool {
-        self.indexed_up_to.is_none_or(|last| self.position - last >= INDEX_INTERVAL_BYTES)
     }
 
     /// Where the next batch goes.

@@ -141,6 +141,10 @@ pub(crate) enum Reach {
 /// Staged frames are written when there are this many bytes of them, whether a sync comes or not.
 const STAGED_BYTES_MAX: usize = 256 << 10;
 
+/// A longer frame is not written through the map: each page of it would cost a fault, and a remote flush of the TLB when
+/// it is synced, which together are more than one call and a copy in the kernel.
+const MAPPED_BYTES_MAX: usize = 4 << 10;
+
 /// What a sync has to do: these files, in order, and then everything below the position is durable.
 #[derive(Debug)]
 pub(crate) struct SyncWork {
@@ -287,9 +291,11 @@ impl Journal {
                     &many[..]
                 }
             };
-            let outcome = match reach {
-                Reach::Memory => self.current.file.write_at(parts, self.file_position),
-                Reach::PageCache => self.current.writer.write_at(parts, self.file_position),
+            let through_map = reach == Reach::PageCache && frame_bytes <= MAPPED_BYTES_MAX;
+            let outcome = if through_map {
+                self.current.writer.write_at(parts, self.file_position)
+            } else {
+                self.current.file.write_at(parts, self.file_position)
             };
             outcome.map_err(|error| Error::failed("write journal", &self.current.path, error))?;
         }

@@ -7,6 +7,7 @@
 //! | a bad frame, and a later frame says that it was synced | rot of something acknowledged: refuse |
 //! | frames of an earlier generation | not looked at: their position and generation are another |
 //! | a file header that is neither blank nor intact | rot: refuse, unless the store was closed cleanly |
+//! | a used file of a length that none can have | it was cut after it had been synced: the same |
 //! | a file of another store | refuse |
 //!
 //! That a later frame exists is not enough to tell rot from a torn write: after a power cut a later unsynced write
@@ -29,8 +30,11 @@ use crate::error::{Error, Result};
 use crate::format::frame::{
     Change, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameHeader, FrameProblem,
 };
-use crate::format::{ALIGNMENT, FORMAT_VERSION, HeaderProblem};
+use crate::format::{ALIGNMENT, FORMAT_VERSION, HeaderProblem, Invalid};
 use crate::types::Position;
+
+/// What is said of a file that lost its end.
+pub(crate) const CUT_SHORT: &str = "the journal file was cut short";
 
 /// A file of the journal, as found.
 #[derive(Debug)]
@@ -107,7 +111,8 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
             Ok((file, bytes))
         };
         let (file, bytes) = read().map_err(|error| Error::io("read journal header", &path, error))?;
-        let header = match FileHeader::decode(&start) {
+        let header = match FileHeader::decode(&start).and_then(|header| check_length(bytes).map(|()| header))
+        {
             Ok(header) if header.store == context.store => Some(header),
             Ok(_) => {
                 return Err(Error::NotAStore { path, detail: "the journal file is of another store".into() });
@@ -131,6 +136,15 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
         files.push(FoundFile { path, file, bytes, header });
     }
     Ok(files)
+}
+
+/// Whether a file of the journal can have this many bytes: it has its full length before it gets its name. One that was
+/// cut at a multiple of 4096 ends with half a frame, nearly always.
+pub(crate) fn check_length(bytes: u64) -> std::result::Result<(), HeaderProblem> {
+    if bytes <= FILE_HEADER_BYTES as u64 || !bytes.is_multiple_of(FILE_HEADER_BYTES as u64) {
+        return Err(HeaderProblem::Invalid(Invalid::new(CUT_SHORT, 0)));
+    }
+    Ok(())
 }
 
 /// Reads the journal from `start` (in `generation`, or the one after it) to its end, handing over the changes of each frame. `apply` verifies
@@ -172,6 +186,10 @@ pub(crate) fn replay(
         // Where the next generation starts, this one ends, whatever stands behind.
         let limit = chain.get(link + 1).map(|(_, next)| next.start);
         let from = recovered.end.max(header.start);
+        if file.bytes < file_position(&header, from) && !is_clean {
+            let position = Position(file.bytes);
+            return Err(Error::CorruptFile { path: file.path.clone(), position, detail: CUT_SHORT.into() });
+        }
         let bytes = read_from(file, file_position(&header, from))?;
         contents.push((number, header, bytes.clone()));
         let begin = from;

@@ -17,12 +17,12 @@ use std::sync::{Arc, Mutex};
 use crate::context::Context;
 use crate::disk::{Faulter, File, OpenMode, Writer};
 use crate::error::{Error, Result};
-use crate::format::batch::BatchBuilder;
+use crate::format::batch::{BatchBuilder, BatchHeader};
 use crate::format::checkpoint::SealedSegment;
+use crate::format::payload::PayloadBatch;
 use crate::format::segment::{
     FOOTER_BYTES, HEADER_BYTES, INDEX_ENTRY_BYTES, INDEX_INTERVAL_BYTES, IndexBuilder, SegmentHeader,
 };
-use crate::format::{ALIGNMENT, aligned};
 use crate::segment::Segment;
 use crate::types::{Offset, Uid};
 
@@ -234,26 +234,52 @@ impl Active {
 
     /// Writes a sealed batch, and lets readers of the unsynced end see it.
     #[inline]
-    pub(super) fn write(&mut self, batch: &BatchBuilder) -> io::Result<()> {
-        const PADDING: [u8; ALIGNMENT] = [0; ALIGNMENT];
-        let bytes = batch.as_bytes();
-        let padding = &PADDING[..aligned(bytes.len()) - bytes.len()];
+    pub(super) fn write(&mut self, batch: &mut BatchBuilder) -> io::Result<()> {
+        let header = *batch.header();
+        let bytes = batch.stored_bytes();
         let position = self.index.position();
-        let end = position + (bytes.len() + padding.len()) as u64;
+        let end = position + bytes.len() as u64;
         if end > self.filled || self.stale_to != 0 {
             self.make_ready(position, end)?;
         }
-        if let Err(error) = self.writer.write_at(&[IoSlice::new(bytes), IoSlice::new(padding)], position) {
+        if let Err(error) = self.writer.write_at(&[IoSlice::new(bytes)], position) {
             self.stale_to = end;
             return Err(error);
         }
-        let header = batch.header();
-        if self.index.is_entry_due() {
-            self.segment.index_batch(position, &header, &bytes[..4]);
-        }
-        self.index.push(&header, &bytes[..4]);
-        self.segment.publish_end(end, header.next_offset());
+        let header_crc = bytes[..4].try_into().expect("a header has four bytes");
+        self.publish(position, end, &header, header_crc);
         Ok(())
+    }
+
+    /// Up to here a batch takes no more than storing it.
+    pub(super) fn ready_to(&self) -> u64 {
+        if self.stale_to == 0 { self.filled.min(self.limit) } else { 0 }
+    }
+
+    /// The same for a batch that is sealed by `seal` here, which ends before [`ready_to`](Self::ready_to). `false`: the
+    /// writer has no place for it, nothing was done.
+    #[inline]
+    pub(super) fn write_payload(
+        &mut self,
+        batch: &mut PayloadBatch<'_>,
+        seal: impl FnOnce(&mut PayloadBatch<'_>),
+    ) -> bool {
+        let position = self.index.position();
+        let end = position + batch.header().stored_bytes() as u64;
+        debug_assert!(end <= self.ready_to(), "the caller looked");
+        let Some(place) = self.writer.place(position..end) else { return false };
+        seal(batch);
+        batch.store(place);
+        self.publish(position, end, batch.header(), batch.header_crc());
+        true
+    }
+
+    #[inline]
+    fn publish(&mut self, position: u64, end: u64, header: &BatchHeader, header_crc: [u8; 4]) {
+        if self.index.push_and_tell(header, &header_crc) {
+            self.segment.index_batch(position, header, &header_crc);
+        }
+        self.segment.publish_end(end, header.next_offset());
     }
 
     /// Nothing is written any more: whoever opens the log next has the only writer of the file.

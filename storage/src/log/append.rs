@@ -21,8 +21,9 @@ use super::{Log, LogInner};
 use crate::disk::File;
 use crate::error::{Error, Result};
 use crate::format::aligned;
-use crate::format::batch::{self, BatchBuilder};
-use crate::format::record::{Record, put_record};
+use crate::format::batch::{BatchBuilder, Codec};
+use crate::format::payload::PayloadBatch;
+use crate::format::record::Record;
 use crate::format::segment::HEADER_BYTES;
 use crate::settings::Durability;
 use crate::store::append::Appended;
@@ -31,7 +32,7 @@ use crate::types::{Offset, Timestamp};
 /// What noting the synced position may add to a batch.
 const MARK_BYTES_MAX: usize = 16;
 /// A thread keeps its memory for batches up to this size.
-const BUFFER_BYTES_MAX: usize = 1 << 20;
+const BATCH_BYTES_KEPT: usize = 1 << 20;
 /// The thread that works ahead is told whenever so many bytes more were appended.
 const ADVANCE_BYTES: u64 = 1 << 20;
 /// The next file is prepared when the active segment has room for no more than this many times what is filled ahead.
@@ -40,7 +41,7 @@ const NEXT_AT_FILLS: u64 = 4;
 pub(super) const UNSYNCED_SEGMENTS_MAX: usize = 8;
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static BATCH: RefCell<BatchBuilder> = const { RefCell::new(BatchBuilder::empty()) };
 }
 
 /// Everything that one append after the other goes through.
@@ -57,6 +58,9 @@ pub(super) struct Tail {
     is_dir_unsynced: bool,
     /// The thread that works ahead is told when the segment has come this far.
     advance_at: u64,
+    /// Up to here an append is nothing but its batch: nobody has to be told of anything, nothing has to be noted, begun or
+    /// refused. An append that goes further finds out what is to be done.
+    plain_to: u64,
     appends: u64,
     records_appended: u64,
     bytes_appended: u64,
@@ -73,10 +77,16 @@ impl Tail {
             unsynced: Vec::new(),
             is_dir_unsynced: false,
             advance_at: 0,
+            plain_to: 0,
             appends: 0,
             records_appended: 0,
             bytes_appended: 0,
         }
+    }
+
+    /// The next append looks whether it may go on.
+    pub(super) fn interrupt(&mut self) {
+        self.plain_to = 0;
     }
 
     pub(super) fn counts(&self) -> (u64, u64, u64, Timestamp) {
@@ -97,22 +107,36 @@ impl Log {
     ///
     /// # Errors
     /// As [`append`](Self::append).
+    #[inline]
     pub fn append_with(&self, records: &[Record], durability: Durability) -> Result<Appended> {
-        if let [record] = records {
-            return self.append_record(record, durability);
-        }
-        self.handle.inner.append(durability, |inner, buffer| inner.encode(buffer, records))
+        self.handle.inner.append(records, durability)
     }
 
     /// Appends one record.
     ///
     /// # Errors
     /// As [`append`](Self::append).
+    #[inline]
     pub fn append_record(&self, record: &Record, durability: Durability) -> Result<Appended> {
-        self.handle.inner.append(durability, |_, buffer| {
-            put_checked(buffer, record, 0)?;
-            Ok(1)
-        })
+        let inner = &self.handle.inner;
+        let appended = record.payload_alone().and_then(|payload| inner.append_payload(payload, durability));
+        match appended {
+            Some(appended) => Ok(appended),
+            None => inner.append(std::slice::from_ref(record), durability),
+        }
+    }
+
+    /// Appends one record that has this payload and nothing else: the least work that an append can be.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    #[inline]
+    pub fn append_payload(&self, payload: &[u8], durability: Durability) -> Result<Appended> {
+        let inner = &self.handle.inner;
+        match inner.append_payload(payload, durability) {
+            Some(appended) => Ok(appended),
+            None => inner.append(&[Record::new(payload)], durability),
+        }
     }
 
     /// Makes every earlier append durable, whatever it asked for.
@@ -126,68 +150,109 @@ impl Log {
     }
 }
 
-#[inline]
-fn put_checked(buffer: &mut Vec<u8>, record: &Record, index: usize) -> Result<()> {
-    record.check().map_err(|(what, actual, limit)| Error::RecordTooLarge { index, what, actual, limit })?;
-    put_record(buffer, record);
-    Ok(())
+/// Where an append went.
+#[derive(Clone, Copy)]
+struct Place {
+    first_offset: Offset,
+    append_time: Timestamp,
 }
 
 impl LogInner {
-    fn encode(&self, buffer: &mut Vec<u8>, records: &[Record]) -> Result<u32> {
-        let limit = self.settings.append_records_max;
-        if records.is_empty() {
-            return Err(Error::InvalidAppend { rule: "it needs at least one record" });
+    /// All five steps for the record and the moment that need least: a payload and nothing else, no sync, nothing to be
+    /// done before. `None`: nothing was done.
+    #[inline]
+    fn append_payload(&self, payload: &[u8], durability: Durability) -> Option<Appended> {
+        if durability == Durability::Synced || self.settings.codec != Codec::None {
+            return None;
         }
-        if records.len() as u64 > limit {
-            return Err(Error::AppendTooLarge { what: "records", actual: records.len() as u64, limit });
+        let mut batch = PayloadBatch::new(payload, self.seed)?;
+        if batch.header().raw_bytes() as u64 > self.settings.append_bytes_max {
+            return None;
         }
-        for (index, record) in records.iter().enumerate() {
-            put_checked(buffer, record, index)?;
+        let now = self.context.clock.now();
+        let mut tail = self.tail();
+        let tail_ = &mut *tail;
+        if tail_.active.position() + batch.header().stored_bytes() as u64 > tail_.plain_to {
+            return None;
         }
-        Ok(u32::try_from(records.len()).expect("checked against the limit"))
+        let first_offset = tail_.next_offset;
+        let append_time = now.max(tail_.last_time);
+        let seal = |batch: &mut PayloadBatch<'_>| batch.seal(first_offset, append_time);
+        if !tail_.active.write_payload(&mut batch, seal) {
+            return None;
+        }
+        let next_offset = first_offset + 1;
+        let bytes = batch.header().batch_bytes() as u64;
+        if self.appended(tail_, next_offset, append_time, bytes) {
+            drop(tail);
+            self.written.notify();
+        }
+        Some(Appended { first_offset, next_offset, append_time, durability: Durability::Written })
     }
 
-    /// All five steps; `encode` does the first.
+    /// What follows when a batch is in the segment. Says whether somebody waits for it.
     #[inline]
-    fn append(
-        &self,
-        durability: Durability,
-        encode: impl FnOnce(&Self, &mut Vec<u8>) -> Result<u32>,
-    ) -> Result<Appended> {
-        let mut buffer = BUFFER.take();
-        buffer.clear();
-        buffer.resize(batch::HEADER_BYTES, 0);
-        let write = || {
-            let record_count = encode(self, &mut buffer)?;
-            let body_bytes = (buffer.len() - batch::HEADER_BYTES) as u64;
-            let limit = self.settings.append_bytes_max;
-            if body_bytes > limit {
-                return Err(Error::AppendTooLarge { what: "bytes", actual: body_bytes, limit });
-            }
-            let bytes = std::mem::take(&mut buffer);
-            let mut batch = BatchBuilder::from_body(bytes, record_count, self.settings.codec);
-            let outcome = self.write(&mut batch, record_count);
-            buffer = batch.into_buffer();
-            outcome
-        };
-        let outcome = write();
-        if buffer.capacity() <= BUFFER_BYTES_MAX {
-            BUFFER.set(buffer);
-        }
-        let mut appended = outcome?;
+    fn appended(&self, tail: &mut Tail, next_offset: Offset, append_time: Timestamp, bytes: u64) -> bool {
+        tail.appends += 1;
+        tail.records_appended += next_offset - tail.next_offset;
+        tail.bytes_appended += bytes;
+        tail.next_offset = next_offset;
+        tail.last_time = append_time;
+        self.log_end.store(next_offset.0, Ordering::Release);
+        // Under the lock: see `Watch::has_waiters`.
+        self.written.has_waiters()
+    }
+
+    /// All five steps.
+    fn append(&self, records: &[Record], durability: Durability) -> Result<Appended> {
+        let now = self.context.clock.now();
+        let place = BATCH.with_borrow_mut(|batch| self.encode_and_write(batch, records, now));
+        let Place { first_offset, append_time } = place.map_err(|error| *error)?;
+        let next_offset = first_offset + records.len() as u64;
         if durability == Durability::Synced {
-            self.wait_synced(appended.next_offset)?;
-            appended.durability = Durability::Synced;
+            self.wait_synced(next_offset)?;
         }
-        Ok(appended)
+        // What is in the segment is in the page cache.
+        let durability = durability.max(Durability::Written);
+        Ok(Appended { first_offset, next_offset, append_time, durability })
+    }
+
+    /// Steps 1 to 4. The error is boxed for the sake of what is returned without one: it stays in registers.
+    #[inline]
+    fn encode_and_write(
+        &self,
+        batch: &mut BatchBuilder,
+        records: &[Record],
+        now: Timestamp,
+    ) -> Result<Place, Box<Error>> {
+        let too_large = |what, actual, limit| Err(Box::new(Error::AppendTooLarge { what, actual, limit }));
+        if records.is_empty() {
+            return Err(Box::new(Error::InvalidAppend { rule: "it needs at least one record" }));
+        }
+        if records.len() as u64 > self.settings.append_records_max {
+            return too_large("records", records.len() as u64, self.settings.append_records_max);
+        }
+        for (index, record) in records.iter().enumerate() {
+            record.check().map_err(|(what, actual, limit)| {
+                Box::new(Error::RecordTooLarge { index, what, actual, limit })
+            })?;
+        }
+        batch.fill(records, self.settings.codec);
+        let raw_bytes = batch.header().raw_bytes() as u64;
+        if raw_bytes > self.settings.append_bytes_max {
+            return too_large("bytes", raw_bytes, self.settings.append_bytes_max);
+        }
+        let place = self.write(batch, now);
+        batch.shrink(BATCH_BYTES_KEPT);
+        place
     }
 
     /// Steps 2 to 4.
     #[inline]
-    fn write(&self, batch: &mut BatchBuilder, record_count: u32) -> Result<Appended> {
-        let now = self.context.clock.now();
+    fn write(&self, batch: &mut BatchBuilder, now: Timestamp) -> Result<Place, Box<Error>> {
+        let record_count = u64::from(batch.header().record_count);
         let mut tail = self.tail();
+        tail.interrupt();
         self.context.check_writable()?;
         if tail.active.is_full((aligned(batch.len()) + MARK_BYTES_MAX) as u64) {
             self.roll(&mut tail, batch.len())?;
@@ -200,26 +265,23 @@ impl LogInner {
         let append_time = now.max(tail_.last_time);
         batch.seal(self.seed, first_offset, append_time);
         if let Err(error) = tail_.active.write(batch) {
-            return Err(self.refuse(Error::io("write segment", tail_.active.segment.path(), error)));
+            return Err(Box::new(self.refuse(Error::io(
+                "write segment",
+                tail_.active.segment.path(),
+                error,
+            ))));
         }
-        let next_offset = first_offset + u64::from(record_count);
-        tail_.next_offset = next_offset;
-        tail_.last_time = append_time;
-        tail_.appends += 1;
-        tail_.records_appended += u64::from(record_count);
-        tail_.bytes_appended += batch.len() as u64;
-        self.log_end.store(next_offset.0, Ordering::Release);
+        let bytes = batch.len() as u64;
+        let has_waiters = self.appended(tail_, first_offset + record_count, append_time, bytes);
         if tail_.active.position() >= tail_.advance_at {
             self.advance(tail_);
         }
-        // Under the lock: see `Watch::has_waiters`.
-        let has_waiters = self.written.has_waiters();
+        tail_.plain_to = tail_.active.ready_to().min(tail_.advance_at);
         drop(tail);
         if has_waiters {
             self.written.notify();
         }
-        // What is in the segment is in the page cache.
-        Ok(Appended { first_offset, next_offset, append_time, durability: Durability::Written })
+        Ok(Place { first_offset, append_time })
     }
 
     /// A write was refused. A full disk leaves everything as it was, whatever else is final.
@@ -227,9 +289,7 @@ impl LogInner {
     fn refuse(&self, error: Error) -> Error {
         match error {
             Error::Io { action, path, source } => {
-                let error = self.context.fail(Error::StorageFailed { action, path, source });
-                self.commit.fail(error.clone());
-                error
+                self.context.fail(Error::StorageFailed { action, path, source })
             }
             other => other,
         }
@@ -264,12 +324,8 @@ impl LogInner {
                 segments.push(Arc::clone(&segment));
             });
         } else {
-            let sealed = before.seal(self.context.store, self.seed).map_err(|error| {
-                let error = self.context.fail(error);
-                self.commit.fail(error.clone());
-                error
-            })?;
-            let (file, sealed, writer) = sealed;
+            let sealed = before.seal(self.context.store, self.seed);
+            let (file, sealed, writer) = sealed.map_err(|error| self.context.fail(error))?;
             tail.unsynced.push((file, sealed.path.clone()));
             self.ahead.end(writer);
             self.update_segments(|segments| segments.push(Arc::clone(&segment)));
@@ -278,6 +334,7 @@ impl LogInner {
         // If all before it is synced, its first batch can say so.
         let is_synced = self.commit.synced() == tail.next_offset.0;
         tail.mark = is_synced.then_some(HEADER_BYTES as u64);
+        self.unsynced_segments.store(tail.unsynced.len(), Ordering::Release);
         if tail.unsynced.len() >= UNSYNCED_SEGMENTS_MAX {
             self.wake.notify();
         }
@@ -303,6 +360,10 @@ impl LogInner {
 
     /// One sync, of everything appended before. Only one runs at a time.
     fn sync_once(&self) -> Result<u64> {
+        self.try_sync().inspect_err(|_| self.tail().interrupt())
+    }
+
+    fn try_sync(&self) -> Result<u64> {
         let context = &*self.context;
         let begun = Instant::now();
         let (unsynced, is_dir_unsynced, file, segment, position, end) = {
@@ -319,6 +380,7 @@ impl LogInner {
                 tail.next_offset,
             )
         };
+        self.unsynced_segments.store(0, Ordering::Release);
         for (file, path) in &unsynced {
             context.sync_file(&**file, path)?;
         }
@@ -334,6 +396,7 @@ impl LogInner {
             let mut tail = self.tail();
             if Arc::ptr_eq(&tail.active.segment, &segment) {
                 tail.mark = Some(position);
+                tail.interrupt();
             }
         }
         self.high_watermark.fetch_max(end.0, Ordering::AcqRel);

@@ -41,11 +41,13 @@ mod trim;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
+use spin::Yield;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use crate::commit::Commit;
 use crate::context::Context;
@@ -79,6 +81,8 @@ struct Handle {
     inner: Arc<LogInner>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn DirLock>>>,
+    /// How closing it went. Held by the thread that closes it, for as long as that takes.
+    closed: Mutex<Option<Result<()>>>,
 }
 
 /// What the threads of the log share.
@@ -92,7 +96,9 @@ struct LogInner {
     log_start: AtomicU64,
     high_watermark: AtomicU64,
     log_end: AtomicU64,
-    tail: Mutex<Tail>,
+    /// Held for some 50 ns, and for milliseconds once a segment. To release it is a plain store, which does not wait for
+    /// those into the map; who waits for it yields.
+    tail: SpinMutex<Tail, Yield>,
     /// In order of offsets; the last one is active. Replaced as a whole.
     segments: ArcSwap<Vec<Arc<Segment>>>,
     commit: Commit,
@@ -101,8 +107,10 @@ struct LogInner {
     synced: Watch,
     /// For readers of what is written. Its waiters take the tail's lock before they look.
     written: Watch,
-    /// For the thread that syncs.
+    /// For the thread that syncs. Appends notify it under the tail's lock, so it looks at nothing under that.
     wake: Watch,
+    /// Sealed segments that wait for a sync.
+    unsynced_segments: AtomicUsize,
     identity: Mutex<IdentityFile>,
     recovery: LogRecovery,
 }
@@ -260,8 +268,9 @@ impl Log {
 }
 
 impl LogInner {
-    fn tail(&self) -> MutexGuard<'_, Tail> {
-        self.tail.lock().expect("no panic under this lock")
+    #[inline]
+    fn tail(&self) -> SpinMutexGuard<'_, Tail> {
+        self.tail.lock()
     }
 
     fn identity(&self) -> MutexGuard<'_, IdentityFile> {

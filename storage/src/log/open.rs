@@ -10,11 +10,13 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::task::Waker;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use spin::mutex::SpinMutex;
 
 use super::active::{self, Active, Prepared};
 use super::ahead::Ahead;
@@ -167,20 +169,31 @@ impl LogBuilder {
             log_start: AtomicU64::new(identity.log_start_offset.max(segments[0].base_offset).0),
             high_watermark: AtomicU64::new(next_offset.0),
             log_end: AtomicU64::new(next_offset.0),
-            tail: Mutex::new(Tail::new(active, next_offset, last_time)),
+            tail: SpinMutex::new(Tail::new(active, next_offset, last_time)),
             segments: ArcSwap::from_pointee(segments),
             commit,
             ahead,
             synced: Watch::default(),
             written: Watch::default(),
             wake: Watch::default(),
+            unsynced_segments: AtomicUsize::new(0),
             identity: Mutex::new(identity_file),
             recovery: report,
             settings,
             context,
         });
-        let handle =
-            Handle { inner: Arc::clone(&inner), threads: Mutex::default(), lock: Mutex::new(Some(lock)) };
+        let of_alarm = Arc::downgrade(&inner);
+        inner.context.on_failure(move |failure| {
+            if let Some(log) = of_alarm.upgrade() {
+                log.tell_failure(failure);
+            }
+        });
+        let handle = Handle {
+            inner: Arc::clone(&inner),
+            threads: Mutex::default(),
+            lock: Mutex::new(Some(lock)),
+            closed: Mutex::new(None),
+        };
         if inner.settings.background {
             let mut threads = handle.threads.lock().expect("no panic under this lock");
             threads.push(inner.ahead.start(&inner.context)?);
@@ -221,7 +234,8 @@ fn sync_now_and_then(log: &Weak<LogInner>) {
         let Some(log) = log.upgrade() else { return };
         let deadline = Instant::now() + log.settings.sync_interval;
         log.wake.wait_until(Some(deadline), || {
-            log.context.is_closed() || log.tail().unsynced.len() >= super::append::UNSYNCED_SEGMENTS_MAX
+            log.context.check_writable().is_err()
+                || log.unsynced_segments.load(Ordering::Acquire) >= super::append::UNSYNCED_SEGMENTS_MAX
         });
         if log.context.check_writable().is_err() {
             return;
@@ -232,7 +246,8 @@ fn sync_now_and_then(log: &Weak<LogInner>) {
 }
 
 impl Log {
-    /// Closes the log: no appends from now on, everything synced. Readers may go on.
+    /// Closes the log: no appends from now on, everything synced. Readers may go on. Whoever closes it again, or at the
+    /// same time, gets the same answer, and not before it is closed; so not from within a waker.
     ///
     /// # Errors
     /// What kept it from being synced. It is closed nevertheless; the next opening recovers.
@@ -243,15 +258,21 @@ impl Log {
 
 impl Handle {
     fn close(&self) -> Result<()> {
+        let mut closed = self.closed.lock().expect("no panic under this lock");
+        if let Some(outcome) = &*closed {
+            return outcome.clone();
+        }
         let inner = &*self.inner;
         let context = &inner.context;
-        if !context.close() {
-            return Ok(());
-        }
+        context.close();
+        inner.tail().interrupt();
         inner.wake.notify();
         inner.ahead.stop();
         let threads = std::mem::take(&mut *self.threads.lock().expect("no panic under this lock"));
-        let panicked = threads.into_iter().filter_map(|thread| thread.join().err()).count();
+        // The last user may go in a waker, which a thread of the log runs: it ends by itself.
+        let own = std::thread::current().id();
+        let others = threads.into_iter().filter(|thread| thread.thread().id() != own);
+        let panicked = others.filter_map(|thread| thread.join().err()).count();
         assert_eq!(panicked, 0, "a thread of the log panicked");
         let outcome = match context.failure() {
             Some(failure) => Err(failure.clone()),
@@ -259,22 +280,37 @@ impl Handle {
         };
         inner.tail().active.close();
         inner.ahead.discard(context);
-        inner.commit.fail(Error::Closed);
+        let wakers = inner.commit.fail_and_wake_later(Error::Closed);
+        *self.lock.lock().expect("no panic under this lock") = None;
+        *closed = Some(outcome.clone());
+        drop(closed);
+        // What is woken may close the log itself.
+        wakers.into_iter().for_each(Waker::wake);
         inner.synced.notify();
         inner.written.notify();
-        *self.lock.lock().expect("no panic under this lock") = None;
         outcome
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // Whoever wants to know calls `close`. What is acknowledged is safe either way.
-        let _ = self.close();
+        // Whoever wants to know calls `close`. What is acknowledged is safe either way. If closing panicked, there is no
+        // more to be done.
+        if !self.closed.is_poisoned() {
+            let _ = self.close();
+        }
     }
 }
 
 impl LogInner {
+    /// Wakes all who wait for what a log that has failed does not do any more. They find out what failed it.
+    fn tell_failure(&self, failure: &Error) {
+        self.commit.fail(failure.clone());
+        self.wake.notify();
+        self.synced.notify();
+        self.written.notify();
+    }
+
     /// Notes where the log ends, all of it synced: so what is damaged there later is known to be no torn write.
     fn note_end(&self) -> Result<()> {
         let synced = {

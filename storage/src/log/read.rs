@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use super::{Log, LogInner};
-use crate::cursor::{ReadBatch, Start, StoredRecord, Visibility};
+use crate::cursor::{ReadBatch, Start, StoredRecord, Visibility, behind};
 use crate::error::{Error, Result};
 use crate::format::batch::Batch;
 use crate::segment::{Found, Segment, SegmentReader};
@@ -94,15 +94,16 @@ impl LogCursor {
     /// The segment with the next offset, and where the batch starts that has it.
     fn locate(&mut self, inner: &LogInner) -> Result<(Arc<Segment>, u64)> {
         let segment = inner.segment_of(self.next);
-        let position = segment.seek_offset(&inner.context, self.next)?;
-        let position = self.reader.hop(&segment, &inner.context, position, self.next)?;
+        let place = segment.seek_offset(&inner.context, self.next)?;
+        let (position, _) = self.reader.hop(&segment, &inner.context, place, self.next)?;
         Ok((segment, position))
     }
 
     /// Blocks until there is a next record, or the time is up; says whether there is one. `None`: for ever.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the log is closed.
+    /// [`Error::Closed`] when the log is closed; [`Error::StorageFailed`] when it has failed: what can be read still is,
+    /// and nothing comes behind it.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<bool> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         self.watch().wait_until(deadline, || self.is_ready());
@@ -138,12 +139,18 @@ impl LogCursor {
             // An append looks for waiters under this lock, and nowhere else: see `Watch::has_waiters`.
             drop(inner.tail());
         }
-        self.next < self.visible_end() || self.next < inner.log_start() || inner.context.is_closed()
+        self.next < self.visible_end()
+            || self.next < inner.log_start()
+            || inner.context.is_closed()
+            || inner.context.failure().is_some()
     }
 
     fn readiness(&self) -> Result<bool> {
         if self.next < self.visible_end() || self.next < self.inner().log_start() {
             return Ok(true);
+        }
+        if let Some(failure) = self.inner().context.failure() {
+            return Err(failure.clone());
         }
         if self.inner().context.is_closed() { Err(Error::Closed) } else { Ok(false) }
     }
@@ -174,8 +181,7 @@ impl LogCursor {
             if segment.sealed().is_some_and(|sealed| sealed.last_time < time) {
                 continue;
             }
-            let mut position = segment.seek_time(&inner.context, time)?;
-            let mut expected = segment.base_offset;
+            let (mut position, mut expected) = segment.seek_time(&inner.context, time)?;
             while let Found::Batch(batch, behind) =
                 self.reader.read(segment, &inner.context, position, expected)?
             {
@@ -261,9 +267,9 @@ impl LogBackwards {
     /// The batch with `offset`.
     fn last_below(&mut self, inner: &LogInner, offset: Offset) -> Result<Batch> {
         let segment = inner.segment_of(offset);
-        let position = segment.seek_offset(&inner.context, offset)?;
-        let position = self.reader.hop(&segment, &inner.context, position, offset)?;
-        match self.reader.read(&segment, &inner.context, position, offset)? {
+        let place = segment.seek_offset(&inner.context, offset)?;
+        let (position, expected) = self.reader.hop(&segment, &inner.context, place, offset)?;
+        match self.reader.read(&segment, &inner.context, position, expected)? {
             Found::Batch(batch, _) => Ok(batch),
             Found::End => Err(segment.lost(offset)),
         }
@@ -272,17 +278,19 @@ impl LogBackwards {
 
 /// Iterates over records; made by [`Log::read`] and [`Log::follow`].
 ///
-/// After an error about a range of offsets the next call goes on behind the range, so whoever asks again has been told.
+/// After an error about a range of offsets, which are damaged or were removed, the next call goes on behind the range: so
+/// whoever asks again has been told. Every other error is the last item.
 #[derive(Debug)]
 pub struct LogRecords {
     cursor: LogCursor,
     ready: std::vec::IntoIter<Result<StoredRecord>>,
     follows: bool,
+    has_ended: bool,
 }
 
 impl LogRecords {
     pub(super) fn new(cursor: LogCursor, follows: bool) -> Self {
-        Self { cursor, ready: Vec::new().into_iter(), follows }
+        Self { cursor, ready: Vec::new().into_iter(), follows, has_ended: false }
     }
 }
 
@@ -294,23 +302,25 @@ impl Iterator for LogRecords {
             if let Some(record) = self.ready.next() {
                 return Some(record);
             }
+            if self.has_ended {
+                return None;
+            }
             match self.cursor.next_batch() {
                 Ok(Some(batch)) => self.ready = batch.owned().into_iter(),
                 Ok(None) if !self.follows => return None,
-                // The only thing that ends a wait without a time is the end of the log.
-                Ok(None) if self.cursor.wait(None).is_err() => return None,
-                Ok(None) => {}
+                Ok(None) => match self.cursor.wait(None) {
+                    Ok(_) => {}
+                    Err(Error::Closed) => return None,
+                    Err(error) => {
+                        self.follows = false;
+                        return Some(Err(error));
+                    }
+                },
                 Err(error) => {
-                    let behind = match &error {
-                        Error::OffsetTrimmed { log_start_offset, .. } => *log_start_offset,
-                        Error::Corrupt { offsets, .. } => offsets.end,
-                        _ => {
-                            // Nothing to go on behind: end after this.
-                            self.follows = false;
-                            self.cursor.visible_end()
-                        }
-                    };
-                    self.cursor.seek(behind);
+                    match behind(&error) {
+                        Some(behind) => self.cursor.seek(behind.max(self.cursor.next_offset() + 1)),
+                        None => self.has_ended = true,
+                    }
                     return Some(Err(error));
                 }
             }
@@ -319,15 +329,19 @@ impl Iterator for LogRecords {
 }
 
 /// Iterates over records from the last to the first; made by [`Log::read_backwards`].
+///
+/// After an error about a range of damaged offsets the next call goes on below the range. Every other error is the last
+/// item.
 #[derive(Debug)]
 pub struct LogRecordsBackwards {
     batches: LogBackwards,
     ready: Vec<Result<StoredRecord>>,
+    has_ended: bool,
 }
 
 impl LogRecordsBackwards {
     pub(super) fn new(batches: LogBackwards) -> Self {
-        Self { batches, ready: Vec::new() }
+        Self { batches, ready: Vec::new(), has_ended: false }
     }
 }
 
@@ -339,6 +353,9 @@ impl Iterator for LogRecordsBackwards {
             if let Some(record) = self.ready.pop() {
                 return Some(record);
             }
+            if self.has_ended {
+                return None;
+            }
             let before = self.batches.before;
             match self.batches.previous_batch() {
                 Ok(Some(batch)) => {
@@ -348,10 +365,12 @@ impl Iterator for LogRecordsBackwards {
                 }
                 Ok(None) => return None,
                 Err(error) => {
-                    self.batches.seek(match &error {
-                        Error::Corrupt { offsets, .. } => offsets.start,
-                        _ => Offset::ZERO,
-                    });
+                    match &error {
+                        Error::Corrupt { offsets, .. } => {
+                            self.batches.seek(offsets.start.min(before.saturating_sub(1)));
+                        }
+                        _ => self.has_ended = true,
+                    }
                     return Some(Err(error));
                 }
             }

@@ -20,7 +20,9 @@ impl Log {
     /// # Errors
     /// [`Error::OffsetUnwritten`] beyond the high watermark.
     pub fn trim(&self, offset: Offset) -> Result<()> {
-        self.handle.inner.trim(offset)
+        let inner = &self.handle.inner;
+        // A failure is final, so the next append has to look.
+        inner.trim(offset).inspect_err(|_| inner.tail().interrupt())
     }
 }
 

@@ -14,8 +14,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
-use super::StoreInner;
 use super::open::write_checkpoint;
+use super::{Deleted, StoreInner};
 use crate::context::NamedFile;
 use crate::disk::{EntryKind, OpenMode};
 use crate::error::{Error, Result};
@@ -101,7 +101,8 @@ impl StoreInner {
             self.sync_segments(some.iter().map(|noted| &*noted.topic), noted.len() > at_once)?;
         }
         let gone = self.remove_deleted(&deleted)?;
-        checkpoint.deleted = deleted.into_iter().filter(|topic| !gone.contains(topic)).collect();
+        let left = deleted.into_iter().map(|deleted| deleted.topic);
+        checkpoint.deleted = left.filter(|topic| !gone.contains(topic)).collect();
         checkpoint.topics =
             noted.iter().map(|noted| noted.topic.state(&noted.head, noted.log_start)).collect();
         write_checkpoint(&*self.context.disk, &self.context.dir, &checkpoint).map_err(
@@ -117,7 +118,7 @@ impl StoreInner {
         self.live().checkpointed(position);
         let odd = {
             let mut writer = self.writer();
-            writer.deleted.retain(|topic| !gone.contains(topic));
+            writer.deleted.retain(|deleted| !gone.contains(&deleted.topic));
             writer.journal.release(&self.context, position)
         };
         for path in odd {
@@ -183,8 +184,8 @@ impl StoreInner {
         Ok(())
     }
 
-    /// Removes the files of deleted topics; answers which are gone.
-    fn remove_deleted(&self, deleted: &[TopicId]) -> Result<Vec<TopicId>> {
+    /// Removes the files of deleted topics that nobody writes to any more; answers which are gone.
+    fn remove_deleted(&self, deleted: &[Deleted]) -> Result<Vec<TopicId>> {
         let disk = &self.context.disk;
         let remove = |topic: TopicId| -> std::io::Result<()> {
             let dir = self.context.topic_dir(topic);
@@ -204,7 +205,8 @@ impl StoreInner {
             let _ = disk.remove_dir(&dir);
             Ok(())
         };
-        let gone: Vec<_> = deleted.iter().copied().filter(|&topic| remove(topic).is_ok()).collect();
+        let may_go = deleted.iter().filter(|deleted| deleted.may_go).map(|deleted| deleted.topic);
+        let gone: Vec<_> = may_go.filter(|&topic| remove(topic).is_ok()).collect();
         if !gone.is_empty() {
             self.context.sync_dir(&self.context.topics_dir())?;
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Store, StoreInner};
+use super::{Deleted, Store, StoreInner};
 use crate::Topic;
 use crate::context::random;
 use crate::error::{Error, ErrorKind, Result};
@@ -124,6 +124,7 @@ impl Store {
             writer.topics.remove(&topic.id);
             inner.topics.write().expect("no panic under this lock").remove(name);
             topic.is_deleted.store(true, Ordering::Release);
+            writer.deleted.push(Deleted { topic: topic.id, may_go: false });
         };
         inner.change(plan, apply)?;
         topic.watch.notify();
@@ -134,7 +135,9 @@ impl Store {
         flush.close_file();
         topic.drop_tail();
         drop(flush);
-        inner.writer().deleted.push(topic.id);
+        let mut writer = inner.writer();
+        let deleted = writer.deleted.iter_mut().find(|deleted| deleted.topic == topic.id);
+        deleted.expect("only who may go is taken off the list").may_go = true;
         Ok(())
     }
 }

@@ -12,12 +12,14 @@
 //! | [`manage`] | create, alter, trim and delete topics |
 //! | [`checkpoint`] | from the tails to synced segments, and journal files free again |
 //! | [`background`] | the threads that do that without being asked |
+//! | [`left_over`] | directories of topics that a crash left unknown |
 //!
 //! Locks are taken in this order: working, checkpoint, flush of a topic, writer, tail of a topic.
 
 pub(crate) mod append;
 pub(crate) mod background;
 pub(crate) mod checkpoint;
+mod left_over;
 pub(crate) mod manage;
 pub(crate) mod open;
 
@@ -25,6 +27,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use std::task::Waker;
 use std::time::Duration;
 
 use crate::commit::Commit;
@@ -60,6 +63,8 @@ pub(crate) struct Handle {
     pub(crate) inner: Arc<StoreInner>,
     background: Mutex<Option<Background>>,
     lock: Mutex<Option<Box<dyn DirLock>>>,
+    /// How closing it went. Held by the thread that closes it, for as long as that takes.
+    closed: Mutex<Option<Result<()>>>,
 }
 
 /// What the threads of the store share.
@@ -91,10 +96,19 @@ pub(crate) struct Writer {
     frame: FrameBuilder,
     topics: BTreeMap<TopicId, Arc<TopicInner>>,
     next_topic: TopicId,
-    /// Deleted topics whose files may still be there.
-    deleted: Vec<TopicId>,
+    /// Deleted topics whose files may still be there. From the frame that deletes a topic on it is in here, so that each
+    /// checkpoint names it either as there or as deleted.
+    deleted: Vec<Deleted>,
     /// Topics whose high watermark the next sync moves.
     unsynced: Vec<Arc<TopicInner>>,
+}
+
+/// A deleted topic whose files may still be there.
+#[derive(Clone, Copy, Debug)]
+struct Deleted {
+    topic: TopicId,
+    /// Whether nobody writes them any more.
+    may_go: bool,
 }
 
 /// What opening a store found and did.
@@ -142,6 +156,16 @@ impl StoreInner {
         // Under the lock: when it was closed before, the directory may be somebody else's by now.
         self.context.check_writable()?;
         Ok(working)
+    }
+
+    /// Wakes all who wait for what a store that has failed does not do any more. They find out what failed it.
+    pub(crate) fn tell_failure(&self, failure: &Error) {
+        self.commit.fail(failure.clone());
+        self.room.notify();
+        self.wake.all();
+        for topic in self.all_topics() {
+            topic.watch.notify();
+        }
     }
 
     /// Makes everything written so far durable, and lets readers see it; returns up to where.
@@ -257,6 +281,9 @@ impl Store {
 
     /// Closes the store: no appends from now on, everything synced, a checkpoint. Readers may go on.
     ///
+    /// Whoever closes it again, or at the same time, gets the same answer, and not before it is closed. So it is not to be
+    /// called by a waker.
+    ///
     /// # Errors
     /// What kept it from being closed cleanly. It is closed nevertheless; the next opening recovers.
     pub fn close(&self) -> Result<()> {
@@ -311,10 +338,12 @@ impl Store {
 
 impl Handle {
     fn close(&self) -> Result<()> {
-        let inner = &*self.inner;
-        if !inner.context.close() {
-            return Ok(());
+        let mut closed = self.closed.lock().expect("no panic under this lock");
+        if let Some(outcome) = &*closed {
+            return outcome.clone();
         }
+        let inner = &*self.inner;
+        inner.context.close();
         inner.room.notify();
         let background = self.background.lock().expect("no panic under this lock").take();
         inner.wake.all();
@@ -328,14 +357,19 @@ impl Handle {
                 open::put_clean(&inner.context, Position(position))
             }),
         };
-        inner.commit.fail(Error::Closed);
+        let wakers = inner.commit.fail_and_wake_later(Error::Closed);
         inner.context.release();
-        for topic in inner.all_topics() {
+        let topics = inner.all_topics();
+        for topic in &topics {
             // Who cleans its directory at this moment began before the release.
             drop(topic.flush.lock().expect("no panic under this lock"));
-            topic.watch.notify();
         }
         *self.lock.lock().expect("no panic under this lock") = None;
+        *closed = Some(outcome.clone());
+        drop(closed);
+        // What is woken may close the store itself.
+        wakers.into_iter().for_each(Waker::wake);
+        topics.iter().for_each(|topic| topic.watch.notify());
         outcome
     }
 }
@@ -345,8 +379,11 @@ impl crate::cursor::Owner for Handle {}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // Whoever wants to know calls `close`. What is acknowledged is safe either way.
-        let _ = self.close();
+        // Whoever wants to know calls `close`. What is acknowledged is safe either way. If closing panicked, there is no
+        // more to be done.
+        if !self.closed.is_poisoned() {
+            let _ = self.close();
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
 use super::background::{Background, Wake};
-use super::{Handle, RecoveryReport, Store, StoreInner, Writer};
+use super::{Deleted, Handle, RecoveryReport, Store, StoreInner, Writer, left_over};
 use crate::clock::{Clock, SystemClock};
 use crate::commit::Commit;
 use crate::context::{Context, random};
@@ -135,6 +135,9 @@ impl StoreBuilder {
         if !is_clean || !damaged.is_empty() {
             settle_checkpoint(&context, &checkpoint)?;
         }
+        if !is_clean {
+            left_over::find(&context, &mut state)?;
+        }
         let torn_kept = recovery::keep_torn(&context, &recovered);
         let report = RecoveryReport {
             was_clean: is_clean,
@@ -167,7 +170,7 @@ impl StoreBuilder {
                 frame: FrameBuilder::default(),
                 topics: state.topics,
                 next_topic: state.next_topic,
-                deleted: state.deleted,
+                deleted: state.deleted.into_iter().map(|topic| Deleted { topic, may_go: true }).collect(),
                 unsynced: Vec::new(),
             }),
             checkpointing: Mutex::new(()),
@@ -180,12 +183,19 @@ impl StoreBuilder {
             recovery: RecoveryReport { duration: begun.elapsed(), ..report },
             context,
         });
+        let of_alarm = Arc::downgrade(&inner);
+        inner.context.on_failure(move |failure| {
+            if let Some(store) = of_alarm.upgrade() {
+                store.tell_failure(failure);
+            }
+        });
         let background = inner.context.settings.background.then(|| Background::start(&inner)).transpose()?;
         Ok(Store {
             handle: Arc::new(Handle {
                 inner,
                 background: Mutex::new(background),
                 lock: Mutex::new(Some(lock)),
+                closed: Mutex::new(None),
             }),
         })
     }

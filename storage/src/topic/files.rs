@@ -4,7 +4,8 @@
 //! | Found | Decision |
 //! |---|---|
 //! | all that is known | go on |
-//! | a known segment is missing, or shorter than the checkpoint says | refuse the topic, name the file |
+//! | a known segment is missing | refuse the topic, name the file |
+//! | one is shorter than the checkpoint says | not looked at here: readers report the offsets that are missing, and a flush that should go on behind them is refused |
 //! | an unknown segment of this topic (begun after the checkpoint, or what compaction or trimming left) | remove it: the journal has what it held, or its records were removed |
 //! | an unknown segment of somebody else, or one whose header is damaged | refuse the topic, name the file, remove nothing |
 //! | anything else | leave it alone |

@@ -19,7 +19,7 @@ use crate::format::checkpoint::Checkpoint;
 use crate::format::frame::{Change, FILE_HEADER_BYTES, FileHeader, FrameHeader, FrameProblem};
 use crate::format::{ALIGNMENT, FORMAT_VERSION, HeaderProblem};
 use crate::journal::HALF_MADE;
-use crate::journal::recovery::{FoundFile, JournalEnd, chain, claims, read_from};
+use crate::journal::recovery::{CUT_SHORT, FoundFile, JournalEnd, chain, check_length, claims, read_from};
 use crate::types::{Offset, Position, TopicId, TopicName, Uid};
 
 /// What the way through the journal must know.
@@ -76,6 +76,10 @@ pub(super) fn check(
         };
         let begin = walk.position.max(header.start);
         let at = FILE_HEADER_BYTES as u64 + (begin - header.start);
+        if file.bytes < at && !journal.is_clean {
+            run.find_in_file(Severity::Unreadable, &file.path, file.bytes, CUT_SHORT);
+            return Ok(false);
+        }
         let bytes = match read_from(file, at) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -134,7 +138,8 @@ fn find(run: &mut Run<'_>, journal: &Journal<'_>) -> Result<Vec<FoundFile>> {
         run.report.checked.journal_files += 1;
         // A store that was closed properly needs none of them; another refuses to open.
         let severity = if journal.is_clean { Severity::Redundant } else { Severity::Unreadable };
-        let header = match FileHeader::decode(&start) {
+        let header = match FileHeader::decode(&start).and_then(|header| check_length(bytes).map(|()| header))
+        {
             Ok(header) if header.store == journal.store => Some(header),
             Ok(_) => {
                 let detail = "the journal file is of another store: the store is refused while it is there";

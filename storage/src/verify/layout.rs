@@ -195,8 +195,7 @@ pub(super) fn check_topic_dirs(run: &mut Run<'_>, context: &Context, state: &Rec
         }
     };
     for entry in entries {
-        let id = u32::from_str_radix(&entry.name, 16).ok().map(TopicId);
-        let id = id.filter(|id| id.to_string() == entry.name && entry.kind == EntryKind::Dir);
+        let id = TopicId::of_dir(&entry.name).filter(|_| entry.kind == EntryKind::Dir);
         let is_ours = id.is_some_and(|id| state.topics.contains_key(&id) || state.deleted.contains(&id));
         if !is_ours {
             let detail = "the store has no topic of this number";

@@ -16,6 +16,7 @@ workload: a store at work, for the fault tools.
     --seed=N --run=N --count=N      the same numbers do the same; a run number is used once in a directory;
                                     count: steps of each thread
     --no-close                      ends without closing the store, like a process that was killed
+    --no-background                 the store has no threads of its own: with one writer the same calls in the same order
     --bug=NAME                      plants a bug: acknowledge-before-sync, ignore-sync-errors, skip-directory-sync,
                                     skip-checksums, truncate-on-rot (only if built with the feature planted-bugs)
   workload check DIR ACKS [--killed] [--full]
@@ -45,6 +46,14 @@ fn usage(why: &str) -> ExitCode {
     ExitCode::from(64)
 }
 
+/// Says it whole and at once. If nobody listens any more, nothing is promised: the process ends.
+fn say_line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(4);
+    }
+}
+
 fn write_command(dir: &Path, options: &[&str]) -> ExitCode {
     let mut run = Write::new(dir, Scenario::Append, 1, 100);
     for option in options {
@@ -58,6 +67,10 @@ fn write_command(dir: &Path, options: &[&str]) -> ExitCode {
                 run.closes = false;
                 Some(())
             }
+            "--no-background" => {
+                run.settings.background = false;
+                Some(())
+            }
             "--bug" => plant(value),
             _ => None,
         };
@@ -65,19 +78,13 @@ fn write_command(dir: &Path, options: &[&str]) -> ExitCode {
             return usage(&format!("{option} is not understood"));
         }
     }
-    let say = |text: &str| {
-        let mut out = std::io::stdout().lock();
-        // Nobody listens any more: then nothing is promised.
-        if out.write_all(format!("ack {text}\n").as_bytes()).and_then(|()| out.flush()).is_err() {
-            std::process::exit(4);
-        }
-    };
+    let say = |text: &str| say_line(&format!("ack {text}"));
     match write(&run, &say) {
         Ok(stats) => {
-            println!(
+            say_line(&format!(
                 "stats checkpoints={} segments_created={} segments_removed={} journal_files={}",
                 stats.checkpoints, stats.segments_created, stats.segments_removed, stats.journal_files
-            );
+            ));
             if !run.closes {
                 // Without the ends of threads and without destructors.
                 std::process::exit(0)
@@ -121,7 +128,10 @@ fn check_command(dir: &Path, acks: &Path, options: &[&str]) -> ExitCode {
         .and_then(|acks| check(dir, &acks, survived));
     match checked {
         Ok(checked) => {
-            println!("checked: {} records, {} acknowledged appends", checked.records, checked.appends);
+            println!(
+                "checked: {} records, {} acknowledged appends, {} compacted records",
+                checked.records, checked.appends, checked.compacted
+            );
             ExitCode::SUCCESS
         }
         Err(why) if options.contains(&"--full") && why.contains("the disk is full") => {

@@ -13,11 +13,11 @@
 //! is asked of the store. What was about to be done may have been done by then. It counts only for one who has read to
 //! the end: after a kill, not at a power cut.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
-use super::plan::Scenario;
+use super::plan::{Plan, Scenario};
 
 /// A step of a thread of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,6 +74,8 @@ pub struct Acks {
     pub(super) deleted: HashSet<String>,
     /// What the run is about; the same for all runs in a directory.
     pub(super) scenario: Option<Scenario>,
+    /// The plan of each run that has begun.
+    pub(super) runs: BTreeMap<u16, Plan>,
     pub(super) lines: usize,
 }
 
@@ -97,8 +99,12 @@ impl Acks {
     pub fn take(&mut self, line: &str) -> Result<(), String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         self.lines += 1;
-        if let ["begin", scenario, ..] = words.as_slice() {
-            self.scenario = Some(Scenario::named(scenario).ok_or("no such scenario")?);
+        if let ["begin", scenario, seed, run] = words.as_slice() {
+            let scenario = Scenario::named(scenario).ok_or("no such scenario")?;
+            let seed = seed.parse().map_err(|_| format!("{seed:?} is no seed"))?;
+            let run = run.parse().map_err(|_| format!("{run:?} is no run"))?;
+            self.scenario = Some(scenario);
+            self.runs.insert(run, Plan { scenario, seed });
             return Ok(());
         }
         let [name, what, rest @ ..] = words.as_slice() else { return Err("too short".into()) };
@@ -163,8 +169,11 @@ mod tests {
         assert_eq!(acks.appended[&name].parts, [("a".to_owned(), 7, 2), ("b/c".to_owned(), 0, 1)]);
         assert_eq!(acks.order[&(0, 1)], [(2, false), (3, true)]);
         assert_eq!((acks.trims["a"], acks.trimmed["a"]), (5, 5));
+        assert_eq!(acks.runs[&0], Plan { scenario: Scenario::Mixed, seed: 1 });
         assert!(acks.creates.contains("temp/x") && !acks.created.contains("temp/x"));
-        for line in ["", "0.1 done", "0.1.2 appended synced a 7", "0.0.0 trims a", "0.0.0 ate a"] {
+        for line in
+            ["", "begin mixed 1", "0.1 done", "0.1.2 appended synced a 7", "0.0.0 trims a", "0.0.0 ate a"]
+        {
             assert!(Acks::read([line]).is_err(), "{line:?}");
         }
     }

@@ -3,12 +3,13 @@
 //! 1. Open the store, which recovers it.
 //! 2. Read every topic forwards and backwards: offsets are dense, every record is byte for byte what its plan says, the
 //!    records of an append stand together, the appends of a thread in their order.
-//! 3. Everything that was acknowledged and had to survive is there at its offset, or was trimmed.
+//! 3. Everything that was acknowledged and had to survive is there at its offset, or was trimmed. Of a compacted topic
+//!    all is there but what compaction may remove ([`compacted`](super::compacted)).
 //! 4. What a thread sent before something that is there is there too, with all its topics.
 //! 5. Logs start where trims and retention may have put them.
 //! 6. Append to every topic, read that, close, open and read again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use quipu_storage::{
@@ -16,6 +17,7 @@ use quipu_storage::{
 };
 
 use super::acks::{Acks, Name};
+use super::compacted::Compacted;
 use super::plan::{Plan, Scenario, Step, store_settings, temporary_topic};
 use crate::rng::Rng;
 
@@ -35,6 +37,8 @@ pub struct Checked {
     pub records: u64,
     /// Acknowledged appends that had to be there and were, or were trimmed.
     pub appends: u64,
+    /// Records that compaction had removed.
+    pub compacted: u64,
 }
 
 /// Checks the store in `dir` against what was acknowledged.
@@ -59,6 +63,7 @@ pub fn check(dir: &Path, acks: &Acks, survived: Survived) -> Result<Checked, Str
     found.topics()?;
     checked.appends = found.acknowledged().map_err(|why| said(&why))?;
     found.together().map_err(|why| said(&why))?;
+    checked.compacted = found.compacted().map_err(|why| said(&why))?;
     found.starts()?;
     use_again(dir, store, &logs)?;
     Ok(checked)
@@ -91,8 +96,8 @@ struct Log {
     is_compacted: bool,
     records: u64,
     parts: HashMap<Name, Part>,
-    /// The last offset of each key; only where keys are compacted.
-    keys: HashMap<Vec<u8>, u64>,
+    /// Each offset that is there, and the step that it came from, if it was one; only where keys are compacted.
+    found: BTreeMap<u64, Option<Name>>,
     /// Highest step of each thread, with its plan.
     last: HashMap<(u16, u8), (Plan, u32)>,
 }
@@ -108,7 +113,7 @@ impl Log {
             is_compacted: settings.compaction.is_some(),
             records: 0,
             parts: HashMap::new(),
-            keys: HashMap::new(),
+            found: BTreeMap::new(),
             last: HashMap::new(),
         };
         if topic.high_watermark().0 != log.end {
@@ -163,15 +168,15 @@ impl Log {
                 (next, last_time) = (offset + 1, record.append_time().0);
                 offsets.push(offset);
                 let view = record.view();
-                if self.is_compacted
-                    && let Some(key) = view.key
-                {
-                    self.keys.insert(key.to_vec(), offset);
+                let is_probe = is_probe(view.id, view.payload);
+                let planned = view.id.and_then(Plan::of_id);
+                if self.is_compacted {
+                    self.found.insert(offset, planned.map(|(_, step, ..)| step));
                 }
-                if is_probe(view.id, view.payload) {
+                if is_probe {
                     continue;
                 }
-                let Some((plan, step, part, index)) = view.id.and_then(Plan::of_id) else {
+                let Some((plan, step, part, index)) = planned else {
                     return at(offset, "nobody ever sent it");
                 };
                 let Step::Append { parts, .. } = steps.get(plan, step) else {
@@ -332,8 +337,9 @@ impl Found<'_> {
             };
         };
         let (wanted, found) = (log.retained(first, count), log.parts.get(&name).map_or(0, |part| part.found));
-        if found == wanted || log.is_compacted && self.are_superseded(log, topic, name, first, wanted - found)
-        {
+        // Which records of it may be missing is looked at for the topic as a whole.
+        let may_be_removed = log.is_compacted && first + count <= log.end;
+        if found == wanted || may_be_removed {
             return Ok(());
         }
         Err(format!(
@@ -343,19 +349,30 @@ impl Found<'_> {
         ))
     }
 
-    /// Whether compaction may have taken `missing` records of the step out: those with a later record of their key, and
-    /// tombstones.
-    fn are_superseded(&self, log: &Log, topic: &str, name: Name, first: u64, missing: u64) -> bool {
-        let Some((plan, _)) = log.last.values().next() else { return false };
-        let Step::Append { parts, .. } = plan.step(name) else { return false };
-        let Some((_, records)) = parts.iter().find(|(part, _)| part == topic) else { return false };
-        let may_go = (first..).zip(records).filter(|(offset, record)| {
-            *offset >= log.start
-                && record.key.as_ref().is_some_and(|key| {
-                    record.payload.is_none() || log.keys.get(key).is_some_and(|last| last > offset)
-                })
-        });
-        may_go.count() as u64 >= missing
+    /// Point 3 for compacted topics.
+    fn compacted(&self) -> Result<u64, String> {
+        let mut runs = self.acks.runs.clone();
+        // A run may have come further than what it said.
+        for (&(run, _), &(plan, _)) in self.logs.values().flat_map(|log| &log.last) {
+            runs.insert(run, plan);
+        }
+        let mut removed = 0;
+        for (topic, log) in self.logs.iter().filter(|(_, log)| log.is_compacted) {
+            let said = self.acks.appended.iter().filter_map(|(&name, appended)| {
+                let (_, first, _) = appended.parts.iter().find(|(said, ..)| said == topic)?;
+                Some((name, *first))
+            });
+            let compacted = Compacted {
+                topic,
+                start: log.start,
+                end: log.end,
+                found: &log.found,
+                runs: &runs,
+                places: &said.chain(log.parts.iter().map(|(&name, part)| (name, part.first))).collect(),
+            };
+            removed += compacted.check()?;
+        }
+        Ok(removed)
     }
 
     /// Point 4, and that appends are whole.

@@ -12,6 +12,7 @@
 
 mod acks;
 mod check;
+mod compacted;
 mod plan;
 mod write;
 

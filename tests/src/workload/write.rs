@@ -63,21 +63,26 @@ pub fn write(run: &Write, say: &(dyn Fn(&str) + Sync)) -> Result<StoreStats> {
             Err(error) => return Err(error),
         }
     }
-    let outcomes = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..run.scenario.threads())
-            .map(|thread| {
-                let plan = Plan { scenario: run.scenario, seed: run.seed };
-                let mut writer =
-                    Writer { plan, run: run.run, thread, store: &store, say, flying: VecDeque::new() };
-                scope.spawn(move || writer.run(run.count))
-            })
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a writer that panics ends the run"))
-            .collect::<Vec<_>>()
-    });
-    outcomes.into_iter().collect::<Result<()>>()?;
+    let plan = Plan { scenario: run.scenario, seed: run.seed };
+    let writer = |thread| Writer { plan, run: run.run, thread, store: &store, say, flying: VecDeque::new() };
+    if run.scenario.threads() == 1 {
+        // Here: a tool that counts the calls of each thread then counts all of them.
+        writer(0).run(run.count)?;
+    } else {
+        let outcomes = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..run.scenario.threads())
+                .map(|thread| {
+                    let mut writer = writer(thread);
+                    scope.spawn(move || writer.run(run.count))
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("a writer that panics ends the run"))
+                .collect::<Vec<_>>()
+        });
+        outcomes.into_iter().collect::<Result<()>>()?;
+    }
     let stats = store.stats();
     if run.closes {
         store.close()?;
@@ -133,7 +138,12 @@ impl Writer<'_> {
                 self.store.checkpoint()?;
                 self.say(name, "done");
             }
-            Step::Compact { topic } => compact(&self.store.topic(topic)?)?,
+            Step::Compact { topic } => {
+                if compact(&self.store.topic(topic)?)? {
+                    // It has made a checkpoint.
+                    self.say(name, "done");
+                }
+            }
             Step::Create { topic } => {
                 self.say(name, &format!("creates {topic}"));
                 self.store.create_topic(&topic, self.plan.scenario.topic_settings(&topic))?;
@@ -216,8 +226,11 @@ impl Writer<'_> {
     }
 }
 
-/// Key compaction, as soon as the engine has it: `Topic::compact` goes here, and nothing else has to change.
-#[expect(clippy::unnecessary_wraps, reason = "compaction can fail")]
-fn compact(_: &Topic) -> Result<()> {
-    Ok(())
+/// Compacts the topic, unless the store is at it by itself; says whether it did.
+fn compact(topic: &Topic) -> Result<bool> {
+    match topic.compact() {
+        Ok(_) => Ok(true),
+        Err(Error::AlreadyRunning { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

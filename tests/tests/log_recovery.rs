@@ -1,0 +1,257 @@
+//! The cases of the bare log's recovery, by the names of the table in its module.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quipu_storage::format::batch::{self, BatchHeader};
+use quipu_storage::format::segment::{FOOTER_BYTES, HEADER_BYTES};
+use quipu_storage::{Durability, Error, Log, LogSettings, Offset, Record, Start, Uid};
+use quipu_tests::sim::SimDisk;
+
+const DIR: &str = "/log";
+
+fn open(disk: &SimDisk) -> quipu_storage::Result<Log> {
+    let settings = LogSettings { segment_bytes_max: 4096, background: false, ..LogSettings::default() };
+    Log::builder().settings(settings).disk(Arc::new(disk.clone())).open(DIR)
+}
+
+fn text(n: u64) -> String {
+    format!("record {n} {}", "y".repeat(300))
+}
+
+/// The disk of a process that was killed after it had appended `synced` records, synced them, and appended more up to
+/// `end`.
+fn killed(synced: u64, end: u64) -> (SimDisk, Uid) {
+    let disk = SimDisk::new();
+    let log = open(&disk).unwrap();
+    for n in 0..end {
+        log.append_record(&Record::new(text(n)), Durability::Written).unwrap();
+        if n + 1 == synced {
+            log.sync().unwrap();
+        }
+    }
+    (disk.after_kill(), log.uid())
+}
+
+fn segments(disk: &SimDisk) -> Vec<PathBuf> {
+    disk.files().into_keys().filter(|path| path.extension().is_some_and(|e| e == "segment")).collect()
+}
+
+/// The batches of a segment: base offset and position.
+fn batches(disk: &SimDisk, path: &Path, uid: Uid) -> Vec<(u64, u64)> {
+    let bytes = disk.read_file(path).unwrap();
+    let mut found = Vec::new();
+    let mut at = HEADER_BYTES;
+    while let Ok(header) = BatchHeader::decode(&bytes[at..], batch::seed(uid)) {
+        found.push((header.base_offset.value(), at as u64));
+        at += header.stored_bytes();
+    }
+    found
+}
+
+/// Damages the batch with this offset; says where it is.
+fn damage(disk: &SimDisk, uid: Uid, offset: u64) -> (PathBuf, u64) {
+    for path in segments(disk) {
+        if let Some((_, at)) = batches(disk, &path, uid).into_iter().find(|(base, _)| *base == offset) {
+            disk.flip_bit(&path, (at + 100) * 8).unwrap();
+            return (path, at);
+        }
+    }
+    panic!("no batch with offset {offset}");
+}
+
+fn check(log: &Log, end: u64) {
+    assert_eq!(log.log_end_offset(), Offset(end));
+    assert_eq!(log.high_watermark(), Offset(end));
+    let mut next = log.log_start_offset().value();
+    for record in log.read(Start::Earliest).unwrap() {
+        let record = record.unwrap();
+        assert_eq!(record.offset(), Offset(next));
+        assert_eq!(record.payload(), Some(text(next).as_bytes()), "record {next}");
+        next += 1;
+    }
+    assert_eq!(next, end);
+}
+
+/// Checks, appends more than a segment holds, and checks once more after another opening.
+fn check_and_go_on(disk: &SimDisk, log: Log, end: u64) {
+    check(&log, end);
+    for n in end..end + 15 {
+        log.append(&[Record::new(text(n))]).unwrap();
+    }
+    check(&log, end + 15);
+    drop(log);
+    check(&open(disk).unwrap(), end + 15);
+}
+
+fn refused_at(disk: &SimDisk) -> (PathBuf, u64) {
+    let before = disk.files();
+    match open(disk) {
+        Err(Error::CorruptFile { path, position, .. }) => {
+            assert_eq!(disk.files(), before, "a refused log is left as it is");
+            (path, position.value())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn clean_it_goes_on_behind_the_last_batch() {
+    let (disk, _) = killed(5, 8);
+    let log = open(&disk).unwrap();
+    assert_eq!(log.recovery().torn_bytes, 0);
+    assert!(log.recovery().in_doubt_bytes > 0);
+    check_and_go_on(&disk, log, 8);
+}
+
+#[test]
+fn torn_what_is_behind_a_bad_batch_that_was_not_synced_is_taken_away_for_good() {
+    for bad in 3..8 {
+        let (disk, uid) = killed(3, 8);
+        // The first of them says that what is before it was synced; only what is behind it can prove more.
+        damage(&disk, uid, bad);
+        let log = open(&disk).unwrap();
+        assert!(log.recovery().torn_bytes > 0);
+        check_and_go_on(&disk, log, bad);
+    }
+}
+
+#[test]
+fn rot_a_bad_batch_that_a_later_one_says_was_synced_is_refused_and_named() {
+    for bad in 0..3 {
+        let (disk, uid) = killed(3, 8);
+        let place = damage(&disk, uid, bad);
+        assert_eq!(refused_at(&disk), place);
+    }
+}
+
+#[test]
+fn rot_a_bad_batch_of_a_log_that_was_closed_is_refused_and_named() {
+    let (disk, uid) = killed(5, 5);
+    open(&disk).unwrap().close().unwrap();
+    let place = damage(&disk, uid, 4);
+    assert_eq!(refused_at(&disk), place);
+}
+
+#[test]
+fn unsealed_a_segment_gets_the_footer_that_the_crash_kept_from_it() {
+    let (disk, uid) = killed(1, 25);
+    let path = &segments(&disk)[0];
+    let whole = disk.read_file(path).unwrap();
+    let last = batches(&disk, path, uid).last().unwrap().1;
+    let end =
+        last + BatchHeader::decode(&whole[last as usize..], batch::seed(uid)).unwrap().stored_bytes() as u64;
+    disk.truncate(path, end).unwrap();
+    disk.truncate(path, 8192).unwrap();
+    let log = open(&disk).unwrap();
+    assert_eq!(disk.read_file(path).unwrap(), whole);
+    check_and_go_on(&disk, log, 25);
+}
+
+#[test]
+fn hollow_a_sealed_segment_with_a_bad_batch_that_was_not_synced_is_active_again() {
+    let (disk, uid) = killed(1, 25);
+    let (path, _) = damage(&disk, uid, 6);
+    assert_eq!(path, segments(&disk)[0]);
+    let log = open(&disk).unwrap();
+    assert_eq!(segments(&disk), [path]);
+    check_and_go_on(&disk, log, 6);
+}
+
+#[test]
+fn stranded_segments_behind_a_gap_that_was_not_synced_are_removed() {
+    let (disk, uid) = killed(1, 40);
+    let files = segments(&disk);
+    assert!(files.len() >= 4);
+    let end = batches(&disk, &files[1], uid)[0].0;
+    disk.lose_file(&files[1]).unwrap();
+    let log = open(&disk).unwrap();
+    assert_eq!(log.recovery().stranded, files[2..]);
+    check_and_go_on(&disk, log, end);
+}
+
+#[test]
+fn missing_a_segment_that_was_synced_is_refused_and_named() {
+    let (disk, _) = killed(40, 40);
+    let files = segments(&disk);
+    for lost in &files {
+        let copy = disk.after_kill();
+        copy.lose_file(lost).unwrap();
+        assert_eq!(refused_at(&copy), (lost.clone(), 0));
+    }
+}
+
+#[test]
+fn half_made_a_segment_without_a_header_keeps_its_batches() {
+    let (disk, _) = killed(1, 12);
+    let path = segments(&disk).pop().unwrap();
+    disk.overwrite(&path, 0, &[0; HEADER_BYTES]).unwrap();
+    let log = open(&disk).unwrap();
+    check_and_go_on(&disk, log, 12);
+}
+
+#[test]
+fn half_made_does_not_go_for_a_segment_that_was_synced() {
+    let (disk, _) = killed(12, 13);
+    let path = segments(&disk).pop().unwrap();
+    disk.overwrite(&path, 0, &[0; HEADER_BYTES]).unwrap();
+    assert_eq!(refused_at(&disk), (path, 0));
+}
+
+#[test]
+fn foreign_a_segment_of_another_log_is_refused_and_not_touched() {
+    let (disk, _) = killed(1, 12);
+    let (other, _) = killed(1, 12);
+    let path = segments(&disk).pop().unwrap();
+    let theirs = other.read_file(&path).unwrap();
+    disk.plant_file(&path, &theirs).unwrap();
+    let error = open(&disk).unwrap_err();
+    assert!(matches!(&error, Error::NotAStore { path: named, .. } if *named == path), "{error}");
+    assert_eq!(disk.read_file(&path).unwrap(), theirs);
+}
+
+#[test]
+fn trimmed_segments_that_a_crash_brought_back_are_removed_again() {
+    let (disk, _) = killed(30, 30);
+    let log = open(&disk).unwrap();
+    let path = segments(&disk)[0].clone();
+    let bytes = disk.read_file(&path).unwrap();
+    log.trim(Offset(20)).unwrap();
+    drop(log);
+    disk.plant_file(&path, &bytes).unwrap();
+    let log = open(&disk).unwrap();
+    assert!(!segments(&disk).contains(&path));
+    assert_eq!(log.log_start_offset(), Offset(20));
+    check_and_go_on(&disk, log, 30);
+}
+
+#[test]
+fn spare_a_file_that_was_to_be_a_segment_is_removed() {
+    let (disk, _) = killed(3, 3);
+    disk.plant_file(Path::new(DIR).join("next"), b"whatever").unwrap();
+    let log = open(&disk).unwrap();
+    assert!(!disk.files().contains_key(&Path::new(DIR).join("next")));
+    check_and_go_on(&disk, log, 3);
+}
+
+#[test]
+fn damaged_a_synced_segment_is_read_without_its_footer() {
+    let (disk, _) = killed(40, 41);
+    let path = segments(&disk)[1].clone();
+    let bytes = disk.files()[&path];
+    disk.flip_bit(&path, (bytes - FOOTER_BYTES as u64 / 2) * 8).unwrap();
+    let log = open(&disk).unwrap();
+    assert_eq!(log.recovery().damaged, [path]);
+    check_and_go_on(&disk, log, 41);
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let (disk, _) = killed(3, 3);
+    let notes = Path::new(DIR).join("notes.txt");
+    disk.plant_file(&notes, b"keep").unwrap();
+    drop(open(&disk).unwrap());
+    assert_eq!(disk.read_file(&notes).unwrap(), b"keep");
+}
