@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use quipu_storage::{
-    Append, Durability, Error, Offset, Record, Start, Storage, Store, StoreSettings, TopicSettings,
+    Append, Codec, Durability, Error, Offset, Record, Start, Storage, Store, StoreSettings, TopicSettings,
     Visibility,
 };
 
@@ -318,4 +318,28 @@ fn a_segment_whose_end_was_only_in_the_journal_survives_a_trim_into_that_end_and
     assert_eq!(payloads(topic.read(Start::Earliest).unwrap()), numbered(6, 200));
     store.checkpoint().unwrap();
     assert_eq!(payloads(topic.read(Start::Earliest).unwrap()), numbered(6, 200));
+}
+
+#[test]
+fn a_batch_in_memory_is_had_without_the_disk_and_one_that_left_it_or_is_compressed_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = StoreSettings { background: false, ..StoreSettings::default() };
+    let store = Store::builder().settings(settings).open(dir.path()).unwrap();
+    let topic = store.topic_or_create("orders").unwrap();
+    topic.append(&[Record::new("a"), Record::new("b")]).unwrap();
+    let mut cursor = topic.cursor(Start::Earliest, Visibility::Synced).unwrap();
+    let batch = cursor.next_batch_in_memory().unwrap().unwrap();
+    assert_eq!((batch.from(), cursor.next_offset()), (Offset(0), Offset(2)));
+    assert!(cursor.next_batch_in_memory().unwrap().is_none(), "there is none yet");
+    store.checkpoint().unwrap();
+    let mut cursor = topic.cursor(Start::Earliest, Visibility::Synced).unwrap();
+    assert!(cursor.next_batch_in_memory().unwrap().is_none(), "it is on the disk");
+    assert_eq!(cursor.next_offset(), Offset(0));
+    assert_eq!(cursor.next_batch().unwrap().unwrap().batch().next_offset(), Offset(2));
+    topic.alter(&TopicSettings { codec: Codec::Lz4, ..topic.settings() }).unwrap();
+    topic.append(&[Record::new("z".repeat(1000))]).unwrap();
+    assert!(cursor.next_batch_in_memory().unwrap().is_none(), "it would have to be decompressed");
+    assert!(cursor.next_batch().unwrap().is_some());
+    store.delete_topic("orders").unwrap();
+    assert!(matches!(cursor.next_batch_in_memory(), Err(Error::TopicNotFound { .. })));
 }

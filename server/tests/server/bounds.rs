@@ -56,6 +56,7 @@ async fn a_stalled_read_of_the_disk_does_not_delay_an_append_of_another_client()
         assert!(matches!(event.unwrap().unwrap().event, Some(Event::Heartbeat(_))));
     }
     assert_eq!(gate.waiting(), 2, "no more reads at a time than there may be");
+    assert!(!gate.has_timed_out(), "nobody waited on this thread");
     gate.open();
     for events in &mut readers {
         let mut count = 0;

@@ -9,12 +9,15 @@ use std::sync::{Arc, Condvar, Mutex};
 use bytes::Bytes;
 use quipu_storage::disk::{DirLock, Disk, Entry, File, Map, OpenMode, OsDisk, Writer};
 
+use crate::common::PATIENCE;
+
 /// Whether reads go through, and how many wait.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     state: Mutex<(bool, usize)>,
     changed: Condvar,
     fails_syncs: AtomicBool,
+    timed_out: AtomicBool,
 }
 
 impl Gate {
@@ -31,6 +34,11 @@ impl Gate {
         self.fails_syncs.store(true, Ordering::Release);
     }
 
+    /// Whether a read waited longer than any test wants.
+    pub(crate) fn has_timed_out(&self) -> bool {
+        self.timed_out.load(Ordering::Acquire)
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.state.lock().unwrap().1
     }
@@ -39,7 +47,13 @@ impl Gate {
         let mut state = self.state.lock().unwrap();
         state.1 += 1;
         while state.0 {
-            state = self.changed.wait(state).unwrap();
+            // Whoever waits on the thread of the test itself would wait for ever: then the test is to fail.
+            let (after, timeout) = self.changed.wait_timeout(state, PATIENCE).unwrap();
+            state = after;
+            if timeout.timed_out() {
+                self.timed_out.store(true, Ordering::Release);
+                state.0 = false;
+            }
         }
         state.1 -= 1;
     }
