@@ -6,7 +6,7 @@ use anyhow::Result;
 use quipu_storage::{Durability, Store, Topic};
 
 use super::store::{Records, open};
-use crate::limits::{MEMORY_BYTES, MemoryTwice, SyncLoop, SyncTo};
+use crate::limits::{MEMORY_BYTES, MemoryTwice, SumOf, SyncLoop, SyncTo};
 use crate::row::{Bar, Contender, PAYLOADS, Pair, Row, Sample, Unit};
 use crate::writers;
 
@@ -15,30 +15,37 @@ const ROUND_BYTES: u64 = 256 << 20;
 
 pub(super) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
-    for (batch, group, bar) in
-        [(100, "store-batch", Bar::RatioAtLeast(0.5)), (1, "store-single", Bar::FigureOnly)]
-    {
-        for (record_bytes, variant) in PAYLOADS {
-            rows.push(Row {
-                name: format!("{group}/{variant}"),
-                what: if batch == 1 {
-                    "Store, one topic, one thread, one record per append, WRITTEN, bursts"
-                } else {
-                    "Store, one topic, one thread, batches of 100, WRITTEN, bursts of 256 MiB"
-                },
-                against: if batch == 1 { "" } else { "framing + CRC + memcpy twice" },
-                unit: Unit::RecordsPerSecond,
-                bar,
-                prepare: Box::new(move |scene| {
-                    let records =
-                        scene.scaled(ROUND_BYTES) / record_bytes as u64 / if batch == 1 { 8 } else { 1 };
-                    let (memory, time) = (scene.scaled(MEMORY_BYTES), scene.round_time());
-                    let reference = MemoryTwice::new(record_bytes, batch, memory, time);
-                    let batches = Batches::new(open(&scene.dir)?, record_bytes, records, batch)?;
-                    Ok(Pair::new(batches, reference))
-                }),
-            });
-        }
+    let batches = "Store, one topic, one thread, batches of 100, WRITTEN, bursts of 256 MiB";
+    let single = "Store, one topic, one thread, one record per append, WRITTEN, bursts";
+    let twice = "framing + CRC + memcpy of each record, and another memcpy";
+    for (record_bytes, variant) in PAYLOADS {
+        let row = |group: &str, what, against, batch, sum_of, bar| Row {
+            name: format!("{group}/{variant}"),
+            what,
+            against,
+            unit: Unit::RecordsPerSecond,
+            bar,
+            prepare: Box::new(move |scene| {
+                let records =
+                    scene.scaled(ROUND_BYTES) / record_bytes as u64 / if batch == 1 { 8 } else { 1 };
+                let (memory, time) = (scene.scaled(MEMORY_BYTES), scene.round_time());
+                let reference = MemoryTwice::new(record_bytes, batch, sum_of, memory, time);
+                let batches = Batches::new(open(&scene.dir)?, record_bytes, records, batch)?;
+                Ok(Pair::new(batches, reference))
+            }),
+        };
+        rows.extend([
+            row("store-batch", batches, twice, 100, SumOf::Record, Bar::RatioAtLeast(0.5)),
+            row(
+                "store-batch-one-crc",
+                batches,
+                "one frame and one CRC for each batch, and two memcpy",
+                100,
+                SumOf::Batch,
+                Bar::FigureOnly,
+            ),
+            row("store-single", single, twice, 1, SumOf::Record, Bar::FigureOnly),
+        ]);
     }
     for (record_bytes, variant) in PAYLOADS {
         rows.push(Row {

@@ -1,13 +1,15 @@
 //! The limits themselves, as figures to read: what this machine gave the references today.
 
-use crate::limits::{CrcPass, MEMORY_BYTES, Memory, MemoryTwice, ReadOnce, SyncLoop, SyncTo, write_frames};
+use crate::limits::{
+    CrcPass, MEMORY_BYTES, Memory, MemoryTwice, ReadOnce, SumOf, SyncLoop, SyncTo, write_frames,
+};
 use crate::row::{Bar, PAYLOADS, Pair, Prepare, Row, Unit};
 
 /// Bytes of the file that is read or checksummed.
 const FILE_BYTES: u64 = 256 << 20;
 
 pub(super) fn rows() -> Vec<Row> {
-    [memory, memory_twice, sync, crc, read]
+    [memory, memory_twice, memory_twice_batch, sync, crc, read]
         .into_iter()
         .flat_map(|rows| PAYLOADS.map(|(record_bytes, variant)| rows(record_bytes, variant)))
         .collect()
@@ -33,11 +35,24 @@ fn memory_twice(record_bytes: usize, variant: &str) -> Row {
     row(
         "limit-memory-twice",
         variant,
-        "frame, CRC and two copies of batches of 100 records",
+        "frame, CRC and copy of each record, and one more copy of each 100",
         Unit::RecordsPerSecond,
         Box::new(move |scene| {
-            let memory_bytes = scene.scaled(MEMORY_BYTES);
-            Ok(Pair::alone(MemoryTwice::new(record_bytes, 100, memory_bytes, scene.round_time())))
+            let (memory, time) = (scene.scaled(MEMORY_BYTES), scene.round_time());
+            Ok(Pair::alone(MemoryTwice::new(record_bytes, 100, SumOf::Record, memory, time)))
+        }),
+    )
+}
+
+fn memory_twice_batch(record_bytes: usize, variant: &str) -> Row {
+    row(
+        "limit-memory-twice-batch",
+        variant,
+        "one frame and one CRC for 100 records, and two copies",
+        Unit::RecordsPerSecond,
+        Box::new(move |scene| {
+            let (memory, time) = (scene.scaled(MEMORY_BYTES), scene.round_time());
+            Ok(Pair::alone(MemoryTwice::new(record_bytes, 100, SumOf::Batch, memory, time)))
         }),
     )
 }
