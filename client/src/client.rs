@@ -49,7 +49,7 @@ pub(crate) mod path {
 }
 
 impl Client {
-    /// Connects to a server, such as `http://127.0.0.1:7420`, with the default settings.
+    /// Connects to a server, such as `http://127.0.0.1:7878`, with the default settings.
     ///
     /// # Errors
     /// As [`ClientBuilder::connect`].

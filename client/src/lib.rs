@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> quipu_client::Result<()> {
-//! let client = quipu_client::Client::connect("http://127.0.0.1:7420").await?;
+//! let client = quipu_client::Client::connect("http://127.0.0.1:7878").await?;
 //! client.append("orders", ["placed", "paid"]).await?;
 //! let mut records = client.read("orders").records().await?;
 //! while let Some(record) = records.next().await {
@@ -28,10 +28,14 @@
 
 #![forbid(unsafe_code)]
 
-/// The snippet of the README is compiled with the other examples.
+/// The snippets of the READMEs are compiled with the other examples.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod readme {
+    #[doc = include_str!("../../README.md")]
+    struct OfTheProject;
+    #[doc = include_str!("../README.md")]
+    struct OfThisCrate;
+}
 
 mod append;
 mod batch;

@@ -14,7 +14,7 @@ use crate::retry::{Backoff, Retry};
 /// # async fn example() -> quipu_client::Result<()> {
 /// use std::time::Duration;
 ///
-/// let client = quipu_client::Client::builder("https://events.example:7420")
+/// let client = quipu_client::Client::builder("https://events.example:7878")
 ///     .connect_timeout(Duration::from_secs(3))
 ///     .certificate_authority(std::fs::read("ca.pem").unwrap())
 ///     .connect()

@@ -66,14 +66,10 @@
 //! | [`verify`] | looks at every checksum, offset and file, of a closed store or beside appends |
 //! | [`dump`] | files as text, for a person |
 
-/// The snippets of the READMEs are compiled with the other examples.
+/// The snippets of the README are compiled with the other examples.
 #[cfg(doctest)]
-mod readme {
-    #[doc = include_str!("../../README.md")]
-    struct OfTheProject;
-    #[doc = include_str!("../README.md")]
-    struct OfThisCrate;
-}
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub mod clock;
 mod commit;

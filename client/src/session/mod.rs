@@ -66,7 +66,7 @@ impl Client {
     ///
     /// ```no_run
     /// # async fn example() -> quipu_client::Result<()> {
-    /// let client = quipu_client::Client::connect("http://127.0.0.1:7420").await?;
+    /// let client = quipu_client::Client::connect("http://127.0.0.1:7878").await?;
     /// let session = client.append_session("orders").open().await?;
     /// let ticket = session.append("placed").await?;
     /// println!("at offset {}", ticket.wait().await?.first_offset);
