@@ -97,6 +97,8 @@ settings! {
     subscriptions_max: usize = "10000";
     "Bytes of unary appends that may be on their way at a time" [long, value_name = "SIZE"]
     append_bytes_in_flight_max: Size = "64MiB";
+    "Bytes of a connection's requests that have come in part only" [long, value_name = "SIZE"]
+    connection_request_bytes_max: Size = "64MiB";
     "Bytes that an append session may have unanswered" [long, value_name = "SIZE"]
     session_bytes_max: Size = "8MiB";
     "About how many bytes of records go into one response" [long, value_name = "SIZE"]
@@ -113,6 +115,8 @@ settings! {
     keepalive_timeout: Span = "20s";
     "How long a shutdown waits for calls to end" [long, value_name = "DURATION"]
     drain_time_max: Span = "10s";
+    "Origins whose pages may use gRPC-web, with commas between them, or *; none: no other page" [long, value_name = "ORIGINS"]
+    web_origins: OrNone<String> = "none";
     "Whether the services describe themselves (gRPC reflection)" [long, value_name = "BOOL"]
     reflection: bool = "true";
     "Topics that have metrics of their own" [long, value_name = "N"]
@@ -189,6 +193,7 @@ impl Settings {
             streams_max: self.streams_max,
             subscriptions_max: self.subscriptions_max,
             append_bytes_in_flight_max: bytes(self.append_bytes_in_flight_max),
+            connection_request_bytes_max: bytes(self.connection_request_bytes_max),
             session_bytes_max: bytes(self.session_bytes_max),
             response_bytes: bytes(self.response_bytes),
             reads_max: self.reads_max,
@@ -198,6 +203,10 @@ impl Settings {
             keepalive_timeout: self.keepalive_timeout.0,
             drain_time_max: self.drain_time_max.0,
             tls,
+            web_origins: match self.web_origins.clone().value() {
+                None => Vec::new(),
+                Some(origins) => origins.split(',').map(|origin| origin.trim().to_owned()).collect(),
+            },
             reflection: self.reflection,
             metrics_topics_max: self.metrics_topics_max,
         })
