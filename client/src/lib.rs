@@ -1,3 +1,65 @@
-//! The typed, async client.
+//! The typed, async client of quipu.
+//!
+//! ```no_run
+//! # async fn example() -> quipu_client::Result<()> {
+//! let client = quipu_client::Client::connect("http://127.0.0.1:7420").await?;
+//! client.append("orders", ["placed", "paid"]).await?;
+//! let mut records = client.read("orders").records().await?;
+//! while let Some(record) = records.next().await {
+//!     println!("{:?}", record?.payload());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | To | Use |
+//! |---|---|
+//! | append once, to one topic or several as one | [`Client::append`], [`Client::append_to`] |
+//! | append many, batched, each once, over lost connections | [`Client::append_session`] |
+//! | read what is there | [`Client::read`] |
+//! | follow what comes, over lost connections | [`Client::subscribe`] |
+//! | make and look after topics | [`Client::create_topic`], [`Client::update_topic`], [`Client::compact_topic`] |
+//!
+//! [`Error`] has a variant for each reason, and [`Error::outcome`] says whether anything was applied. Settings, reports and
+//! other plain messages are those of the wire contract, in [`v1`].
+//!
+//! Inside: `client` makes calls, `codec`, `wire`, `record` and `batch` look into records without copying them, `session`
+//! is the append session, whose module says why no record is lost or appended twice.
 
 #![forbid(unsafe_code)]
+
+/// The snippet of the README is compiled with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod append;
+mod batch;
+mod client;
+mod codec;
+mod error;
+mod ids;
+mod read;
+mod record;
+mod retry;
+mod session;
+mod settings;
+mod start;
+mod subscribe;
+mod topics;
+mod wire;
+
+pub use append::{Append, Appended, Durability};
+pub use batch::{RecordBatch, Records, StoredRecord};
+pub use client::Client;
+pub use error::{Error, Outcome, Result, Violation};
+pub use ids::RecordIds;
+pub use quipu_proto::v1;
+pub use read::{Filter, Gap, Read, ReadEvent, Reading, RecordReader, Visibility};
+pub use record::Record;
+pub use retry::Retry;
+pub use session::{AppendSession, SessionBuilder, Ticket};
+pub use settings::ClientBuilder;
+pub use start::Start;
+pub use subscribe::{Event, Subscribe, Subscription};
+pub use topics::{CompactOptions, TopicPages, Upkeep};

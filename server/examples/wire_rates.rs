@@ -201,7 +201,7 @@ fn append_message(topic: &str, records: usize, durability: pb::Durability) -> By
     let part = pb::TopicAppend { topic: topic.into(), records: vec![record; records], records_crc: None };
     let append =
         pb::AppendRequest { appends: vec![part], durability: durability.into(), ..Default::default() };
-    pb::AppendSessionRequest { append: Some(append) }.encode_to_vec().into()
+    pb::AppendSessionRequest { append: Some(append), opening: None }.encode_to_vec().into()
 }
 
 fn main() -> Outcome<()> {

@@ -18,6 +18,7 @@ use quipu_storage::{Append, Appended, Durability, Error, Storage, Store, Ticket,
 use tonic::{Code, Status};
 
 use crate::error::{Problem, Violations, status};
+use crate::fence::Member;
 use crate::request;
 use crate::shared::{Counted, Shared};
 
@@ -173,7 +174,13 @@ fn response(names: Vec<String>, appended: &[Appended]) -> pb::AppendResponse {
 
 /// Begins an append. Those that one caller begins one after the other keep their order if each that is not
 /// [in order](Pending::is_in_order) is waited for first.
-pub(crate) fn begin(shared: &Arc<Shared>, wire: WireAppend) -> Result<Pending, Status> {
+///
+/// The append passes the fence of its session, if that has a name, on its way into the engine.
+pub(crate) fn begin(
+    shared: &Arc<Shared>,
+    wire: WireAppend,
+    member: Option<&Member>,
+) -> Result<Pending, Status> {
     let validate_only = wire.validate_only;
     let checked = check(shared, wire)?;
     if validate_only {
@@ -188,24 +195,40 @@ pub(crate) fn begin(shared: &Arc<Shared>, wire: WireAppend) -> Result<Pending, S
         || !checked.topics.iter().all(|topic| shared.has_appended(topic.uid()))
         || checked.topics.iter().any(in_memory);
     let what = if may_take_long {
-        on_thread(shared, checked)
+        on_thread(shared, checked, member)
     } else {
-        match shared.store.submit(checked.append()?) {
-            Ok(ticket) => What::Ticket(ticket),
+        let append = checked.append()?;
+        let submitted = fenced(member, || match shared.store.submit(append) {
+            Ok(ticket) => Ok(Some(ticket)),
+            Err(Error::Overloaded { .. }) => Ok(None),
+            Err(error) => Err(status(error)),
+        });
+        match submitted? {
+            Some(ticket) => What::Ticket(ticket),
             // There will be room soon; meanwhile the bound on bytes in flight holds others off.
-            Err(Error::Overloaded { .. }) => on_thread(shared, checked),
-            Err(error) => return Err(status(error)),
+            None => on_thread(shared, checked, member),
         }
     };
     Ok(Pending { names, what })
 }
 
-fn on_thread(shared: &Arc<Shared>, checked: Checked) -> What {
-    let shared = Arc::clone(shared);
+/// Runs what appends, if the session still may.
+fn fenced<T>(member: Option<&Member>, append: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
+    match member {
+        Some(member) => member.run(append),
+        None => append(),
+    }
+}
+
+fn on_thread(shared: &Arc<Shared>, checked: Checked, member: Option<&Member>) -> What {
+    let (shared, member) = (Arc::clone(shared), member.cloned());
     What::Thread(Box::pin(async move {
         let store = shared.store.clone();
         let uids: Vec<_> = checked.topics.iter().map(Topic::uid).collect();
-        let append = move || store.append(checked.append()?).map_err(status);
+        let append = move || {
+            let append = checked.append()?;
+            fenced(member.as_ref(), || store.append(append).map_err(status))
+        };
         let appended = shared.append(append).await??;
         uids.into_iter().for_each(|uid| shared.note_append(uid));
         Ok(appended)
@@ -220,7 +243,7 @@ pub(crate) async fn unary(shared: &Arc<Shared>, wire: WireAppend) -> Result<pb::
     if shared.counters.append_bytes_in_flight.load(Ordering::Relaxed) > limit.max(bytes) {
         return Err(Problem::overloaded("the bytes of appends in flight", limit).into());
     }
-    let answer = begin(shared, wire)?.await;
+    let answer = begin(shared, wire, None)?.await;
     drop(in_flight);
     answer
 }

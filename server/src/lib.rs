@@ -31,6 +31,7 @@ mod connection;
 mod cors;
 mod edge;
 mod error;
+mod fence;
 mod filter;
 mod http;
 mod incoming_body;

@@ -21,10 +21,10 @@ use crate::append::{self, WireAppend};
 use crate::edge::translated;
 use crate::error::{Problem, Violations, status};
 use crate::read::{Read, ReadEvent};
-use crate::session::Session;
+use crate::session::{Session, SessionRequest};
 use crate::shared::Shared;
 use crate::subscribe::{SubscribeEvent, Subscription};
-use crate::wire::{FromWire, SessionAppend, ToWire, Wire};
+use crate::wire::{FromWire, ToWire, Wire};
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -102,19 +102,18 @@ impl UnaryService<WireAppend> for Append {
 
 struct AppendSession(Arc<Shared>);
 
-impl StreamingService<SessionAppend> for AppendSession {
+impl StreamingService<SessionRequest> for AppendSession {
     type Response = pb::AppendSessionResponse;
     type ResponseStream = Responses<pb::AppendSessionResponse>;
     type Future = Answer<Self::ResponseStream>;
 
-    fn call(&mut self, request: Request<Streaming<SessionAppend>>) -> Self::Future {
+    fn call(&mut self, request: Request<Streaming<SessionRequest>>) -> Self::Future {
         let shared = Arc::clone(&self.0);
         Box::pin(async move {
             let limit = shared.message_bytes_max();
-            let requests = request.into_inner().map(move |request| match request {
-                Ok(SessionAppend(append)) => Ok(append),
-                Err(status) => Err(translated(&status, limit).unwrap_or(status)),
-            });
+            let requests = request
+                .into_inner()
+                .map(move |request| request.map_err(|status| translated(&status, limit).unwrap_or(status)));
             let session = Session::begin(&shared, requests)?;
             Ok(Response::new(responses!(session)))
         })

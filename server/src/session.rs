@@ -11,11 +11,19 @@ use quipu_proto::v1 as pb;
 use tonic::Status;
 
 use crate::append::{self, Pending, WireAppend};
-use crate::error::Problem;
+use crate::error::{Problem, Violations};
+use crate::fence::Member;
 use crate::shared::{Counted, Drain, Shared};
 
 /// Most appends that are unanswered, however small.
 const UNANSWERED_MAX: usize = 4096;
+
+/// What a client sends.
+#[derive(Debug)]
+pub(crate) enum SessionRequest {
+    Append(WireAppend),
+    Opening { opening: pb::SessionOpening, has_append: bool },
+}
 
 /// See the [module](self).
 pub(crate) struct Session<S> {
@@ -25,6 +33,10 @@ pub(crate) struct Session<S> {
     unanswered: VecDeque<(Pending, usize)>,
     bytes: usize,
     is_greeted: bool,
+    /// A request has come.
+    has_begun: bool,
+    /// If it has a name.
+    member: Option<Member>,
     /// Nothing more is read; when all is answered it ends so.
     ending: Option<Option<Status>>,
     has_ended: bool,
@@ -34,11 +46,11 @@ pub(crate) struct Session<S> {
 
 enum Happened {
     Answered(Result<pb::AppendResponse, Status>),
-    Requested(Option<Result<WireAppend, Status>>),
+    Requested(Option<Result<SessionRequest, Status>>),
     Draining,
 }
 
-impl<S: Stream<Item = Result<WireAppend, Status>> + Unpin + Send> Session<S> {
+impl<S: Stream<Item = Result<SessionRequest, Status>> + Unpin + Send> Session<S> {
     pub(crate) fn begin(shared: &Arc<Shared>, requests: S) -> Result<Self, Status> {
         shared.check_not_draining()?;
         Ok(Self {
@@ -47,6 +59,8 @@ impl<S: Stream<Item = Result<WireAppend, Status>> + Unpin + Send> Session<S> {
             unanswered: VecDeque::new(),
             bytes: 0,
             is_greeted: false,
+            has_begun: false,
+            member: None,
             ending: None,
             has_ended: false,
             drain: shared.drain(),
@@ -59,7 +73,8 @@ impl<S: Stream<Item = Result<WireAppend, Status>> + Unpin + Send> Session<S> {
         if !self.is_greeted {
             self.is_greeted = true;
             let granted_bytes = self.shared.config.session_bytes_max as u64;
-            return Some(Ok(pb::AppendSessionResponse { response: None, granted_bytes }));
+            let greeting = pb::AppendSessionResponse { granted_bytes, ..Default::default() };
+            return Some(Ok(greeting));
         }
         loop {
             if self.has_ended {
@@ -97,7 +112,7 @@ impl<S: Stream<Item = Result<WireAppend, Status>> + Unpin + Send> Session<S> {
                     match answer {
                         Ok(response) => {
                             let response = Some(response);
-                            return Some(Ok(pb::AppendSessionResponse { response, granted_bytes: 0 }));
+                            return Some(Ok(pb::AppendSessionResponse { response, ..Default::default() }));
                         }
                         // What was sent behind it may have been applied already, if it is the disk that failed.
                         Err(status) => {
@@ -109,9 +124,22 @@ impl<S: Stream<Item = Result<WireAppend, Status>> + Unpin + Send> Session<S> {
                 Happened::Draining => self.ending = Some(Some(Problem::draining().into())),
                 Happened::Requested(None) => self.ending = Some(None),
                 Happened::Requested(Some(Err(status))) => self.ending = Some(Some(status)),
-                Happened::Requested(Some(Ok(request))) => {
+                Happened::Requested(Some(Ok(SessionRequest::Opening { opening, has_append }))) => {
+                    let is_first = !std::mem::replace(&mut self.has_begun, true);
+                    match self.open(&opening, is_first && !has_append).await {
+                        Ok(()) => {
+                            return Some(Ok(pb::AppendSessionResponse {
+                                opened: true,
+                                ..Default::default()
+                            }));
+                        }
+                        Err(status) => self.ending = Some(Some(status)),
+                    }
+                }
+                Happened::Requested(Some(Ok(SessionRequest::Append(request)))) => {
+                    self.has_begun = true;
                     let bytes = request.bytes;
-                    match append::begin(&self.shared, request) {
+                    match append::begin(&self.shared, request, self.member.as_ref()) {
                         Ok(pending) => {
                             self.bytes += bytes;
                             self.unanswered.push_back((pending, bytes));
@@ -122,5 +150,17 @@ impl<S: Stream<Item = Result<WireAppend, Status>> + Unpin + Send> Session<S> {
                 }
             }
         }
+    }
+
+    /// Gives the session its name, and ends earlier ones of that name.
+    async fn open(&mut self, opening: &pb::SessionOpening, is_in_its_place: bool) -> Result<(), Status> {
+        let mut violations = Violations::default();
+        violations.require(is_in_its_place, "opening", "must come first, and without `append`");
+        let id = <[u8; 16]>::try_from(&opening.session_id[..]);
+        violations.require(id.is_ok(), "opening.session_id", "must have 16 bytes");
+        violations.require(opening.epoch > 0, "opening.epoch", "must be at least 1");
+        violations.finish()?;
+        self.member = Some(self.shared.fences.open(id.unwrap_or_default(), opening.epoch).await?);
+        Ok(())
     }
 }

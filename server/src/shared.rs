@@ -12,6 +12,7 @@ use tonic::Status;
 
 use crate::config::Config;
 use crate::error::{Problem, status};
+use crate::fence::Fences;
 
 /// Bytes that a message may have beyond the records of the largest append: names, lengths, sums.
 const MESSAGE_OVERHEAD_BYTES: u64 = 1 << 20;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     next_subscription: AtomicU64,
     /// Topics that were appended to: the engine has looked at their files.
     appended: RwLock<HashSet<Uid>>,
+    /// Append sessions that have names.
+    pub(crate) fences: Fences,
 }
 
 /// Next offsets by the number of the subscription.
@@ -94,6 +97,7 @@ impl Shared {
             subscriptions: Mutex::default(),
             next_subscription: AtomicU64::new(0),
             appended: RwLock::default(),
+            fences: Fences::default(),
         })
     }
 

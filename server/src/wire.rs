@@ -25,6 +25,7 @@ use crate::append::{WireAppend, WirePart};
 use crate::batch::WireBatch;
 use crate::error::Problem;
 use crate::read::ReadEvent;
+use crate::session::SessionRequest;
 use crate::subscribe::SubscribeEvent;
 
 /// Memory that a stream of responses begins with, and what is gathered before it is sent on.
@@ -179,26 +180,29 @@ fn part(message: &Bytes) -> Result<WirePart, Invalid> {
     Ok(part)
 }
 
-/// A request of a session: [`WireAppend`] in a field of its own.
-#[derive(Debug)]
-pub(crate) struct SessionAppend(pub(crate) WireAppend);
-
-impl FromWire for SessionAppend {
+/// [`WireAppend`] in a field of its own, or the name of the session.
+impl FromWire for SessionRequest {
     fn from_wire(message: Bytes) -> Result<Self, Status> {
-        let appends: Result<Vec<_>, Invalid> = Fields::new(&message)
-            .filter_map(|field| match field {
-                Ok((1, value)) => Some(value.bytes()),
-                Ok(_) => None,
-                Err(invalid) => Some(Err(invalid)),
-            })
-            .collect();
-        let appends = appends.map_err(|invalid| malformed(&invalid.detail))?;
+        let (mut appends, mut openings) = (Vec::new(), Vec::new());
+        for field in Fields::new(&message) {
+            let invalid = |invalid: Invalid| malformed(&invalid.detail);
+            match field.map_err(invalid)? {
+                (1, value) => appends.push(value.bytes().map_err(invalid)?),
+                (2, value) => openings.push(value.bytes().map_err(invalid)?),
+                _ => {}
+            }
+        }
+        if !openings.is_empty() {
+            let opening = pb::SessionOpening::decode(Bytes::from(openings.concat()));
+            let opening = opening.map_err(|error| malformed(&error))?;
+            return Ok(Self::Opening { opening, has_append: !appends.is_empty() });
+        }
         let append = match appends[..] {
             [append] => message.slice_ref(append),
             // Several are one in parts, as protobuf has it.
             _ => appends.concat().into(),
         };
-        WireAppend::from_wire(append).map(Self)
+        WireAppend::from_wire(append).map(Self::Append)
     }
 }
 
@@ -414,8 +418,9 @@ mod tests {
             bytes: message.len(),
         };
         assert_eq!(found, wanted);
-        let session = pb::AppendSessionRequest { append: Some(request) }.encode_to_vec();
-        assert_eq!(SessionAppend::from_wire(session.into()).expect("valid").0, wanted);
+        let session = pb::AppendSessionRequest { append: Some(request), opening: None }.encode_to_vec();
+        let found = SessionRequest::from_wire(session.into()).expect("valid");
+        assert!(matches!(found, SessionRequest::Append(append) if append == wanted));
         let plain = WireAppend::from_wire(Bytes::new()).expect("an empty message is one");
         assert_eq!(plain, WireAppend::default());
     }

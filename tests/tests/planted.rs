@@ -3,7 +3,7 @@
 //! A bug is planted for the whole process, so they are tried one after the other. Each must be found within a small part
 //! of what the harness goes through in its own test; without a bug nobody may complain of that part.
 //!
-//! Planted bugs are also in `power_cuts.rs` and `real_disk.rs`.
+//! Planted bugs are also in `power_cuts.rs` and `real_disk.rs`, and those that only damage shows in `rot_planted.rs`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use quipu_tests::model::Check;
 use quipu_tests::model::run::{honest, sequence};
 use quipu_tests::sim::SimDisk;
 use quipu_tests::workload::Scenario;
-use quipu_tests::{crash_points, faults, rot};
+use quipu_tests::{crash_points, faults};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -91,12 +91,6 @@ fn without_a_bug_nobody_complains() {
 }
 
 #[test]
-fn without_a_bug_nobody_complains_of_rot() {
-    let _planted = Planted::new(Bug::None);
-    assert!(!is_red(|| rot::run((0, 16))));
-}
-
-#[test]
 fn an_acknowledgement_before_the_sync_is_noticed() {
     let _planted = Planted::new(Bug::AcknowledgeBeforeSync);
     assert!(model_is_red(honest));
@@ -115,18 +109,6 @@ fn a_directory_that_is_not_synced_is_noticed() {
     let _planted = Planted::new(Bug::SkipDirectorySync);
     assert!(model_is_red(honest));
     assert!(crash_points_are_red(honest));
-}
-
-#[test]
-fn checksums_that_are_not_compared_are_noticed() {
-    let _planted = Planted::new(Bug::SkipChecksums);
-    assert!(is_red(|| rot::run((0, 1))));
-}
-
-#[test]
-fn rot_that_is_cut_off_like_a_torn_write_is_noticed() {
-    let _planted = Planted::new(Bug::TruncateOnRot);
-    assert!(is_red(|| rot::run((0, 1))));
 }
 
 #[test]

@@ -27,7 +27,7 @@ impl Session {
     }
 
     async fn send(&self, append: pb::AppendRequest) {
-        let request = pb::AppendSessionRequest { append: Some(append) };
+        let request = pb::AppendSessionRequest { append: Some(append), opening: None };
         self.requests.as_ref().unwrap().send(request).await.unwrap();
     }
 
@@ -190,4 +190,35 @@ async fn a_shutdown_answers_what_a_session_has_accepted_and_then_ends_it() {
     let store = Store::open(dir.path().join("data")).unwrap();
     assert!(store.recovery().was_clean);
     assert_eq!(store.topic("orders").unwrap().log_end_offset().value(), answered);
+}
+
+/// A client that lost a connection looks into the topic for what it had sent. What it does not find there it sends again:
+/// a request of the lost connection that is applied after the look would be in the topic twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_opened_anew_ends_the_earlier_one_before_it_is_answered() {
+    let server = Server::start().await;
+    server.create("orders").await;
+    let open = async |epoch| {
+        let session = Session::open(&server).await;
+        let opening = Some(pb::SessionOpening { session_id: vec![7; 16].into(), epoch });
+        let request = pb::AppendSessionRequest { append: None, opening };
+        session.requests.as_ref().unwrap().send(request).await.unwrap();
+        session
+    };
+    let mut first = open(1).await;
+    assert!(first.responses.message().await.unwrap().unwrap().opened);
+    first.send(append("orders", vec![record("1")])).await;
+    assert_eq!(first.answer().await.unwrap().unwrap().first_offset, 0);
+    let mut second = open(2).await;
+    assert!(second.responses.message().await.unwrap().unwrap().opened);
+    first.send(append("orders", vec![record("late")])).await;
+    assert_reason(&first.answer().await.unwrap_err(), Code::FailedPrecondition, "FENCED", "NOT_APPLIED");
+    second.send(append("orders", vec![record("2")])).await;
+    assert_eq!(second.answer().await.unwrap().unwrap().first_offset, 1);
+    let mut stale = open(2).await;
+    let error = stale.responses.message().await.unwrap_err();
+    assert_reason(&error, Code::FailedPrecondition, "FENCED", "NOT_APPLIED");
+    second.requests = None;
+    assert_eq!(second.answer().await.unwrap(), None);
+    server.stop().await.unwrap();
 }

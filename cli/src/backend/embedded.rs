@@ -1,0 +1,208 @@
+//! A store's directory, through the embedded engine.
+//!
+//! What only reads opens the store for reading only: that takes no lock, and works beside a server. What changes
+//! something opens it for writing, once.
+
+use std::cell::OnceCell;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quipu_proto::v1 as pb;
+use quipu_storage::clock::Clock;
+use quipu_storage::verify::{Progress, VerifyOptions};
+use quipu_storage::{
+    CompactOptions, CompactionControl, Error, Offset, ReadOnlyStore, ReadOnlyTopic, Store, Topic, Visibility,
+};
+
+use super::publish::EmbeddedPublisher;
+use super::read::{AnyTopic, reader};
+use super::{Backend, Publisher, ReadSpec, Reader, convert};
+use crate::exit::Result;
+use crate::position::Position;
+
+/// How often progress is looked at.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// See the [module](self).
+pub(crate) struct Embedded {
+    dir: PathBuf,
+    writable: OnceCell<Store>,
+    read_only: OnceCell<ReadOnlyStore>,
+    clock: Option<Arc<dyn Clock>>,
+}
+
+impl Embedded {
+    /// Of the store in that directory; nothing is opened yet.
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self { dir: dir.into(), writable: OnceCell::new(), read_only: OnceCell::new(), clock: None }
+    }
+
+    /// The same with another clock, which gives records their times.
+    pub(crate) fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+
+    fn open(&self, creates: bool) -> Result<&Store> {
+        if let Some(store) = self.writable.get() {
+            return Ok(store);
+        }
+        let mut builder = Store::builder().create(creates);
+        if let Some(clock) = &self.clock {
+            builder = builder.clock(Arc::clone(clock));
+        }
+        let store = builder.open(&self.dir)?;
+        Ok(self.writable.get_or_init(|| store))
+    }
+
+    /// Open for writing; the store must be there.
+    fn store(&self) -> Result<&Store> {
+        self.open(false)
+    }
+
+    fn topic_to_change(&self, name: &str) -> Result<Topic> {
+        Ok(self.store()?.topic(name)?)
+    }
+
+    /// The topic, from whatever is open, else for reading only.
+    fn topic_to_read(&self, name: &str) -> Result<AnyTopic> {
+        if let Some(store) = self.writable.get() {
+            return Ok(AnyTopic::Writable(store.topic(name)?));
+        }
+        Ok(AnyTopic::ReadOnly(self.read_only()?.topic(name)?))
+    }
+
+    fn read_only(&self) -> Result<&ReadOnlyStore> {
+        if let Some(store) = self.read_only.get() {
+            return Ok(store);
+        }
+        let store = Store::open_read_only(&self.dir)?;
+        Ok(self.read_only.get_or_init(|| store))
+    }
+}
+
+fn describe(topic: &Topic) -> pb::Topic {
+    let bounds = [topic.log_start_offset(), topic.high_watermark(), topic.log_end_offset()];
+    convert::topic(topic.name(), topic.uid(), &topic.settings(), bounds)
+}
+
+fn describe_read_only(topic: &ReadOnlyTopic) -> pb::Topic {
+    let bounds = [topic.log_start_offset(), topic.high_watermark(), topic.log_end_offset()];
+    convert::topic(topic.name(), topic.uid(), &topic.settings(), bounds)
+}
+
+impl Backend for Embedded {
+    fn create_topic(&self, name: &str, settings: pb::TopicSettings) -> Result<pb::Topic> {
+        let settings = convert::settings_from(&settings)?;
+        Ok(describe(&self.open(true)?.create_topic(name, settings)?))
+    }
+
+    fn topic(&self, name: &str) -> Result<pb::Topic> {
+        Ok(match self.topic_to_read(name)? {
+            AnyTopic::Writable(topic) => describe(&topic),
+            AnyTopic::ReadOnly(topic) => describe_read_only(&topic),
+        })
+    }
+
+    fn topics(&self, prefix: &str, each: &mut dyn FnMut(pb::Topic) -> Result<()>) -> Result<()> {
+        let topics = self.read_only()?.topics();
+        topics
+            .iter()
+            .filter(|topic| topic.name().as_str().starts_with(prefix))
+            .try_for_each(|topic| each(describe_read_only(topic)))
+    }
+
+    fn update_topic(&self, name: &str, settings: pb::TopicSettings, _paths: &[&str]) -> Result<pb::Topic> {
+        let topic = self.topic_to_change(name)?;
+        topic.alter(&convert::settings_from(&settings)?)?;
+        Ok(describe(&topic))
+    }
+
+    fn delete_topic(&self, name: &str) -> Result<()> {
+        Ok(self.store()?.delete_topic(name)?)
+    }
+
+    fn trim_topic(&self, name: &str, before_offset: u64) -> Result<u64> {
+        let topic = self.topic_to_change(name)?;
+        topic.trim(Offset(before_offset))?;
+        Ok(topic.log_start_offset().0)
+    }
+
+    fn compact_topic(
+        &self,
+        request: pb::CompactTopicRequest,
+        progress: &mut dyn FnMut(pb::CompactionProgress),
+    ) -> Result<pb::CompactionReport> {
+        let topic = self.topic_to_change(&request.name)?;
+        let mut options = CompactOptions { dry_run: request.dry_run, ..CompactOptions::default() };
+        if let Some(bytes) = request.bytes_per_second_max
+            && let Some(mut compaction) = topic.settings().compaction
+        {
+            compaction.bytes_per_second_max = bytes;
+            options.compaction = Some(compaction);
+        }
+        let control = CompactionControl::new();
+        let (ended, is_ended) = std::sync::mpsc::channel::<()>();
+        let report = std::thread::scope(|scope| {
+            let run = scope.spawn(|| {
+                // Dropped when the run ends, however it does.
+                let _ended = ended;
+                topic.compact_with(&options, &control)
+            });
+            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) =
+                is_ended.recv_timeout(PROGRESS_INTERVAL)
+            {
+                let now = control.progress();
+                progress(pb::CompactionProgress {
+                    bytes_read: now.bytes_read,
+                    bytes_to_read: now.bytes_to_read,
+                    segments_written: now.segments_written,
+                });
+            }
+            run.join().unwrap_or(Err(Error::Cancelled { what: "compaction" }))
+        })?;
+        Ok(convert::compaction_report(&report))
+    }
+
+    fn verify_topic(
+        &self,
+        name: &str,
+        progress: &mut dyn FnMut(pb::VerifyProgress),
+    ) -> Result<pb::VerifyReport> {
+        let mut tell = |now: Progress| {
+            progress(pb::VerifyProgress { bytes_read: now.bytes_done, bytes_to_read: now.bytes_total });
+            ControlFlow::Continue(())
+        };
+        let options = VerifyOptions { progress: Some(&mut tell), ..VerifyOptions::default() };
+        Ok(convert::verify_report(&self.topic_to_change(name)?.verify(options)?))
+    }
+
+    fn topic_status(&self, name: &str) -> Result<pb::GetTopicStatusResponse> {
+        Ok(match self.topic_to_read(name)? {
+            AnyTopic::Writable(topic) => convert::status(describe(&topic), &topic.stats()),
+            AnyTopic::ReadOnly(topic) => convert::status(describe_read_only(&topic), &topic.stats()),
+        })
+    }
+
+    fn offset_of(&self, topic: &str, position: Position) -> Result<u64> {
+        Ok(self.topic_to_read(topic)?.offset_of(position, Visibility::Synced)?.0)
+    }
+
+    fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>> {
+        let topic = self.topic_to_change(topic)?;
+        let durability = convert::durability(durability);
+        Ok(Box::new(EmbeddedPublisher::new(topic.store(), topic, durability)))
+    }
+
+    fn reader(&self, spec: ReadSpec) -> Result<Box<dyn Reader + '_>> {
+        reader(self.topic_to_read(&spec.topic)?, spec)
+    }
+
+    fn close(&self) -> Result<()> {
+        match self.writable.get() {
+            Some(store) => Ok(store.close()?),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Appending through the embedded engine: some batches are on their way to the disk while the next is made.
+
+use std::collections::VecDeque;
+
+use quipu_proto::v1 as pb;
+use quipu_storage::{Append, Appended, Durability, Error, Store, Ticket, Topic};
+
+use super::{Acknowledged, Publisher};
+use crate::exit::Result;
+
+/// Batches that may be unacknowledged.
+const TICKETS_MAX: usize = 16;
+
+pub(super) struct EmbeddedPublisher {
+    store: Store,
+    topic: Topic,
+    durability: Durability,
+    tickets: VecDeque<Ticket>,
+    acknowledged: Acknowledged,
+}
+
+impl EmbeddedPublisher {
+    pub(super) fn new(store: Store, topic: Topic, durability: Durability) -> Self {
+        let tickets = VecDeque::with_capacity(TICKETS_MAX);
+        Self { store, topic, durability, tickets, acknowledged: Acknowledged::default() }
+    }
+
+    fn append(&self, body: &[u8]) -> Result<Append> {
+        Ok(Append::new().durability(self.durability).encoded(&self.topic, body)?)
+    }
+
+    fn wait_oldest(&mut self) -> Result<()> {
+        if let Some(ticket) = self.tickets.pop_front() {
+            let appended = ticket.wait()?;
+            self.note(&appended);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, appended: &[Appended]) {
+        for appended in appended {
+            let acknowledged = &mut self.acknowledged;
+            acknowledged.records += appended.next_offset - appended.first_offset;
+            acknowledged.first_offset.get_or_insert(appended.first_offset.0);
+            acknowledged.next_offset = appended.next_offset.0;
+        }
+    }
+}
+
+impl Publisher for EmbeddedPublisher {
+    fn submit(&mut self, records: Vec<pb::Record>) -> Result<()> {
+        while self.tickets.len() >= TICKETS_MAX {
+            self.wait_oldest()?;
+        }
+        let mut body =
+            Vec::with_capacity(records.iter().map(|record| prost::Message::encoded_len(record) + 6).sum());
+        for record in &records {
+            prost::encoding::message::encode(1, record, &mut body);
+        }
+        match self.store.submit(self.append(&body)?) {
+            Ok(ticket) => self.tickets.push_back(ticket),
+            Err(Error::Overloaded { .. }) => {
+                // The blocking way waits for room; what came before is acknowledged first.
+                self.finish()?;
+                let appended = self.store.append(self.append(&body)?)?;
+                self.note(&appended);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        while !self.tickets.is_empty() {
+            self.wait_oldest()?;
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&self) -> Acknowledged {
+        self.acknowledged
+    }
+}

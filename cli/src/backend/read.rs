@@ -1,0 +1,261 @@
+//! Reading through the embedded engine.
+
+use quipu_proto::v1 as pb;
+use quipu_storage::{
+    Backwards, Cursor, Error, Offset, ReadBatch, ReadOnlyTopic, Start, Timestamp, Topic, Visibility,
+};
+
+use super::{Direction, Item, ReadSpec, Reader, Step, convert, filter};
+use crate::exit::{Failure, Result};
+use crate::position::Position;
+
+/// A topic of a store that is open for writing, or for reading only.
+#[derive(Clone)]
+pub(super) enum AnyTopic {
+    Writable(Topic),
+    ReadOnly(ReadOnlyTopic),
+}
+
+impl AnyTopic {
+    pub(super) fn cursor(&self, start: Start, visibility: Visibility) -> Result<Cursor> {
+        Ok(match self {
+            Self::Writable(topic) => topic.cursor(start, visibility),
+            Self::ReadOnly(topic) => topic.cursor(start, visibility),
+        }?)
+    }
+
+    fn backwards(&self, before: Offset, visibility: Visibility) -> Backwards {
+        match self {
+            Self::Writable(topic) => topic.batches_backwards(before, visibility),
+            Self::ReadOnly(topic) => topic.batches_backwards(before, visibility),
+        }
+    }
+
+    fn log_start_offset(&self) -> Offset {
+        match self {
+            Self::Writable(topic) => topic.log_start_offset(),
+            Self::ReadOnly(topic) => topic.log_start_offset(),
+        }
+    }
+
+    /// The offset that a position stands for.
+    pub(super) fn offset_of(&self, position: Position, visibility: Visibility) -> Result<Offset> {
+        let end = self.cursor(Start::Latest, visibility)?.next_offset();
+        Ok(match position {
+            Position::Offset(offset) => Offset(offset),
+            Position::Earliest => self.log_start_offset(),
+            Position::Latest => end,
+            Position::Last(count) => end.saturating_sub(count).max(self.log_start_offset()),
+            Position::Time(time) => self.cursor(Start::Time(Timestamp(time)), visibility)?.next_offset(),
+        })
+    }
+}
+
+/// Opens a reader.
+pub(super) fn reader(topic: AnyTopic, spec: ReadSpec) -> Result<Box<dyn Reader>> {
+    let visibility = if spec.sees_written { Visibility::Written } else { Visibility::Synced };
+    if spec.direction == Direction::Backwards {
+        return Ok(Box::new(BackwardsReader::new(&topic, spec, visibility)?));
+    }
+    let start = match spec.start {
+        Position::Earliest => Start::Earliest,
+        Position::Latest => Start::Latest,
+        Position::Offset(offset) => Start::Offset(Offset(offset)),
+        Position::Time(time) => Start::Time(Timestamp(time)),
+        Position::Last(count) if filter::is_empty(&spec.filter) => Start::Last(count),
+        Position::Last(count) => Start::Offset(nth_last_match(&topic, &spec.filter, count, visibility)?),
+    };
+    let cursor = topic.cursor(start, visibility)?;
+    let follows = spec.direction == Direction::Follow;
+    let (mut end, mut end_time) = (u64::MAX, u64::MAX);
+    match spec.until {
+        None => {}
+        // Records of that time may still come: they are recognised when they do.
+        Some(Position::Time(time)) => end_time = time,
+        Some(position) => end = topic.offset_of(position, visibility)?.0,
+    }
+    if !follows {
+        end = end.min(cursor.visible_end().0);
+    }
+    let left = if spec.records_max == 0 { u64::MAX } else { spec.records_max };
+    Ok(Box::new(ForwardsReader { cursor, filter: spec.filter, end, end_time, left, follows, is_idle: false }))
+}
+
+/// The offset of the first of the last `count` records that the filter wants.
+fn nth_last_match(
+    topic: &AnyTopic,
+    filter: &pb::Filter,
+    count: u64,
+    visibility: Visibility,
+) -> Result<Offset> {
+    let mut backwards = topic.backwards(Offset::MAX, visibility);
+    let mut found = topic.cursor(Start::Latest, visibility)?.next_offset();
+    let mut before = Offset::MAX;
+    let mut left = count;
+    while left > 0 {
+        let batch = match backwards.previous_batch() {
+            Ok(Some(batch)) => batch,
+            Ok(None) => break,
+            // The reader that goes forwards from here says so again.
+            Err(Error::Corrupt { offsets, .. }) => {
+                backwards.seek(offsets.start);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut offsets = Vec::new();
+        for next in batch.records() {
+            let (offset, record) = next?;
+            if offset < before && filter::matches(filter, &record) {
+                offsets.push(offset);
+            }
+        }
+        before = batch.batch().base_offset();
+        let taken = offsets.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if let Some(first) = offsets.len().checked_sub(taken).and_then(|at| offsets.get(at)) {
+            found = *first;
+        }
+        left -= taken as u64;
+    }
+    Ok(found)
+}
+
+/// The records of a batch that the filter wants.
+fn wanted(batch: &ReadBatch, filter: &pb::Filter) -> Result<Vec<Item>> {
+    let takes_all = filter::is_empty(filter);
+    let mut items = Vec::new();
+    for stored in batch.owned() {
+        let stored = stored?;
+        if takes_all || filter::matches(filter, &stored.view()) {
+            items.push(convert::item(&stored));
+        }
+    }
+    Ok(items)
+}
+
+struct ForwardsReader {
+    cursor: Cursor,
+    filter: pb::Filter,
+    /// Exclusive.
+    end: u64,
+    end_time: u64,
+    left: u64,
+    follows: bool,
+    /// Whether the caller has been told that there is nothing more right now.
+    is_idle: bool,
+}
+
+impl Reader for ForwardsReader {
+    fn next(&mut self) -> Result<Step> {
+        loop {
+            if self.left == 0 || self.cursor.next_offset().0 >= self.end {
+                return Ok(Step::End);
+            }
+            match self.cursor.next_batch() {
+                Ok(Some(batch)) => {
+                    self.is_idle = false;
+                    if batch.batch().append_time().0 >= self.end_time {
+                        self.end = 0;
+                        return Ok(Step::End);
+                    }
+                    let mut items = wanted(&batch, &self.filter)?;
+                    items.retain(|item| item.offset < self.end);
+                    items.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+                    self.left -= items.len() as u64;
+                    if !items.is_empty() {
+                        return Ok(Step::Records(items));
+                    }
+                }
+                Ok(None) if !self.follows => return Ok(Step::End),
+                Ok(None) if !self.is_idle => {
+                    self.is_idle = true;
+                    return Ok(Step::Idle);
+                }
+                Ok(None) => {
+                    self.cursor.wait(None)?;
+                }
+                Err(Error::OffsetTrimmed { log_start_offset, .. }) => {
+                    let from = self.cursor.next_offset().0;
+                    self.cursor.seek(log_start_offset);
+                    return Ok(Step::Gap { from, to: log_start_offset.0, reason: "trimmed" });
+                }
+                Err(error @ Error::Corrupt { .. }) => {
+                    return Ok(damaged(&error, |to| self.cursor.seek(to.end)));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn damaged(error: &Error, go_on: impl FnOnce(std::ops::Range<Offset>)) -> Step {
+    let message = error.to_string();
+    let Error::Corrupt { offsets, .. } = error else { return Step::End };
+    go_on(offsets.clone());
+    Step::Damaged { message }
+}
+
+struct BackwardsReader {
+    batches: Backwards,
+    filter: pb::Filter,
+    /// Records at this offset and above are not wanted, or were handed out.
+    before: u64,
+    /// The lowest offset wanted.
+    lowest: u64,
+    lowest_time: u64,
+    left: u64,
+}
+
+impl BackwardsReader {
+    fn new(topic: &AnyTopic, spec: ReadSpec, visibility: Visibility) -> Result<Self> {
+        let before = match spec.start {
+            Position::Latest => Offset::MAX,
+            Position::Last(_) => {
+                return Err(Failure::usage(
+                    "--reverse begins at the end already: use --count for the last n",
+                ));
+            }
+            // The start is the highest record wanted.
+            position => topic.offset_of(position, visibility)?.saturating_add(1),
+        };
+        let (mut lowest, mut lowest_time) = (0, 0);
+        match spec.until {
+            None => {}
+            Some(Position::Time(time)) => lowest_time = time,
+            Some(position) => lowest = topic.offset_of(position, visibility)?.0,
+        }
+        let left = if spec.records_max == 0 { u64::MAX } else { spec.records_max };
+        let batches = topic.backwards(before, visibility);
+        Ok(Self { batches, filter: spec.filter, before: before.0, lowest, lowest_time, left })
+    }
+}
+
+impl Reader for BackwardsReader {
+    fn next(&mut self) -> Result<Step> {
+        while self.left > 0 && self.before > self.lowest {
+            match self.batches.previous_batch() {
+                Ok(Some(batch)) => {
+                    let mut items = wanted(&batch, &self.filter)?;
+                    items.retain(|item| item.offset < self.before && item.offset >= self.lowest);
+                    self.before = batch.batch().base_offset().0;
+                    if batch.batch().append_time().0 < self.lowest_time {
+                        self.left = 0;
+                        break;
+                    }
+                    items.reverse();
+                    items.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+                    self.left -= items.len() as u64;
+                    if !items.is_empty() {
+                        return Ok(Step::Records(items));
+                    }
+                }
+                Ok(None) => break,
+                Err(error @ Error::Corrupt { .. }) => {
+                    return Ok(damaged(&error, |offsets| self.batches.seek(offsets.start)));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Step::End)
+    }
+}

@@ -1,0 +1,516 @@
+//! A server, through the client.
+//!
+//! Commands are synchronous; the client's tasks run on one thread of their own, so that what is on its way goes on while
+//! the next batch is made or the last one is printed.
+
+use std::collections::VecDeque;
+use std::future::Future;
+
+use quipu_client::{
+    AppendSession, Client, ClientBuilder, CompactOptions, Event, ReadEvent, Reading, Record, RecordBatch,
+    Retry, Start, Subscription, Ticket, Visibility,
+};
+use quipu_proto::v1 as pb;
+use tokio::runtime::Runtime;
+
+use super::{Acknowledged, Backend, Direction, Item, Publisher, ReadSpec, Reader, Step, filter};
+use crate::exit::{Exit, Failure, Result};
+use crate::position::Position;
+
+/// Batches that may be unacknowledged; the session bounds their bytes.
+const TICKETS_MAX: usize = 64;
+
+/// See the [module](self).
+pub(crate) struct Remote {
+    runtime: Runtime,
+    client: Client,
+}
+
+impl Remote {
+    /// Connects. Nobody answering is told at once; later losses of the connection are waited out.
+    pub(crate) fn connect(builder: ClientBuilder, url: &str) -> Result<Self> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(
+                |error| Failure::new(Exit::Failure, "IO", format!("cannot start a runtime: {error}")),
+            )?;
+        let probe = builder.clone().retry(Retry::NEVER).connect();
+        let client = runtime.block_on(async {
+            probe.await?;
+            builder.connect_lazy()
+        });
+        let client =
+            client.map_err(|error| Failure::from(error).while_doing(format_args!("server {url}")))?;
+        Ok(Self { runtime, client })
+    }
+
+    fn call<T>(&self, call: impl Future<Output = quipu_client::Result<T>>) -> Result<T> {
+        Ok(self.runtime.block_on(call)?)
+    }
+
+    /// How the server and its store are.
+    pub(crate) fn status(&self) -> Result<pb::GetServerStatusResponse> {
+        self.call(self.client.server_status())
+    }
+
+    /// For commands with tasks of their own.
+    pub(crate) fn parts(&self) -> (&Runtime, &Client) {
+        (&self.runtime, &self.client)
+    }
+
+    /// The first of the last `count` records that the filter lets through.
+    fn nth_last_match(&self, spec: &ReadSpec, count: u64) -> Result<Start> {
+        let mut lowest = None;
+        self.call(async {
+            let read =
+                self.client.read(&spec.topic).backwards().records_max(count).filter(spec.filter.clone());
+            let mut reading = read.visibility(visibility(spec)).send().await?;
+            while let Some(event) = reading.next().await {
+                if let ReadEvent::Records(batch) = event? {
+                    for record in &batch {
+                        lowest = Some(record?.offset());
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(lowest.map_or(Start::Latest, Start::Offset))
+    }
+
+    fn start(&self, spec: &ReadSpec) -> Result<Start> {
+        Ok(match spec.start {
+            Position::Earliest => Start::Earliest,
+            Position::Latest => Start::Latest,
+            Position::Offset(offset) => Start::Offset(offset),
+            Position::Time(time) => Start::Time(time),
+            Position::Last(count) if filter::is_empty(&spec.filter) => Start::Last(count),
+            Position::Last(count) => self.nth_last_match(spec, count)?,
+        })
+    }
+}
+
+fn visibility(spec: &ReadSpec) -> Visibility {
+    if spec.sees_written { Visibility::Written } else { Visibility::Synced }
+}
+
+impl Backend for Remote {
+    fn create_topic(&self, name: &str, settings: pb::TopicSettings) -> Result<pb::Topic> {
+        self.call(self.client.create_topic_with(name, settings))
+    }
+
+    fn topic(&self, name: &str) -> Result<pb::Topic> {
+        self.call(self.client.topic(name))
+    }
+
+    fn topics(&self, prefix: &str, each: &mut dyn FnMut(pb::Topic) -> Result<()>) -> Result<()> {
+        let mut pages = self.client.topic_pages(prefix);
+        while let Some(page) = self.call(pages.next())? {
+            page.into_iter().try_for_each(&mut *each)?;
+        }
+        Ok(())
+    }
+
+    fn update_topic(&self, name: &str, settings: pb::TopicSettings, paths: &[&str]) -> Result<pb::Topic> {
+        self.call(self.client.update_topic(name, settings, paths.iter().copied()))
+    }
+
+    fn delete_topic(&self, name: &str) -> Result<()> {
+        self.call(self.client.delete_topic(name))
+    }
+
+    fn trim_topic(&self, name: &str, before_offset: u64) -> Result<u64> {
+        self.call(self.client.trim_topic(name, before_offset))
+    }
+
+    fn compact_topic(
+        &self,
+        request: pb::CompactTopicRequest,
+        progress: &mut dyn FnMut(pb::CompactionProgress),
+    ) -> Result<pb::CompactionReport> {
+        use pb::compact_topic_response::Event;
+        let options =
+            CompactOptions { dry_run: request.dry_run, bytes_per_second_max: request.bytes_per_second_max };
+        let mut run = self.call(self.client.compact_topic(request.name, options))?;
+        while let Some(response) = self.call(run.next())? {
+            match response.event {
+                Some(Event::Progress(now)) => progress(now),
+                Some(Event::Report(report)) => return Ok(report),
+                None => {}
+            }
+        }
+        Err(Failure::new(Exit::Failure, "INTERNAL", "the server ended the compaction without a report"))
+    }
+
+    fn verify_topic(
+        &self,
+        name: &str,
+        progress: &mut dyn FnMut(pb::VerifyProgress),
+    ) -> Result<pb::VerifyReport> {
+        use pb::verify_topic_response::Event;
+        let mut run = self.call(self.client.verify_topic(name))?;
+        while let Some(response) = self.call(run.next())? {
+            match response.event {
+                Some(Event::Progress(now)) => progress(now),
+                Some(Event::Report(report)) => return Ok(report),
+                None => {}
+            }
+        }
+        Err(Failure::new(Exit::Failure, "INTERNAL", "the server ended the verification without a report"))
+    }
+
+    fn topic_status(&self, name: &str) -> Result<pb::GetTopicStatusResponse> {
+        self.call(self.client.topic_status(name))
+    }
+
+    fn offset_of(&self, topic: &str, position: Position) -> Result<u64> {
+        let bounds = self.call(self.client.bounds(topic))?;
+        Ok(match position {
+            Position::Offset(offset) => offset,
+            Position::Earliest => bounds.log_start_offset,
+            Position::Latest => bounds.high_watermark,
+            Position::Last(count) => bounds.high_watermark.saturating_sub(count).max(bounds.log_start_offset),
+            Position::Time(time) => self.call(async {
+                let read = self.client.read(topic).start(Start::Time(time)).records_max(1);
+                let mut reading = read.send().await?;
+                while let Some(event) = reading.next().await {
+                    match event? {
+                        ReadEvent::Records(batch) => return Ok(batch.first_offset()),
+                        ReadEvent::End(end) => return Ok(end.next_offset),
+                        ReadEvent::Gap(_) => {}
+                    }
+                }
+                Ok(bounds.high_watermark)
+            })?,
+        })
+    }
+
+    fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>> {
+        // A batch of ours is a batch of the session's: it goes out as it is handed over.
+        let session = self.client.append_session(topic).durability(durability).batch_bytes(1);
+        let session = self.call(session.open())?;
+        let (tickets, acknowledged) = (VecDeque::new(), Acknowledged::default());
+        Ok(Box::new(RemotePublisher { remote: self, session, tickets, acknowledged }))
+    }
+
+    fn reader(&self, spec: ReadSpec) -> Result<Box<dyn Reader + '_>> {
+        let until = match spec.until {
+            None => Until::default(),
+            Some(Position::Time(time)) => Until { offset: None, time: Some(time) },
+            Some(position) => Until { offset: Some(self.offset_of(&spec.topic, position)?), time: None },
+        };
+        if spec.direction == Direction::Follow {
+            let subscribe = self.client.subscribe(&spec.topic).start(self.start(&spec)?);
+            let subscription = subscribe.filter(spec.filter.clone()).visibility(visibility(&spec)).send();
+            let subscription = self.call(subscription)?;
+            let left = if spec.records_max == 0 { u64::MAX } else { spec.records_max };
+            return Ok(Box::new(Follower { remote: self, subscription, until, left, is_idle: false }));
+        }
+        let mut reader = RemoteReader {
+            remote: self,
+            until,
+            left: spec.records_max,
+            reading: None,
+            is_backwards: spec.direction == Direction::Backwards,
+            spec,
+        };
+        let start = match (reader.is_backwards, reader.spec.start) {
+            (false, _) => Some(self.start(&reader.spec)?),
+            (true, Position::Latest) => None,
+            (true, Position::Last(_)) => {
+                return Err(Failure::usage(
+                    "--reverse begins at the end already: use --count for the last n",
+                ));
+            }
+            (true, position) => Some(Start::Offset(self.offset_of(&reader.spec.topic, position)?)),
+        };
+        reader.open(start)?;
+        Ok(Box::new(reader))
+    }
+
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct RemotePublisher<'a> {
+    remote: &'a Remote,
+    session: AppendSession,
+    tickets: VecDeque<Ticket>,
+    acknowledged: Acknowledged,
+}
+
+impl RemotePublisher<'_> {
+    fn wait_oldest(&mut self) -> Result<()> {
+        if let Some(ticket) = self.tickets.pop_front() {
+            let appended = self.remote.call(ticket.wait())?;
+            let acknowledged = &mut self.acknowledged;
+            acknowledged.records += appended.next_offset - appended.first_offset;
+            acknowledged.first_offset.get_or_insert(appended.first_offset);
+            acknowledged.next_offset = appended.next_offset;
+        }
+        Ok(())
+    }
+}
+
+impl Publisher for RemotePublisher<'_> {
+    fn submit(&mut self, records: Vec<pb::Record>) -> Result<()> {
+        while self.tickets.len() >= TICKETS_MAX {
+            self.wait_oldest()?;
+        }
+        let outcome = self.remote.call(self.session.append_all(records.into_iter().map(to_client)));
+        match outcome {
+            Ok(ticket) => {
+                self.tickets.push_back(ticket);
+                Ok(())
+            }
+            Err(failure) => {
+                // What had been answered before counts.
+                while !self.tickets.is_empty() {
+                    self.wait_oldest()?;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        while !self.tickets.is_empty() {
+            self.wait_oldest()?;
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&self) -> Acknowledged {
+        self.acknowledged
+    }
+}
+
+fn to_client(record: pb::Record) -> Record {
+    Record {
+        // Ids are checked where they are read.
+        id: record.id.and_then(|id| <[u8; 16]>::try_from(&id[..]).ok()),
+        key: record.key,
+        record_type: record.r#type,
+        tags: record.tags,
+        headers: record.headers.into_iter().map(|header| (header.name, header.value)).collect(),
+        content_type: record.content_type,
+        payload: record.payload,
+    }
+}
+
+/// Where a reader ends that the server does not end.
+#[derive(Clone, Copy, Default)]
+struct Until {
+    offset: Option<u64>,
+    time: Option<u64>,
+}
+
+fn items(batch: &RecordBatch) -> Result<Vec<Item>> {
+    let mut items = Vec::with_capacity(batch.len());
+    for record in batch {
+        let record = record?;
+        let headers = record.headers();
+        items.push(Item {
+            offset: record.offset(),
+            append_time_ms: record.append_time_ms(),
+            record: pb::Record {
+                id: record.id().map(|id| id.to_vec().into()),
+                key: record.key().map(bytes::Bytes::copy_from_slice),
+                r#type: record.record_type().into(),
+                tags: record.tags().map(Into::into).collect(),
+                headers: headers
+                    .map(|(name, value)| pb::Header { name: name.into(), value: value.to_vec().into() })
+                    .collect(),
+                content_type: record.content_type().into(),
+                payload: record.payload_bytes(),
+            },
+        });
+    }
+    Ok(items)
+}
+
+fn gap(gap: &quipu_client::Gap) -> Step {
+    let reason = match gap.reason() {
+        pb::gap::Reason::Evicted => "evicted from memory",
+        pb::gap::Reason::Trimmed | pb::gap::Reason::Unspecified => "trimmed",
+    };
+    Step::Gap { from: gap.from, to: gap.to, reason }
+}
+
+struct RemoteReader<'a> {
+    remote: &'a Remote,
+    spec: ReadSpec,
+    until: Until,
+    /// 0: no limit.
+    left: u64,
+    reading: Option<Reading>,
+    is_backwards: bool,
+}
+
+impl RemoteReader<'_> {
+    fn open(&mut self, start: Option<Start>) -> Result<()> {
+        let mut read = self.remote.client.read(&self.spec.topic).records_max(self.left);
+        read = read.filter(self.spec.filter.clone()).visibility(visibility(&self.spec));
+        if let Some(start) = start {
+            read = read.start(start);
+        }
+        if self.is_backwards {
+            read = read.backwards();
+        }
+        if let Some(offset) = self.until.offset {
+            read = read.until_offset(offset);
+        }
+        if let (Some(time), false) = (self.until.time, self.is_backwards) {
+            read = read.until_time_ms(time);
+        }
+        self.reading = Some(self.remote.call(read.send())?);
+        Ok(())
+    }
+
+    /// What is damaged is passed over, once it was named.
+    fn damaged(&mut self, error: quipu_client::Error) -> Result<Step> {
+        let message = error.to_string();
+        let (from, to) = match error {
+            quipu_client::Error::CorruptRange { from: Some(from), to: Some(to), .. } => (from, to),
+            error => return Err(error.into()),
+        };
+        self.reading = None;
+        match (self.is_backwards, from) {
+            (false, _) => self.open(Some(Start::Offset(to)))?,
+            (true, 0) => {}
+            (true, from) => self.open(Some(Start::Offset(from - 1)))?,
+        }
+        Ok(Step::Damaged { message })
+    }
+}
+
+impl Reader for RemoteReader<'_> {
+    fn next(&mut self) -> Result<Step> {
+        let Some(reading) = &mut self.reading else { return Ok(Step::End) };
+        let event = match self.remote.runtime.block_on(reading.next()) {
+            Some(Ok(event)) => event,
+            Some(Err(error)) => return self.damaged(error),
+            None => return Ok(Step::End),
+        };
+        match event {
+            ReadEvent::Records(batch) => {
+                let mut items = items(&batch)?;
+                if let (true, Some(time)) = (self.is_backwards, self.until.time) {
+                    let count = items.len();
+                    items.retain(|item| item.append_time_ms >= time);
+                    if items.len() < count {
+                        self.reading = None;
+                    }
+                }
+                if self.left > 0 {
+                    // For a reader that is opened anew.
+                    self.left = self.left.saturating_sub(items.len() as u64).max(1);
+                }
+                Ok(Step::Records(items))
+            }
+            ReadEvent::Gap(found) => Ok(gap(&found)),
+            ReadEvent::End(_) => {
+                self.reading = None;
+                Ok(Step::End)
+            }
+        }
+    }
+}
+
+struct Follower<'a> {
+    remote: &'a Remote,
+    subscription: Subscription,
+    until: Until,
+    left: u64,
+    /// Whether the caller has been told that there is nothing more right now.
+    is_idle: bool,
+}
+
+impl Follower<'_> {
+    /// The next event; `None` if there is none yet and the caller does not know.
+    fn event(&mut self) -> Result<Option<Event>> {
+        let (subscription, is_idle) = (&mut self.subscription, self.is_idle);
+        let event = self.remote.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                event = subscription.next() => Some(event),
+                () = std::future::ready(()), if !is_idle => None,
+            }
+        });
+        match event {
+            None => {
+                self.is_idle = true;
+                Ok(None)
+            }
+            Some(Some(event)) => Ok(Some(event?)),
+            Some(None) => Err(Failure::new(Exit::Unavailable, "UNREACHABLE", "the subscription has ended")),
+        }
+    }
+}
+
+impl Reader for Follower<'_> {
+    fn next(&mut self) -> Result<Step> {
+        loop {
+            let next_offset = self.subscription.next_offset().unwrap_or(0);
+            if self.left == 0 || self.until.offset.is_some_and(|until| next_offset >= until) {
+                return Ok(Step::End);
+            }
+            let Some(event) = self.event()? else { return Ok(Step::Idle) };
+            match event {
+                Event::Records(batch) => {
+                    self.is_idle = false;
+                    let mut items = items(&batch)?;
+                    let count = items.len();
+                    items.retain(|item| self.until.time.is_none_or(|time| item.append_time_ms < time));
+                    let is_over = items.len() < count;
+                    items.retain(|item| self.until.offset.is_none_or(|until| item.offset < until));
+                    items.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+                    self.left -= items.len() as u64;
+                    if is_over {
+                        self.left = 0;
+                    }
+                    if !items.is_empty() {
+                        return Ok(Step::Records(items));
+                    }
+                }
+                Event::Gap(found) => return Ok(gap(&found)),
+                Event::Resumed { next_offset } => return Ok(Step::Resumed { next_offset }),
+                Event::Progress(_) | Event::CaughtUp { .. } | Event::FellBehind(_) => {}
+            }
+        }
+    }
+}
+
+impl From<quipu_client::Error> for Failure {
+    fn from(error: quipu_client::Error) -> Self {
+        use quipu_client::Error as E;
+        let message = error.to_string();
+        let of = |exit, reason: &str| Self::new(exit, reason, message.clone());
+        match error {
+            E::TopicNotFound { topic } => of(Exit::NotFound, "TOPIC_NOT_FOUND").hint(format!(
+                "`quipu topics list` shows what is there, `quipu topics create {topic}` makes it"
+            )),
+            E::TopicExists { .. } => of(Exit::Conflict, "TOPIC_EXISTS"),
+            E::OffsetTrimmed { .. } => of(Exit::OutOfRange, "OFFSET_TRIMMED")
+                .hint("`--from earliest` starts at the first record there is"),
+            E::OffsetUnwritten { .. } => of(Exit::OutOfRange, "OFFSET_UNWRITTEN")
+                .hint("`--from latest` starts behind the last record there is"),
+            E::Invalid { .. } => of(Exit::Usage, "INVALID_ARGUMENT"),
+            E::TooLarge { .. } => of(Exit::Usage, "RECORD_TOO_LARGE"),
+            E::DiskFull { .. } => of(Exit::DiskFull, "DISK_FULL"),
+            E::Overloaded { .. } | E::RateLimited { .. } => of(Exit::Unavailable, "OVERLOADED"),
+            E::NotReady { .. } => of(Exit::Unavailable, "NOT_READY"),
+            E::CorruptRange { .. } => of(Exit::Damaged, "CORRUPT_RANGE"),
+            E::ChecksumMismatch { .. } | E::Damaged { .. } => of(Exit::Damaged, "CHECKSUM_MISMATCH"),
+            E::StorageFailed { .. } => of(Exit::StorageFailed, "STORAGE_FAILED"),
+            E::Unimplemented { .. } => of(Exit::Unsupported, "UNIMPLEMENTED"),
+            E::Refused { ref reason, .. } => of(Exit::of_reason(reason).unwrap_or(Exit::Failure), reason),
+            E::Connect { .. } => of(Exit::Unavailable, "UNREACHABLE")
+                .hint("start a server with `quipu serve`, name another with --server, or work on a directory with --data"),
+            E::Disconnected { .. } | E::TimedOut { .. } => of(Exit::Unavailable, "UNREACHABLE"),
+            E::Unknown { .. } => of(Exit::Unavailable, "OUTCOME_UNKNOWN")
+                .hint("some of these records may be there: read the end of the topic before you publish them again"),
+            E::NotSent { cause } => Self::from(*cause),
+            _ => of(Exit::Failure, "INTERNAL"),
+        }
+    }
+}

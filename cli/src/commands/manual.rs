@@ -1,0 +1,43 @@
+//! `quipu completions` and `quipu man`: made from the command line's own definition.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _};
+use clap_complete::Shell;
+
+use crate::args::Cli;
+use crate::exit::{Failure, Result};
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  quipu completions bash > ~/.local/share/bash-completion/completions/quipu
+  quipu completions zsh > ~/.zfunc/_quipu
+  quipu completions fish > ~/.config/fish/completions/quipu.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    shell: Shell,
+}
+
+pub(crate) fn completions(args: &CompletionsArgs, out: &mut Output) -> Result<()> {
+    // In memory: the generator knows no errors.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "quipu", &mut script);
+    Ok(std::io::Write::write_all(out, &script)?)
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  quipu man ~/.local/share/man/man1")]
+pub(crate) struct ManArgs {
+    /// The directory; made if there is none.
+    dir: PathBuf,
+}
+
+pub(crate) fn man(args: &ManArgs, out: &mut Output) -> Result<()> {
+    let failed = |error| Failure::file("write man pages to", args.dir.display(), &error);
+    std::fs::create_dir_all(&args.dir).map_err(failed)?;
+    clap_mangen::generate_to(Cli::command(), &args.dir).map_err(failed)?;
+    out.note(format_args!("wrote man pages to {}", args.dir.display()));
+    Ok(())
+}

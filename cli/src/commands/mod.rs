@@ -1,0 +1,42 @@
+//! One file for each command.
+
+pub(crate) mod bench;
+pub(crate) mod demo;
+pub(crate) mod inspect;
+pub(crate) mod manual;
+pub(crate) mod offline;
+pub(crate) mod progress;
+pub(crate) mod publish;
+pub(crate) mod read;
+pub(crate) mod serve;
+pub(crate) mod show;
+pub(crate) mod status;
+pub(crate) mod tail;
+pub(crate) mod topics;
+pub(crate) mod transfer;
+
+use crate::args::{Cli, Command};
+use crate::exit::Result;
+use crate::output::Output;
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<()> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Serve(args) => serve::run(&global, *args, out),
+        Command::Publish(args) => publish::run(&global, args, out),
+        Command::Read(args) => read::run(&global, args, out),
+        Command::Tail(args) => tail::run(&global, args, out),
+        Command::Topics(args) => topics::run(&global, args, out),
+        Command::Status(args) => status::run(&global, &args, out),
+        Command::Export(args) => transfer::export(&global, &args, out),
+        Command::Import(args) => transfer::import(&global, &args, out),
+        Command::Verify(args) => offline::verify(&global, &args, out),
+        Command::Dump(args) => offline::run_dump(&global, &args, out),
+        Command::Inspect(args) => inspect::run(&global, &args, out),
+        Command::Bench(args) => bench::run(&global, &args, out),
+        Command::Demo(args) => demo::run(&args, out),
+        Command::Completions(args) => manual::completions(&args, out),
+        Command::Man(args) => manual::man(&args, out),
+    }
+}

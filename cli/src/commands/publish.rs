@@ -1,0 +1,530 @@
+//! `quipu publish`: input becomes records, records become batches, and each batch is appended as one.
+//!
+//! Batches of a pipe or a terminal are sent as soon as there is nothing more to read; so a line is published when it is
+//! there, and a file in full batches. What has been acknowledged is always a prefix of the input; when something fails,
+//! the message says with which `--skip` to go on.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::ProgressBar;
+use prost::Message as _;
+use quipu_proto::v1 as pb;
+
+use super::progress::bytes_bar;
+use crate::args::Global;
+use crate::backend::{Acknowledged, Backend, Publisher};
+use crate::exit::{Exit, Failure, Result};
+use crate::input::fields::FieldName;
+use crate::input::{Entries, Feed, InputFormat, Mapping, entries};
+use crate::output::{Output, Shown};
+use crate::units::{Size, about_bytes, grouped};
+
+/// What an append takes by default, less what a record's other fields may add.
+const ENTRY_BYTES_MAX: u64 = 8 << 20;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  quipu publish logs < /var/log/syslog
+  quipu publish orders --create --format ndjson --key-field customer.id --type-field kind orders.ndjson
+  quipu publish orders --format csv --key-field order_id --header-field source --tag-field region? orders.csv
+  printf 'k1:hello\\nk2:world\\n' | quipu publish pairs --key-separator :
+  tail -f app.log | quipu publish logs --durability written")]
+pub(crate) struct PublishArgs {
+    /// The topic.
+    #[arg(required_unless_present = "topic_named", value_name = "TOPIC")]
+    topic: Option<String>,
+    /// The input. None or `-`: standard input.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The topic, if it is not the first argument.
+    #[arg(short = 't', long = "topic", value_name = "TOPIC", id = "topic_named")]
+    topic_named: Option<String>,
+    /// Create the topic (and with --data the store) if it does not exist.
+    #[arg(long)]
+    create: bool,
+    /// How the input is divided into records.
+    #[arg(short = 'F', long, value_enum, default_value = "auto")]
+    format: InputFormat,
+    /// When a batch counts as published: `synced` survives a power cut, `written` a killed process, `accepted` nothing.
+    #[arg(long, value_enum, default_value = "synced")]
+    durability: DurabilityArg,
+    /// The key of all records.
+    #[arg(short, long, value_name = "KEY")]
+    key: Option<String>,
+    /// Field with the key. `a.b` is field b in field a; `a?` may be missing. This goes for every --*-field.
+    #[arg(long, value_name = "FIELD", conflicts_with_all = ["key", "key_separator"])]
+    key_field: Option<FieldName>,
+    /// Of lines: what comes before this is the key, what comes behind is the payload.
+    #[arg(short = 'K', long, value_name = "TEXT", conflicts_with = "key")]
+    key_separator: Option<String>,
+    /// The type of all records.
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// Field with the type.
+    #[arg(long, value_name = "FIELD", conflicts_with = "kind")]
+    type_field: Option<FieldName>,
+    /// Field with the time of the event: RFC 3339 or milliseconds since the Unix epoch. It becomes the header `time`;
+    /// the append time is given by the store.
+    #[arg(long, value_name = "FIELD")]
+    time_field: Option<FieldName>,
+    /// Field with the id: 32 hexadecimal digits, as of a UUID.
+    #[arg(long, value_name = "FIELD")]
+    id_field: Option<FieldName>,
+    /// Field that becomes the payload, instead of the whole entry. null is a tombstone.
+    #[arg(long, value_name = "FIELD")]
+    payload_field: Option<FieldName>,
+    /// A header of all records. May be given several times.
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
+    /// A header from a field: `source`, or `origin=source` for another name. May be given several times.
+    #[arg(long = "header-field", value_name = "[NAME=]FIELD", value_parser = parse_header_field)]
+    header_fields: Vec<(String, FieldName)>,
+    /// A tag of all records. May be given several times.
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// Field with a tag, or a list of tags. May be given several times.
+    #[arg(long = "tag-field", value_name = "FIELD")]
+    tag_fields: Vec<FieldName>,
+    /// Media type of the payloads.
+    #[arg(long, value_name = "TYPE", default_value = "", hide_default_value = true)]
+    content_type: String,
+    /// Pass over entries that are no records, and count them.
+    #[arg(long)]
+    skip_invalid: bool,
+    /// Pass over the first N entries: those that were published before. Only with one input.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    skip: u64,
+    /// Send a batch when it has so many bytes.
+    #[arg(long, value_name = "SIZE", default_value = "256KiB")]
+    batch_bytes: Size,
+    /// Send a batch when it has so many records.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    batch_records: u64,
+    /// Refuse entries with more bytes.
+    #[arg(long, value_name = "SIZE", default_value = "8MiB")]
+    entry_bytes_max: Size,
+    /// Read and check the input, and publish nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// See [`pb::Durability`].
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum DurabilityArg {
+    Synced,
+    Written,
+    Accepted,
+}
+
+impl From<DurabilityArg> for pb::Durability {
+    fn from(durability: DurabilityArg) -> Self {
+        match durability {
+            DurabilityArg::Synced => Self::Synced,
+            DurabilityArg::Written => Self::Written,
+            DurabilityArg::Accepted => Self::Accepted,
+        }
+    }
+}
+
+pub(crate) fn parse_header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("write a header as NAME=VALUE".into()),
+    }
+}
+
+fn parse_header_field(text: &str) -> Result<(String, FieldName), String> {
+    let (name, field) = text.split_once('=').unwrap_or((text.strip_suffix('?').unwrap_or(text), text));
+    if name.is_empty() {
+        return Err("write it as FIELD or NAME=FIELD".into());
+    }
+    Ok((name.into(), field.parse()?))
+}
+
+impl PublishArgs {
+    /// The topic, and the inputs.
+    fn split(&mut self) -> (String, Vec<PathBuf>) {
+        let mut files = std::mem::take(&mut self.files);
+        let topic = match (self.topic_named.take(), self.topic.take()) {
+            (Some(topic), first) => {
+                files.splice(0..0, first.map(PathBuf::from));
+                topic
+            }
+            (None, first) => first.unwrap_or_default(),
+        };
+        if files.is_empty() {
+            files.push("-".into());
+        }
+        (topic, files)
+    }
+
+    fn mapping(&self) -> Mapping {
+        let constant = pb::Record {
+            key: self.key.clone().map(Into::into),
+            r#type: self.kind.clone().unwrap_or_default(),
+            tags: self.tags.clone(),
+            headers: self
+                .headers
+                .iter()
+                .map(|(name, value)| pb::Header { name: name.clone(), value: value.clone().into() })
+                .collect(),
+            content_type: self.content_type.clone(),
+            ..pb::Record::default()
+        };
+        Mapping {
+            key: self.key_field.clone(),
+            kind: self.type_field.clone(),
+            time: self.time_field.clone(),
+            id: self.id_field.clone(),
+            payload: self.payload_field.clone(),
+            tags: self.tag_fields.clone(),
+            headers: self.header_fields.clone(),
+            key_separator: self.key_separator.clone(),
+            constant,
+        }
+    }
+
+    fn check(&self, format: InputFormat) -> Result<()> {
+        let has_fields = !self.mapping().fields().is_empty();
+        let is_structured = matches!(format, InputFormat::Ndjson | InputFormat::Csv);
+        if has_fields && !is_structured {
+            return Err(Failure::usage("fields need --format ndjson or csv: other input has none"));
+        }
+        if self.key_separator.is_some() && is_structured {
+            return Err(Failure::usage("--key-separator is for lines; use --key-field"));
+        }
+        if self.key_separator.as_deref() == Some("") {
+            return Err(Failure::usage("--key-separator needs at least one character"));
+        }
+        if !(1..=64 << 20).contains(&self.entry_bytes_max.0) || !(1..=64 << 20).contains(&self.batch_bytes.0)
+        {
+            return Err(Failure::usage("--entry-bytes-max and --batch-bytes must be 1 to 64MiB"));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn run(global: &Global, mut args: PublishArgs, out: &mut Output) -> Result<()> {
+    let (topic, files) = args.split();
+    if args.skip > 0 && files.len() > 1 {
+        return Err(Failure::usage("--skip needs a single input"));
+    }
+    for file in &files {
+        args.check(format_of(args.format, file))?;
+    }
+    let begun = Instant::now();
+    let backend = global.backend()?;
+    let publisher: Box<dyn Publisher + '_> =
+        if args.dry_run { Box::new(NoPublisher::default()) } else { open(&*backend, &topic, &args)? };
+    let bar = bytes_bar(out, total_bytes(&files));
+    let shared = Rc::new(RefCell::new(Batcher::new(publisher, &args, bar.clone())));
+    let outcome = files.iter().try_for_each(|file| publish_file(&shared, file, &args, out));
+    let batcher = &mut *shared.borrow_mut();
+    // Also after a failure: what was handed over before it may still be acknowledged.
+    let finished = batcher.finish();
+    bar.finish_and_clear();
+    let done = batcher.publisher.acknowledged();
+    let outcome = outcome
+        .and(finished)
+        .map_err(|failure| if files.len() > 1 { failure } else { batcher.explain(failure, args.skip) });
+    let outcome = outcome.and(backend.close());
+    if outcome.is_ok() || done.records > 0 {
+        report(out, &topic, &args, done, batcher, begun)?;
+    }
+    outcome
+}
+
+fn open<'a>(backend: &'a dyn Backend, topic: &str, args: &PublishArgs) -> Result<Box<dyn Publisher + 'a>> {
+    if args.create {
+        match backend.create_topic(topic, pb::TopicSettings::default()) {
+            Err(failure) if failure.reason != "TOPIC_EXISTS" => return Err(failure),
+            _ => {}
+        }
+    }
+    let publisher = backend.publisher(topic, args.durability.into());
+    publisher.map_err(|mut failure| {
+        if matches!(&*failure.reason, "TOPIC_NOT_FOUND" | "NO_STORE") {
+            failure.hint = Some("--create creates what is missing".into());
+        }
+        failure
+    })
+}
+
+fn format_of(format: InputFormat, path: &Path) -> InputFormat {
+    match format {
+        InputFormat::Auto => InputFormat::of_path(path),
+        format => format,
+    }
+}
+
+/// Of all files together; `None` if one of them is none.
+fn total_bytes(files: &[PathBuf]) -> Option<u64> {
+    files
+        .iter()
+        .map(|file| std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file).map(|file| file.len()))
+        .sum()
+}
+
+fn publish_file(shared: &Shared<'_>, path: &Path, args: &PublishArgs, out: &Output) -> Result<()> {
+    let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
+    let on_wait = {
+        // The batcher holds no feed: nothing keeps itself alive.
+        let shared = Rc::clone(shared);
+        Box::new(move || {
+            shared.borrow_mut().flush_for_wait().map_err(|()| io::Error::other("publishing failed"))
+        })
+    };
+    let feed = if path == Path::new("-") {
+        Feed::new(io::stdin(), on_wait)
+    } else {
+        let open = |path| {
+            let file = File::open(path)?;
+            if file.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
+        };
+        let file = open(path).map_err(|error| Failure::file("open", Shown(&name), &error))?;
+        Feed::new(file, on_wait)
+    };
+    let entry_bytes_max = usize::try_from(args.entry_bytes_max.0).unwrap_or(usize::MAX);
+    let mut entries = entries(format_of(args.format, path), feed, args.mapping(), entry_bytes_max);
+    let mut count = 0;
+    while let Some(next) = entries.next() {
+        if let Some(failure) = shared.borrow_mut().failure.take() {
+            return Err(failure);
+        }
+        count += 1;
+        if count <= args.skip {
+            continue;
+        }
+        match next {
+            Ok(record) => match check(&record) {
+                Ok(()) => shared.borrow_mut().push(record)?,
+                Err(message) => refuse(shared, &name, &*entries, &message, true, args, out)?,
+            },
+            Err(invalid) => refuse(shared, &name, &*entries, &invalid.message, invalid.can_go_on, args, out)?,
+        }
+    }
+    // The input may have ended because of it.
+    shared.borrow_mut().failure.take().map_or(Ok(()), Err)
+}
+
+/// What the engine would refuse: here the line can still be named.
+fn check(record: &pb::Record) -> Result<(), String> {
+    use quipu_storage::format::record::limit;
+    let bound = |what: &str, actual: usize, limit: usize| {
+        if actual > limit {
+            Err(format!("its {what} has {actual} bytes, the limit is {limit}"))
+        } else {
+            Ok(())
+        }
+    };
+    let count = |what: &str, actual: usize, limit: usize| {
+        if actual > limit { Err(format!("it has {actual} {what}, the limit is {limit}")) } else { Ok(()) }
+    };
+    bound("key", record.key.as_ref().map_or(0, bytes::Bytes::len), limit::KEY_BYTES_MAX)?;
+    bound("type", record.r#type.len(), limit::TYPE_BYTES_MAX)?;
+    bound("content type", record.content_type.len(), limit::CONTENT_TYPE_BYTES_MAX)?;
+    count("tags", record.tags.len(), limit::TAGS_MAX)?;
+    for tag in &record.tags {
+        bound("tag", tag.len(), limit::TAG_BYTES_MAX)?;
+    }
+    count("headers", record.headers.len(), limit::HEADERS_MAX)?;
+    for header in &record.headers {
+        bound("header name", header.name.len(), limit::HEADER_NAME_BYTES_MAX)?;
+        bound("header value", header.value.len(), limit::HEADER_VALUE_BYTES_MAX)?;
+    }
+    // An append adds a tag and a length to it.
+    let (actual, most) = (record.encoded_len() as u64, ENTRY_BYTES_MAX - 16);
+    if actual > most { Err(format!("the record has {actual} bytes, the limit is {most}")) } else { Ok(()) }
+}
+
+fn refuse(
+    shared: &Shared<'_>,
+    name: &str,
+    entries: &dyn Entries,
+    message: &str,
+    can_go_on: bool,
+    args: &PublishArgs,
+    out: &Output,
+) -> Result<()> {
+    if args.skip_invalid && can_go_on {
+        shared.borrow_mut().skipped += 1;
+        out.note(format_args!(
+            "{}, {} {}: {}",
+            Shown(name),
+            entries.noun(),
+            entries.number(),
+            Shown(message)
+        ));
+        return Ok(());
+    }
+    let failure = Failure::input(format!("{name}, {} {}: {message}", entries.noun(), entries.number()));
+    Err(if can_go_on {
+        failure.hint("--skip-invalid passes over entries that are no records")
+    } else {
+        failure
+    })
+}
+
+fn report(
+    out: &mut Output,
+    topic: &str,
+    args: &PublishArgs,
+    done: Acknowledged,
+    batcher: &Batcher<'_>,
+    begun: Instant,
+) -> Result<()> {
+    if out.is_json {
+        return out.json(&serde_json::json!({
+            "topic": topic,
+            "records": done.records,
+            "invalid": batcher.skipped,
+            "first_offset": done.first_offset,
+            "next_offset": done.first_offset.map(|_| done.next_offset),
+            "dry_run": args.dry_run,
+        }));
+    }
+    let seconds = begun.elapsed().as_secs_f64().max(1e-6);
+    let rate = grouped((done.records as f64 / seconds) as u64);
+    let verb = if args.dry_run { "checked" } else { "published" };
+    let records = if done.records == 1 { "record" } else { "records" };
+    let offsets = match done.first_offset {
+        Some(first) if first + 1 == done.next_offset => format!(", offset {first}"),
+        Some(first) => format!(", offsets {first} to {}", done.next_offset - 1),
+        None => String::new(),
+    };
+    let invalid = match batcher.skipped {
+        0 => String::new(),
+        count => format!(", {count} passed over"),
+    };
+    out.note(format_args!(
+        "{verb} {} {records}, topic {}{offsets} ({}, {rate}/s){invalid}",
+        grouped(done.records),
+        Shown(topic),
+        about_bytes(batcher.bytes_total),
+    ));
+    Ok(())
+}
+
+type Shared<'a> = Rc<RefCell<Batcher<'a>>>;
+
+/// Gathers records into batches and hands them over.
+struct Batcher<'a> {
+    publisher: Box<dyn Publisher + 'a>,
+    batch: Vec<pb::Record>,
+    bytes: u64,
+    bytes_max: u64,
+    records_max: usize,
+    bytes_total: u64,
+    /// Entries that were no records.
+    skipped: u64,
+    /// For each batch that was handed over: records up to its end, and entries passed over by then.
+    handed_over: VecDeque<(u64, u64)>,
+    records_total: u64,
+    /// What failed while the input was waited for.
+    failure: Option<Failure>,
+    bar: ProgressBar,
+}
+
+impl<'a> Batcher<'a> {
+    fn new(publisher: Box<dyn Publisher + 'a>, args: &PublishArgs, bar: ProgressBar) -> Self {
+        Self {
+            publisher,
+            batch: Vec::new(),
+            bytes: 0,
+            bytes_max: args.batch_bytes.0,
+            records_max: usize::try_from(args.batch_records).unwrap_or(usize::MAX),
+            bytes_total: 0,
+            skipped: 0,
+            handed_over: VecDeque::new(),
+            records_total: 0,
+            failure: None,
+            bar,
+        }
+    }
+
+    fn push(&mut self, record: pb::Record) -> Result<()> {
+        let bytes = record.encoded_len() as u64;
+        if self.bytes + bytes > ENTRY_BYTES_MAX / 2 {
+            self.flush()?;
+        }
+        self.bytes += bytes;
+        self.bytes_total += bytes;
+        self.batch.push(record);
+        if self.bytes >= self.bytes_max || self.batch.len() >= self.records_max {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.bar.inc(self.bytes);
+        self.bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        self.records_total += batch.len() as u64;
+        self.handed_over.push_back((self.records_total, self.skipped));
+        let outcome = self.publisher.submit(batch);
+        let done = self.publisher.acknowledged().records;
+        // The last one that is wholly acknowledged stays: it says where to go on.
+        while self.handed_over.get(1).is_some_and(|(records, _)| *records <= done) {
+            self.handed_over.pop_front();
+        }
+        outcome
+    }
+
+    /// Before waiting for input: everything so far is published and acknowledged.
+    fn flush_for_wait(&mut self) -> Result<(), ()> {
+        let outcome = self.flush().and_then(|()| self.publisher.finish());
+        outcome.map_err(|failure| self.failure = Some(failure))
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.flush()?;
+        self.publisher.finish()
+    }
+
+    /// Says how to go on after a failure.
+    fn explain(&self, mut failure: Failure, skipped_before: u64) -> Failure {
+        let done = self.publisher.acknowledged().records;
+        if failure.exit == Exit::Ok || done == 0 {
+            return failure;
+        }
+        let reached = self.handed_over.iter().rev().find(|(records, _)| *records <= done);
+        let skipped = reached.map_or(self.skipped, |(_, skipped)| *skipped);
+        let skip = skipped_before + done + skipped;
+        let go_on = format!("records published before: {done}; --skip {skip} goes on behind them");
+        failure.hint = Some(match failure.hint {
+            Some(hint) => format!("{hint}; {go_on}"),
+            None => go_on,
+        });
+        failure
+    }
+}
+
+/// Counts what would be published.
+#[derive(Default)]
+struct NoPublisher(u64);
+
+impl Publisher for NoPublisher {
+    fn submit(&mut self, records: Vec<pb::Record>) -> Result<()> {
+        self.0 += records.len() as u64;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn acknowledged(&self) -> Acknowledged {
+        Acknowledged { records: self.0, first_offset: None, next_offset: 0 }
+    }
+}

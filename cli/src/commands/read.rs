@@ -1,0 +1,80 @@
+//! `quipu read`: a topic as it is now.
+
+use clap::Args;
+
+use super::show::{FilterArgs, FormatArgs, print};
+use crate::args::Global;
+use crate::backend::{Direction, ReadSpec};
+use crate::exit::{Failure, Result};
+use crate::output::Output;
+use crate::position::Position;
+use crate::template::Template;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Positions:
+  earliest | latest | 1500 (offset) | -10 (the last 10) | 2h (ago) | 2026-11-22T09:00Z | @1795338000000 (ms)
+
+Examples:
+  quipu read orders
+  quipu read orders --from 2h --type placed --json | jq -r .payload
+  quipu read orders --from -10 -f '%o %k %v\\n'
+  quipu read orders --from 1000 --until 2000 --raw > thousand.ndjson
+  quipu read orders --reverse --count 1 --key order-7")]
+pub(crate) struct ReadArgs {
+    /// The topic.
+    #[arg(required_unless_present = "topic_named", value_name = "TOPIC")]
+    topic: Option<String>,
+    /// The topic, if it is not the first argument.
+    #[arg(short = 't', long = "topic", value_name = "TOPIC", id = "topic_named", conflicts_with = "topic")]
+    topic_named: Option<String>,
+    /// Where to start. Default: earliest; with --reverse: latest.
+    #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
+    from: Option<Position>,
+    /// Start at the first record there is.
+    #[arg(long, conflicts_with = "from", hide = true)]
+    from_beginning: bool,
+    /// Where to end: before that offset, or before the first record at that time. Default: the end as it is now.
+    #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
+    until: Option<Position>,
+    /// At most N records.
+    #[arg(short = 'c', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// From the end to the start. --from is then the last record wanted, --until the first.
+    #[arg(short, long)]
+    reverse: bool,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    format: FormatArgs,
+    /// Short for --template.
+    #[arg(short = 'f', value_name = "TEMPLATE", conflicts_with_all = ["template", "raw", "binary", "json"], hide = true)]
+    short_template: Option<Template>,
+}
+
+pub(crate) fn run(global: &Global, mut args: ReadArgs, out: &mut Output) -> Result<()> {
+    if let Some(template) = args.short_template.take() {
+        args.format.template = Some(template);
+    }
+    let format = args.format.format(global.json)?;
+    let topic = args.topic.or(args.topic_named).unwrap_or_default();
+    let (start, direction) = match (args.from, args.reverse) {
+        (Some(from), false) => (from, Direction::Forwards),
+        (None, false) => (Position::Earliest, Direction::Forwards),
+        (Some(from), true) => (from, Direction::Backwards),
+        (None, true) => (Position::Latest, Direction::Backwards),
+    };
+    if args.from_beginning && args.reverse {
+        return Err(Failure::usage("--from-beginning and --reverse exclude each other"));
+    }
+    let backend = global.backend()?;
+    let spec = ReadSpec {
+        topic: topic.clone(),
+        start,
+        until: args.until,
+        records_max: args.count.unwrap_or(0),
+        filter: args.filter.filter(),
+        sees_written: args.filter.written,
+        direction,
+    };
+    print(&topic, backend.reader(spec)?, &format, out)
+}

@@ -1,0 +1,200 @@
+//! `quipu serve`: opens a store and serves it until a signal comes.
+//!
+//! The first SIGTERM or SIGINT lets calls end, commits what was accepted and closes the store; the second ends the process
+//! at once, which loses nothing that was acknowledged as synced.
+
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use quipu_server::{Listeners, ServeError, check_listen_address, serve};
+use quipu_storage::Store;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::args::Global;
+use crate::config::{self, Flags, LogFormat, Settings};
+use crate::exit::{Exit, Failure, Result};
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  quipu serve
+  quipu serve --data /var/lib/quipu --metrics-listen 127.0.0.1:9464
+  quipu serve --config quipu.toml --print-config
+  quipu serve --listen 0.0.0.0:7878 --tls-certificate server.pem --tls-key server.key")]
+pub(crate) struct ServeArgs {
+    /// Reads settings from this TOML file [env: QUIPU_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the settings in effect, each with its source, and end.
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+pub(crate) fn run(global: &Global, mut args: ServeArgs, out: &mut Output) -> Result<()> {
+    if global.server.is_some() {
+        return Err(Failure::usage("--server is for clients; name the address with --listen"));
+    }
+    args.flags.data = match &global.data {
+        None => None,
+        Some(dir) => Some(dir.to_str().ok_or_else(|| Failure::usage("--data must be UTF-8"))?.to_owned()),
+    };
+    let file = args.config.or_else(|| std::env::var_os("QUIPU_CONFIG").map(PathBuf::from));
+    // What is not UTF-8 is nothing that we could take.
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let (settings, values) = config::load(file.as_deref(), variables, &args.flags, out)?;
+    if args.print_config {
+        return config::print(&values, out);
+    }
+    let server = settings.server()?;
+    server
+        .check()
+        .map_err(|invalid| Failure::usage(format!("{invalid} ({})", values.source(invalid.setting))))?;
+    check_listen_address(settings.listen.ip(), server.tls.is_some(), settings.insecure)
+        .map_err(|refused| Failure::usage(refused.to_string()))?;
+    start_log(&settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failure, "IO", format!("cannot start a runtime: {error}")))?;
+    runtime.block_on(async {
+        // Before the store is opened: what can be refused at once is.
+        let listeners = Listeners {
+            grpc: bind("listen", settings.listen).await?,
+            metrics: match settings.metrics_listen.value() {
+                Some(address) => Some(bind("metrics_listen", address).await?),
+                None => None,
+            },
+        };
+        let shutdown = Shutdown::new()?;
+        let (data, store_settings) = (settings.data.clone(), settings.store());
+        let open = move || Store::builder().settings(store_settings).open(data);
+        let store = tokio::task::spawn_blocking(open).await.map_err(|error| {
+            Failure::new(Exit::Failure, "INTERNAL", format!("cannot open the store: {error}"))
+        })??;
+        announce(&settings, server.tls.is_some(), &listeners, &store, out)?;
+        serve(listeners, store, server, shutdown.wait()).await.map_err(failure)
+    })
+}
+
+async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let message = format!("cannot listen on {address} ({setting}): {error}");
+        let exit = if error.kind() == io::ErrorKind::AddrInUse { Exit::Busy } else { Exit::Failure };
+        Failure::new(exit, "LISTEN", message).hint("name another address, or port 0 for any that is free")
+    })
+}
+
+/// On standard output, so that whoever started the server learns the port.
+fn announce(
+    settings: &Settings,
+    has_tls: bool,
+    listeners: &Listeners,
+    store: &Store,
+    out: &mut Output,
+) -> Result<()> {
+    let scheme = if has_tls { "https" } else { "http" };
+    let local = |listener: &TcpListener| listener.local_addr().unwrap_or(settings.listen);
+    let url = format!("{scheme}://{}", local(&listeners.grpc));
+    let metrics = listeners.metrics.as_ref().map(|listener| format!("http://{}/metrics", local(listener)));
+    let recovery = store.recovery();
+    tracing::info!(
+        data = %settings.data.display(),
+        clean = recovery.was_clean,
+        frames = recovery.frames,
+        records = recovery.records,
+        milliseconds = u64::try_from(recovery.duration.as_millis()).unwrap_or(u64::MAX),
+        "store open"
+    );
+    if let Some(path) = &recovery.torn_kept {
+        tracing::warn!(path = %path.display(), "the journal's torn end, never acknowledged as synced, was cut off");
+    }
+    for path in &recovery.damaged {
+        tracing::warn!(path = %path.display(), "a damaged file cost nothing");
+    }
+    if out.is_json {
+        out.json(&serde_json::json!({"url": url, "metrics": metrics, "data": settings.data}))?;
+    } else {
+        out.line(format_args!("listening on {url}"))?;
+        if let Some(metrics) = metrics {
+            out.line(format_args!("metrics on {metrics}"))?;
+        }
+    }
+    match out.flush() {
+        // Who started it does not listen any more: a server goes on.
+        Err(failure) if failure.is_silent() => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn start_log(settings: &Settings) -> Result<()> {
+    let filter = EnvFilter::try_new(&settings.log_filter)
+        .map_err(|error| Failure::usage(format!("log_filter is {:?}: {error}", settings.log_filter)))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started = match settings.log_format {
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Human => {
+            let is_coloured = io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            builder.with_ansi(is_coloured).with_target(false).try_init()
+        }
+    };
+    started.map_err(|error| Failure::new(Exit::Failure, "INTERNAL", format!("cannot start the log: {error}")))
+}
+
+/// Waits for signals.
+struct Shutdown {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Shutdown {
+    /// From now on signals are caught.
+    fn new() -> Result<Self> {
+        let catch = |kind| {
+            signal(kind)
+                .map_err(|error| Failure::new(Exit::Failure, "IO", format!("cannot catch signals: {error}")))
+        };
+        Ok(Self { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+
+    /// Resolves with the first signal; the second ends the process.
+    async fn wait(mut self) {
+        let name = self.next().await;
+        tracing::info!(signal = name, "shutting down; a second signal ends at once");
+        tokio::spawn(async move {
+            let name = self.next().await;
+            tracing::warn!(signal = name, "ending at once");
+            std::process::exit(i32::from(Exit::Interrupted.code()));
+        });
+    }
+}
+
+fn failure(error: ServeError) -> Failure {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    match error {
+        ServeError::Config(_) => Failure::usage(message),
+        ServeError::Certificate { path, source } => Failure::file("read", path.display(), &source),
+        ServeError::Close(error) => Failure::from(error).while_doing("close the store"),
+        ServeError::CloseTimedOut => Failure::new(Exit::StorageFailed, "STORAGE_FAILED", message),
+        _ => Failure::new(Exit::Failure, "INTERNAL", message),
+    }
+}

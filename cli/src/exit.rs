@@ -1,0 +1,276 @@
+//! How a command ends: a failure with its reason, what to do about it, and the exit code.
+//!
+//! Exit codes are stable: scripts branch on them. [`EXITS`] is the only list; `--help` prints it, and a test compares
+//! `docs/cli.md` with it.
+
+use std::fmt;
+use std::io;
+
+use quipu_storage::{Error as StorageError, ErrorKind};
+
+/// The result of everything a command does.
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// The exit codes, in rising order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Ok,
+    Failure,
+    Usage,
+    NotFound,
+    Conflict,
+    Unavailable,
+    OutOfRange,
+    Busy,
+    Damaged,
+    DiskFull,
+    StorageFailed,
+    Input,
+    Denied,
+    Unsupported,
+    Interrupted,
+}
+
+/// Code, reasons, and what to do.
+pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
+    (Exit::Ok, 0, "-", "done; also when the reader of a pipe went away"),
+    (Exit::Failure, 1, "IO, INTERNAL", "read the message"),
+    (
+        Exit::Usage,
+        2,
+        "USAGE, INVALID_ARGUMENT, RECORD_TOO_LARGE, APPEND_TOO_LARGE",
+        "correct the command or the request",
+    ),
+    (
+        Exit::NotFound,
+        3,
+        "TOPIC_NOT_FOUND, NO_STORE, FILE_NOT_FOUND",
+        "check the name; `topics create` makes a topic",
+    ),
+    (
+        Exit::Conflict,
+        4,
+        "TOPIC_EXISTS, APPEND_CONDITION_FAILED, FENCED",
+        "it is there already, or has changed: look again",
+    ),
+    (
+        Exit::Unavailable,
+        5,
+        "UNREACHABLE, NOT_READY, DRAINING, OVERLOADED, RATE_LIMITED, OUTCOME_UNKNOWN",
+        "try again a little later",
+    ),
+    (
+        Exit::OutOfRange,
+        6,
+        "OFFSET_TRIMMED, OFFSET_UNWRITTEN",
+        "use an offset within the bounds in the message",
+    ),
+    (
+        Exit::Busy,
+        7,
+        "LOCKED, LISTEN, ALREADY_RUNNING, TOO_MANY_TOPICS",
+        "another process or operation is at it",
+    ),
+    (
+        Exit::Damaged,
+        8,
+        "CORRUPT_RANGE, CORRUPT_FILE, TOPIC_REFUSED, CHECKSUM_MISMATCH",
+        "restore what the message names",
+    ),
+    (Exit::DiskFull, 9, "DISK_FULL", "free space: `topics trim`, `topics delete`"),
+    (Exit::StorageFailed, 10, "STORAGE_FAILED", "check the disk, then restart the server"),
+    (Exit::Input, 11, "INPUT_INVALID", "correct the line that is named, or skip it with --skip-invalid"),
+    (Exit::Denied, 12, "UNAUTHENTICATED, ACCESS_DENIED", "use other credentials"),
+    (Exit::Unsupported, 13, "UNIMPLEMENTED, NEWER_FORMAT, CODEC_UNAVAILABLE", "use a build that has it"),
+    (Exit::Interrupted, 130, "CANCELLED", "stopped by a signal or cancelled"),
+];
+
+impl Exit {
+    /// The number that the process ends with.
+    pub(crate) fn code(self) -> u8 {
+        EXITS.iter().find(|row| row.0 == self).map_or(1, |row| row.1)
+    }
+
+    /// The exit for a reason, as servers give it in `google.rpc.ErrorInfo`.
+    pub(crate) fn of_reason(reason: &str) -> Option<Self> {
+        EXITS.iter().find(|row| row.2.split(", ").any(|known| known == reason)).map(|row| row.0)
+    }
+}
+
+/// Why a command ends without having done what it was asked for.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    /// In capitals, as in the table of [`EXITS`].
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    /// What to do.
+    pub(crate) hint: Option<String>,
+    is_silent: bool,
+}
+
+impl Failure {
+    /// A failure with its exit code and reason.
+    pub(crate) fn new(exit: Exit, reason: &str, message: impl Into<String>) -> Self {
+        Self { exit, reason: reason.into(), message: message.into(), hint: None, is_silent: false }
+    }
+
+    /// The command line asks for something that cannot be.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "USAGE", message)
+    }
+
+    /// A part of the input is not what it should be.
+    pub(crate) fn input(message: impl Into<String>) -> Self {
+        Self::new(Exit::Input, "INPUT_INVALID", message)
+    }
+
+    /// Ends with that code; everything has been said already.
+    pub(crate) fn silent(exit: Exit) -> Self {
+        Self { is_silent: true, ..Self::new(exit, "", "") }
+    }
+
+    /// The same with what to do.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same, preceded by what was being done.
+    #[must_use]
+    pub(crate) fn while_doing(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    /// Whether nothing is to be said: the reader of the output is gone, or it was said before.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
+    /// A file or directory could not be read or written.
+    pub(crate) fn file(action: &str, path: impl fmt::Display, error: &io::Error) -> Self {
+        let message = format!("cannot {action} {path}: {error}");
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::new(Exit::NotFound, "FILE_NOT_FOUND", message),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::new(Exit::DiskFull, "DISK_FULL", message)
+            }
+            _ => Self::new(Exit::Failure, "IO", message),
+        }
+    }
+}
+
+/// Errors of the output. A closed pipe is no error of ours: whoever read it has seen enough.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::silent(Exit::Ok),
+            _ => Self::file("write", "the output", &error),
+        }
+    }
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        use StorageError as E;
+        if let E::Io { source, .. } = &error
+            && source.kind() == io::ErrorKind::BrokenPipe
+        {
+            return Self::silent(Exit::Ok);
+        }
+        let message = error.to_string();
+        let (exit, reason) = match error.kind() {
+            ErrorKind::Invalid => match &error {
+                E::RecordTooLarge { .. } => (Exit::Usage, "RECORD_TOO_LARGE"),
+                E::AppendTooLarge { .. } => (Exit::Usage, "APPEND_TOO_LARGE"),
+                _ => (Exit::Usage, "INVALID_ARGUMENT"),
+            },
+            ErrorKind::NotFound => match &error {
+                E::NoStore { .. } => (Exit::NotFound, "NO_STORE"),
+                _ => (Exit::NotFound, "TOPIC_NOT_FOUND"),
+            },
+            ErrorKind::Exists => (Exit::Conflict, "TOPIC_EXISTS"),
+            ErrorKind::OutOfRange => match &error {
+                E::OffsetTrimmed { .. } => (Exit::OutOfRange, "OFFSET_TRIMMED"),
+                _ => (Exit::OutOfRange, "OFFSET_UNWRITTEN"),
+            },
+            ErrorKind::Busy => match &error {
+                E::AlreadyRunning { .. } => (Exit::Busy, "ALREADY_RUNNING"),
+                E::TooManyTopics { .. } => (Exit::Busy, "TOO_MANY_TOPICS"),
+                E::NotAStore { .. } => (Exit::Usage, "INVALID_ARGUMENT"),
+                _ => (Exit::Busy, "LOCKED"),
+            },
+            ErrorKind::Retry => match &error {
+                E::Overloaded { .. } => (Exit::Unavailable, "OVERLOADED"),
+                E::Cancelled { .. } => (Exit::Interrupted, "CANCELLED"),
+                _ => (Exit::Failure, "IO"),
+            },
+            ErrorKind::DiskFull => (Exit::DiskFull, "DISK_FULL"),
+            ErrorKind::Damaged => match &error {
+                E::Corrupt { .. } => (Exit::Damaged, "CORRUPT_RANGE"),
+                E::TopicRefused { .. } => (Exit::Damaged, "TOPIC_REFUSED"),
+                _ => (Exit::Damaged, "CORRUPT_FILE"),
+            },
+            ErrorKind::Reopen => (Exit::StorageFailed, "STORAGE_FAILED"),
+            ErrorKind::Unsupported => match &error {
+                E::CodecUnavailable { .. } => (Exit::Unsupported, "CODEC_UNAVAILABLE"),
+                _ => (Exit::Unsupported, "NEWER_FORMAT"),
+            },
+        };
+        let failure = Self::new(exit, reason, message);
+        match &error {
+            E::TopicNotFound { name } => {
+                let hint =
+                    format!("`quipu topics list` shows what is there, `quipu topics create {name}` makes it");
+                failure.hint(hint)
+            }
+            E::Locked { .. } => {
+                failure.hint("to go through the server that holds it, use --server instead of --data")
+            }
+            E::NoStore { .. } => {
+                failure.hint("`quipu publish --create` and `quipu topics create` make a store")
+            }
+            E::OffsetTrimmed { .. } => failure.hint("`--from earliest` starts at the first record there is"),
+            E::OffsetUnwritten { .. } => {
+                failure.hint("`--from latest` starts behind the last record there is")
+            }
+            E::NotAStore { .. } => failure.hint("name another directory with --data"),
+            _ => failure,
+        }
+    }
+}
+
+/// The table for `--help`.
+pub(crate) fn help_table() -> String {
+    let mut table = String::from("Exit codes:\n");
+    for (_, code, reasons, action) in EXITS {
+        table.push_str(&format!("  {code:>3}  {action}\n       {reasons}\n"));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_and_every_reason_stands_for_one_exit() {
+        let mut reasons: Vec<_> = EXITS.iter().flat_map(|row| row.2.split(", ")).collect();
+        let count = reasons.len();
+        reasons.sort_unstable();
+        reasons.dedup();
+        assert_eq!(reasons.len(), count);
+        assert!(EXITS.windows(2).all(|rows| rows[0].1 < rows[1].1));
+    }
+
+    #[test]
+    fn the_manual_has_the_same_table() {
+        let manual = include_str!("../../docs/cli.md");
+        for (_, code, reasons, action) in EXITS {
+            let row = format!("| {code} | {reasons} | {action} |");
+            assert!(manual.contains(&row), "docs/cli.md lacks: {row}");
+        }
+    }
+}

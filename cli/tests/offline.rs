@@ -1,0 +1,168 @@
+//! Directories without a server: export, import, verify, dump, inspect, status.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
+mod common;
+
+use common::{Place, files, quipu};
+use serde_json::Value;
+
+fn filled(place: &Place) {
+    place.run(&["topics", "create", "t", "--codec", "lz4", "--retention-age-max", "30d", "--compact"]).ok();
+    place.feed(&["publish", "t", "--key", "k", "--type", "x", "--tag", "g", "-H", "a=b"], "one\ntwo\n").ok();
+    let binary: Vec<u8> = [&b"\x00\x00\x00\x03\xff\x00\xfe"[..], b"\x00\x00\x00\x00"].concat();
+    place.feed(&["publish", "t", "-F", "binary"], binary).ok();
+    place
+        .feed(
+            &["publish", "t", "-F", "ndjson", "--payload-field", "p", "--id-field", "id"],
+            "{\"p\":null,\"id\":\"0198b2c0-0000-7000-8000-00000000abcd\"}\n",
+        )
+        .ok();
+}
+
+#[test]
+fn a_topic_that_was_exported_and_imported_is_the_same_to_the_last_byte() {
+    let place = Place::new();
+    filled(&place);
+    let file = place.path("t.ndjson");
+    place.run(&["export", "t", file.to_str().unwrap()]).ok().says("5 records");
+    let other = Place::new();
+    other.run(&["import", "t", file.to_str().unwrap()]).ok().says("5 records");
+    assert_eq!(
+        other.run(&["read", "t", "--json"]).ok().stdout,
+        place.run(&["read", "t", "--json"]).ok().stdout
+    );
+    // Settings too; and through pipes.
+    let again = other.run(&["export", "t"]).ok();
+    assert_eq!(again.stdout, std::fs::read(&file).unwrap());
+    let third = Place::new();
+    third.feed(&["import", "t"], &again.stdout).ok();
+    assert_eq!(third.run(&["export", "t"]).ok().stdout, again.stdout);
+    // What is there is not overwritten.
+    place.run(&["export", "t", file.to_str().unwrap()]).fails(1).says("exists");
+    other.run(&["import", "t", file.to_str().unwrap()]).fails(4).says("already");
+}
+
+#[test]
+fn offsets_that_cannot_be_kept_are_refused_unless_new_ones_will_do() {
+    let place = Place::new();
+    filled(&place);
+    place.run(&["topics", "trim", "t", "--before", "2"]).ok();
+    let export = place.run(&["export", "t"]).ok().stdout;
+    let other = Place::new();
+    other.feed(&["import", "t"], &export).fails(11).says("line 2").says("--renumber");
+    // Half a topic is no import: nothing of it stays.
+    other.run(&["read", "t"]).fails(3);
+    other.feed(&["import", "t", "--renumber"], &export).ok();
+    assert_eq!(other.run(&["read", "t", "-f", "%o "]).ok().text(), "0 1 2 ");
+}
+
+#[test]
+fn a_malformed_export_leaves_nothing_behind() {
+    let place = Place::new();
+    place.run(&["topics", "create", "other"]).ok();
+    for (input, says) in [
+        ("{\"quipu_export\":2}\n", "newer"),
+        ("{\"quipu_export\":1,\"settings\":{\"codec\":\"gzip\"}}\n", "gzip"),
+        ("{\"quipu_export\":1,\"settings\":{\"segment_bytes_max\":\"big\"}}\n", "no number"),
+        ("{\"payload\":\"a\"}\nno json\n", "line 2"),
+        ("{\"payload\":\"a\",\"offset\":0}\n{\"payload\":\"b\",\"offset\":0}\n", "line 2"),
+        ("{\"payload_base64\":\"*\"}\n", "base64"),
+        ("[]\n", "no object"),
+    ] {
+        place.feed(&["import", "t"], input).fails(11).says(says);
+        place.run(&["read", "t"]).fails(3);
+    }
+    place.run(&["import", "t", "/nowhere"]).fails(3);
+}
+
+#[test]
+fn an_intact_store_is_verified_and_a_flipped_bit_is_named() {
+    let place = Place::new();
+    filled(&place);
+    place.run(&["verify"]).ok();
+    let report = place.run(&["verify", "--json"]).ok();
+    let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!((&report["intact"], &report["closed_properly"]), (&true.into(), &true.into()));
+    let (path, mut bytes) = files(&place.store())
+        .into_iter()
+        .find(|(path, _)| path.extension().is_some_and(|name| name == "segment"))
+        .unwrap();
+    bytes[120] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let ran = place.run(&["verify"]);
+    assert_eq!(ran.code, 8, "{ran:?}");
+    assert!(ran.text().contains("damage") && ran.text().contains(".segment"), "{}", ran.text());
+    // Reading names what is lost, shows the rest, and ends with the same code.
+    place.run(&["read", "t"]).fails(8).says("damaged");
+    place.run(&["export", "t"]).fails(8).says("damaged");
+    let ran = place.run(&["topics", "verify", "t"]);
+    assert_eq!(ran.code, 8, "{ran:?}");
+}
+
+#[test]
+fn files_are_dumped_as_text() {
+    let place = Place::new();
+    filled(&place);
+    let all = place.run(&["dump"]).ok().text();
+    assert!(all.contains("checkpoint") && all.contains("segment, store"), "{all}");
+    let segment = files(&place.store())
+        .into_iter()
+        .find(|(path, _)| path.extension().is_some_and(|name| name == "segment"));
+    let segment = segment.unwrap().0;
+    let ran = common::feed(quipu(&["dump", segment.to_str().unwrap(), "--no-records"]), "").ok();
+    assert!(ran.text().contains("segment, store"), "{}", ran.text());
+    let text = place.file("text", "hello");
+    place.run(&["dump", &text]).fails(2).says("no segment");
+    place.run(&["dump", "/nowhere"]).fails(1).says("/nowhere");
+    Place::new().run(&["dump"]).fails(3);
+}
+
+#[test]
+fn inspect_draws_segments_and_what_retention_lets_go() {
+    let place = Place::new();
+    place
+        .run(&["topics", "create", "t", "--segment-bytes-max", "4KiB", "--retention-records-max", "100000"])
+        .ok();
+    let input: String =
+        (0..2000).map(|number| format!("a record with some text, number {number}\n")).collect();
+    place.feed(&["publish", "t", "--batch-records", "10"], input).ok();
+    let drawn = place.run(&["inspect"]).ok().text();
+    assert!(
+        drawn.contains('█') && drawn.contains("(100%)") && drawn.contains("retention by records"),
+        "{drawn}"
+    );
+    let value = place.run(&["inspect", "t", "--json"]).ok();
+    let value: Value = serde_json::from_slice(&value.stdout).unwrap();
+    let segments = value["segments"].as_array().unwrap();
+    assert!(segments.len() > 3, "{value}");
+    assert_eq!(segments[0]["base_offset"], 0);
+    assert_eq!(segments[0]["next_offset"], segments[1]["base_offset"]);
+    assert_eq!(value["log_end_offset"], 2000);
+    assert_eq!(segments[0]["goes_by"], Value::Null);
+    place.run(&["inspect", "nope"]).fails(3);
+    Place::new().run(&["inspect"]).fails(3);
+}
+
+#[test]
+fn commands_for_directories_say_that_they_need_one() {
+    for command in ["verify", "dump", "inspect"] {
+        common::feed(quipu(&[command]), "").fails(2).says("--data");
+    }
+    let place = Place::new();
+    filled(&place);
+    place.run(&["status"]).ok();
+}
+
+#[test]
+fn completions_and_man_pages_are_made() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = common::feed(quipu(&["completions", shell]), "").ok().text();
+        assert!(script.contains("publish") && script.contains("compact"), "{shell}");
+    }
+    let dir = place.path("man");
+    common::feed(quipu(&["man", dir.to_str().unwrap()]), "").ok();
+    let page = std::fs::read_to_string(dir.join("quipu-publish.1")).unwrap();
+    assert!(page.contains("key-field") || page.contains("key\\-field"), "{page}");
+}

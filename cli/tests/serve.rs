@@ -1,0 +1,354 @@
+//! A server, and the commands against it, through the real binary and sockets.
+
+#![allow(clippy::unwrap_used, reason = "a test ends there")]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use common::{Place, Ran, Running, feed, quipu};
+use serde_json::Value;
+
+/// A server on a port of its own.
+struct Server {
+    running: Running,
+    url: String,
+}
+
+impl Server {
+    fn start(place: &Place, port: u16) -> Self {
+        let listen = format!("127.0.0.1:{port}");
+        let mut command = place.command(&["serve", "--listen", &listen, "--log-filter", "warn"]);
+        command.stderr(Stdio::null());
+        let mut running = Running::new(command);
+        let line = running.line();
+        let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
+        Self { running, url }
+    }
+
+    fn port(&self) -> u16 {
+        self.url.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = quipu(args);
+        command.args(["--server", &self.url]);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        feed(self.command(args), "")
+    }
+
+    fn feed(&self, args: &[&str], input: impl AsRef<[u8]>) -> Ran {
+        feed(self.command(args), input)
+    }
+
+    fn spawn(&self, args: &[&str]) -> Running {
+        Running::new(self.command(args))
+    }
+
+    fn signal(&self, name: &str) {
+        signal(self.running.child.id(), name);
+    }
+}
+
+fn signal(process: u32, name: &str) {
+    assert!(
+        Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap().success()
+    );
+}
+
+#[test]
+fn every_command_does_through_a_server_what_it_does_on_a_directory() {
+    let place = Place::new();
+    let server = Server::start(&place, 0);
+    let other = Place::new();
+    let both = |args: &[&str], input: &str| {
+        let (here, there) = (server.feed(args, input), other.feed(args, input));
+        assert_eq!(
+            (here.code, here.text()),
+            (there.code, there.text()),
+            "{args:?}\n{}\n{}",
+            here.stderr,
+            there.stderr
+        );
+        here
+    };
+    both(&["topics", "create", "t", "--codec", "lz4", "--retention-age-max", "30d"], "").ok();
+    both(&["topics", "create", "t"], "").fails(4);
+    both(&["publish", "t", "--batch-records", "2"], "0\n1\n2\n3\n4\n").ok();
+    let line = "{\"k\":\"a\",\"y\":\"x\",\"t\":[\"u\",\"v\"]}\n";
+    both(
+        &[
+            "publish",
+            "t",
+            "-F",
+            "ndjson",
+            "--key-field",
+            "k",
+            "--type-field",
+            "y",
+            "--tag-field",
+            "t",
+            "-H",
+            "h=1",
+        ],
+        line,
+    )
+    .ok();
+    both(&["publish", "nope"], "x").fails(3);
+    both(&["publish", "u", "--create"], "x").ok();
+    for args in [
+        &["--from", "3"][..],
+        &["--from", "-2"],
+        &["--from", "1", "--until", "3"],
+        &["--until", "-1"],
+        &["--from", "1h"],
+        &["--until", "1h"],
+        &["--reverse"],
+        &["--reverse", "--count", "2"],
+        &["--reverse", "--from", "4", "--until", "2"],
+        &["--key", "a"],
+        &["--key-prefix", "a", "--from", "-1"],
+        &["--type", "x", "--tag", "u,v", "-H", "h=1"],
+        &["--tag", "w"],
+        &["--count", "2"],
+        &["--from", "latest"],
+        &["--written"],
+    ] {
+        both(&[&["read", "t", "-f", "%o %k %y %g %h %v\\n"], args].concat(), "").ok();
+    }
+    both(&["read", "t", "--from", "99"], "").fails(6);
+    both(&["tail", "t", "-n", "2", "--raw"], "").ok();
+    both(&["tail", "t", "-n", "1", "--key", "a", "--raw"], "").ok();
+    both(&["topics", "list"], "").ok();
+    both(&["topics", "alter", "t", "--retention-age-max", "none", "--retention-records-max", "1000"], "")
+        .ok();
+    both(&["topics", "alter", "t", "--compact", "--compaction-lag-min", "1h"], "").ok();
+    let settings = |ran: Ran| serde_json::from_slice::<Value>(&ran.stdout).unwrap()["settings"].clone();
+    let describe = ["topics", "describe", "t", "--json"];
+    assert_eq!(settings(server.run(&describe).ok()), settings(other.run(&describe).ok()));
+    both(&["topics", "trim", "t", "--before", "2"], "").ok();
+    both(&["read", "t", "--from", "0"], "").fails(6);
+    server.run(&["topics", "compact", "t", "--dry-run"]).ok();
+    server.run(&["topics", "verify", "t"]).ok();
+    server.run(&["status"]).ok();
+    both(&["topics", "delete", "u"], "").ok();
+    both(&["read", "u"], "").fails(3);
+    both(&["topics", "create", "../x"], "").fails(2);
+    // A directory that a server holds can be read beside it.
+    assert_eq!(
+        place.run(&["read", "t", "--raw"]).ok().stdout,
+        server.run(&["read", "t", "--raw"]).ok().stdout
+    );
+    place.feed(&["publish", "t"], "x").fails(7);
+}
+
+#[test]
+fn an_export_goes_from_server_to_server() {
+    let (first, second) = (Place::new(), Place::new());
+    let (first, second) = (Server::start(&first, 0), Server::start(&second, 0));
+    first.feed(&["publish", "t", "--create", "-K", ":"], "a:1\nb:2\n").ok();
+    let export = first.run(&["export", "t"]).ok();
+    second.feed(&["import", "t"], &export.stdout).ok();
+    let shown = ["read", "t", "-f", "%o %i %k %v\\n"];
+    assert_eq!(first.run(&shown).ok().text(), second.run(&shown).ok().text());
+}
+
+#[test]
+fn a_follower_gets_each_record_once_over_a_killed_server() {
+    let place = Place::new();
+    let mut server = Server::start(&place, 0);
+    let port = server.port();
+    server.feed(&["publish", "t", "--create"], "0\n").ok();
+    let mut tail = server.spawn(&["tail", "-f", "t", "--template", "%o %v\\n", "--quiet"]);
+    assert_eq!(tail.line(), "0 0");
+    for round in 1..4 {
+        server.signal("KILL");
+        server.running.child.wait().unwrap();
+        server = Server::start(&place, port);
+        server.feed(&["publish", "t"], format!("{round}\n")).ok();
+        assert_eq!(tail.line(), format!("{round} {round}"));
+    }
+}
+
+#[test]
+fn a_publisher_goes_on_over_killed_servers_without_loss_and_without_repeats() {
+    let place = Place::new();
+    let mut server = Server::start(&place, 0);
+    let port = server.port();
+    server.run(&["topics", "create", "t"]).ok();
+    let mut publish = server.spawn(&["publish", "t", "--batch-records", "7", "--quiet"]);
+    let mut tail = server.spawn(&["tail", "-f", "t", "--from", "earliest", "--raw", "--quiet"]);
+    let mut sent = 0;
+    for round in 0..4 {
+        let lines: String = (sent..sent + 500).map(|number| format!("{number}\n")).collect();
+        sent += 500;
+        publish.send(&lines);
+        if round > 0 {
+            // Some of this is on its way now.
+            server.signal("KILL");
+            server.running.child.wait().unwrap();
+            server = Server::start(&place, port);
+        }
+        // Followed to the last one, so that each round begins with an idle publisher.
+        for number in sent - 500..sent {
+            assert_eq!(tail.line(), number.to_string());
+        }
+    }
+    drop(publish.stdin.take());
+    assert!(publish.child.wait().unwrap().success());
+    let all = server.run(&["read", "t", "--raw"]).ok().lines();
+    assert_eq!(all, (0..sent).map(|number: u32| number.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_signal_ends_a_server_in_order_and_followers_are_told() {
+    let place = Place::new();
+    let mut server = Server::start(&place, 0);
+    server.feed(&["publish", "t", "--create"], "x\n").ok();
+    let mut tail = server.spawn(&["tail", "-f", "t", "--raw", "--retry-for", "100ms"]);
+    assert_eq!(tail.line(), "x");
+    server.signal("TERM");
+    assert_eq!(server.running.child.wait().unwrap().code(), Some(0));
+    // It waits as long as it was told, and says so with its exit code.
+    assert_eq!(tail.child.wait().unwrap().code(), Some(5));
+    let report = place.run(&["verify", "--json"]).ok();
+    let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!(report["closed_properly"], true);
+}
+
+#[test]
+fn a_second_signal_ends_a_server_at_once() {
+    let place = Place::new();
+    let mut command = place.command(&["serve", "--listen", "127.0.0.1:0", "--drain-time-max", "1h"]);
+    command.stderr(Stdio::piped());
+    let mut server = Running::new(command);
+    let address = server.line().trim_start_matches("listening on http://").to_owned();
+    let mut log = BufReader::new(server.child.stderr.take().unwrap());
+    // A client that has begun a call and never goes on keeps the server from ending.
+    let mut silent = std::net::TcpStream::connect(address).unwrap();
+    silent
+        .write_all(b"POST /quipu.v1.LogService/Append HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc-web\r\ncontent-length: 100\r\n\r\n")
+        .unwrap();
+    signal(server.child.id(), "INT");
+    let mut line = String::new();
+    while !line.contains("draining") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended by itself");
+    }
+    signal(server.child.id(), "INT");
+    let code = server.child.wait().unwrap().code();
+    // It may also have found that nobody is there any more.
+    assert!(matches!(code, Some(130 | 0)), "{code:?}");
+}
+
+#[test]
+fn nobody_answering_is_said_at_once() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    feed(quipu(&["read", "t", "--server", &url]), "").fails(5).says("quipu serve");
+    feed(quipu(&["read", "t", "--server", "not a url"]), "").fails(2);
+    let mut command = quipu(&["read", "t"]);
+    command.env("QUIPU_SERVER", &url);
+    feed(command, "").fails(5).says(&url);
+}
+
+#[test]
+fn a_server_refuses_what_it_cannot_do() {
+    let place = Place::new();
+    let refused = |args: &[&str], code: i32, says: &str| {
+        place.run(&[&["serve"], args].concat()).fails(code).says(says);
+    };
+    refused(&["--listen", "0.0.0.0:0"], 2, "--insecure");
+    refused(&["--listen", "nowhere"], 2, "listen");
+    refused(&["--tls-certificate", "c.pem"], 2, "tls_key");
+    refused(&["--reads-max", "0"], 2, "reads_max must be 1 to 256 (--reads-max)");
+    refused(&["--journal-file-bytes", "1"], 2, "journal_file_bytes");
+    refused(&["--log-format", "xml"], 2, "human or json");
+    refused(&["--config", "/nowhere.toml"], 3, "/nowhere.toml");
+    let file = place.file("q.toml", "\nlistne = \"127.0.0.1:0\"\n");
+    refused(&["--config", &file], 2, "line 2: there is no setting \"listne\"; did you mean \"listen\"?");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    refused(&["--listen", &address], 7, &address);
+    let server = Server::start(&place, 0);
+    refused(&["--listen", "127.0.0.1:0"], 7, "in use");
+    drop(server);
+}
+
+#[test]
+fn the_configuration_in_effect_is_shown_with_its_sources() {
+    let place = Place::new();
+    let file = place.file("q.toml", "reads_max = 4\ntail_bytes_max = \"1MiB\"\n");
+    let mut command =
+        place.command(&["serve", "--config", &file, "--print-config", "--connections-max", "9"]);
+    command.env("QUIPU_TAIL_BYTES_MAX", "2MiB").env("QUIPU_REEDS_MAX", "1");
+    let ran = feed(command, "").ok().says("QUIPU_READS_MAX");
+    let line =
+        |name: &str| ran.lines().into_iter().find(|line| line.starts_with(&format!("{name} ="))).unwrap();
+    assert!(line("reads_max").contains("= 4 ") && line("reads_max").contains("q.toml, line 1"));
+    assert!(
+        line("tail_bytes_max").contains("\"2MiB\"")
+            && line("tail_bytes_max").contains("QUIPU_TAIL_BYTES_MAX")
+    );
+    assert!(
+        line("connections_max").contains("= 9 ") && line("connections_max").contains("--connections-max")
+    );
+    assert!(line("listen").contains("# default"));
+    // What is shown is a configuration: the same again.
+    let shown = place.file("shown.toml", &ran.stdout);
+    let again = feed(quipu(&["serve", "--config", &shown, "--print-config", "--json"]), "").ok();
+    let value = |name: &str| {
+        let lines = again.lines();
+        let rows = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        rows.into_iter().find(|row| row["name"] == name).unwrap()["value"].clone()
+    };
+    assert_eq!((value("reads_max"), value("tail_bytes_max")), ("4".into(), "2MiB".into()));
+}
+
+#[test]
+fn logs_are_json_on_request() {
+    let place = Place::new();
+    let mut command = place.command(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--json"]);
+    command.stderr(Stdio::piped());
+    let mut server = Running::new(command);
+    let announced: Value = serde_json::from_str(&server.line()).unwrap();
+    assert!(announced["url"].as_str().unwrap().starts_with("http://127.0.0.1:"));
+    let mut log = String::new();
+    BufReader::new(server.child.stderr.take().unwrap()).read_line(&mut log).unwrap();
+    let event: Value = serde_json::from_str(&log).unwrap();
+    assert_eq!(event["level"], "INFO");
+}
+
+#[test]
+fn the_bench_measures_and_leaves_no_topic() {
+    let place = Place::new();
+    let server = Server::start(&place, 0);
+    let ran = server.run(&["bench", "--records", "2000", "--rate", "200", "--seconds", "1", "--json"]).ok();
+    let rows: Vec<Value> = ran.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |name: &str| rows.iter().find(|row| row["bench"] == name).unwrap();
+    assert_eq!((&of("append")["records"], &of("replay")["records"]), (&2000.into(), &2000.into()));
+    assert_eq!(of("latency")["records"], 200);
+    assert!(of("latency")["latency_micros"]["p99"].as_u64().unwrap() > 0);
+    server.run(&["bench", "append", "--records", "100"]).ok();
+    assert_eq!(server.run(&["topics", "list", "--json"]).ok().stdout, b"");
+    place.run(&["bench"]).fails(2);
+}
+
+#[test]
+fn the_demonstration_runs_to_its_end_and_cleans_up() {
+    let place = Place::new();
+    let mut command = quipu(&["demo"]);
+    command.env("TMPDIR", place.dir.path());
+    let ran = feed(command, "").ok();
+    assert!(
+        ran.text().contains("Nothing that was acknowledged is gone") && ran.text().contains("intact"),
+        "{}",
+        ran.text()
+    );
+    assert_eq!(std::fs::read_dir(place.dir.path()).unwrap().count(), 0);
+}

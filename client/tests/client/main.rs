@@ -1,0 +1,9 @@
+//! The client against the real server, over sockets, and through a relay that cuts connections.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod calls;
+mod common;
+mod following;
+mod relay;
+mod sessions;

@@ -1,0 +1,182 @@
+//! Append sessions: in order, each record once, whatever happens to the connection.
+
+use std::sync::atomic::Ordering;
+
+use quipu_client::{AppendSession, Client, Durability, Error, Outcome, Record, Visibility};
+
+use crate::common::{PATIENCE, Server, client};
+use crate::relay::Relay;
+
+async fn payloads(client: &Client, topic: &str) -> Vec<String> {
+    let mut records = client.read(topic).visibility(Visibility::Written).records().await.unwrap();
+    let mut payloads = Vec::new();
+    while let Some(record) = records.next().await {
+        payloads.push(String::from_utf8(record.unwrap().payload().unwrap().to_vec()).unwrap());
+    }
+    payloads
+}
+
+async fn open(client: &Client, topic: &str, durability: Durability) -> AppendSession {
+    client.append_session(topic).durability(durability).batch_bytes(2000).open().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_a_session_keep_their_order_and_tickets_know_their_offsets() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    client.create_topic("t").await.unwrap();
+    let session = open(&client, "t", Durability::Synced).await;
+    let mut tickets = Vec::new();
+    for n in 0..5000 {
+        tickets.push(session.append(format!("{n}")).await.unwrap());
+    }
+    let together = session.append_all(["5000", "5001"]).await.unwrap();
+    session.flush().await.unwrap();
+    assert_eq!(session.buffered_bytes(), 0);
+    for (n, ticket) in tickets.into_iter().enumerate() {
+        let appended = ticket.wait().await.unwrap();
+        assert_eq!((appended.first_offset, appended.next_offset), (n as u64, n as u64 + 1));
+    }
+    let appended = together.wait().await.unwrap();
+    assert_eq!((appended.first_offset, appended.next_offset), (5000, 5002));
+    session.close().await.unwrap();
+    assert_eq!(payloads(&client, "t").await, (0..5002).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_connection_left_in_doubt_is_in_the_topic_once() {
+    let server = Server::start().await;
+    let relay = Relay::start(server.address).await;
+    let straight = server.client().await;
+    straight.create_topic("t").await.unwrap();
+    // Others append between, so that offsets alone would not tell.
+    let other = open(&straight, "t", Durability::Written).await;
+    let mut expected = 0;
+    for durability in [Durability::Synced, Durability::Written, Durability::Accepted] {
+        let session = open(&client(relay.address).await, "t", durability).await;
+        relay.bytes_max.store(40_000, Ordering::SeqCst);
+        let mut tickets = Vec::new();
+        for n in 0..4000 {
+            drop(other.append("other").await.unwrap());
+            tickets.push(session.append(format!("{}", expected + n)).await.unwrap());
+            if n % 500 == 499 {
+                relay.cut();
+            }
+        }
+        let answered = async {
+            for ticket in tickets {
+                let appended = ticket.wait().await.unwrap();
+                let record = straight.record("t", appended.first_offset).await;
+                // A record that is not synced yet cannot be had by its offset.
+                if let Ok(Some(record)) = record {
+                    assert_eq!(record.payload().unwrap(), expected.to_string().as_bytes());
+                }
+                expected += 1;
+            }
+        };
+        tokio::time::timeout(PATIENCE, answered).await.unwrap();
+        session.close().await.unwrap();
+        relay.bytes_max.store(0, Ordering::SeqCst);
+    }
+    other.close().await.unwrap();
+    assert!(relay.connections() > 20, "{}", relay.connections());
+    let mine: Vec<String> = payloads(&straight, "t").await.into_iter().filter(|p| p != "other").collect();
+    assert_eq!(mine, (0..12_000).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_goes_on_behind_a_restart_of_the_server() {
+    let mut server = Server::start().await;
+    let client = server.client().await;
+    client.create_topic("t").await.unwrap();
+    let session = open(&client, "t", Durability::Synced).await;
+    for round in 0..5 {
+        for n in 0..200 {
+            drop(session.append(format!("{}", round * 200 + n)).await.unwrap());
+        }
+        server = server.restart().await;
+    }
+    tokio::time::timeout(PATIENCE, session.close()).await.unwrap().unwrap();
+    assert_eq!(payloads(&client, "t").await, (0..1000).map(|n| n.to_string()).collect::<Vec<_>>());
+    drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_beyond_a_bound_is_refused_and_the_session_goes_on() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    client.create_topic("t").await.unwrap();
+    let session = open(&client, "t", Durability::Synced).await;
+    drop(session.append("1").await.unwrap());
+    for bad in [Record::new(vec![0; 600 << 10]), Record::keyed(vec![0; 5000], "")] {
+        assert!(matches!(session.append(bad).await, Err(Error::TooLarge { .. })));
+    }
+    drop(session.append("2").await.unwrap());
+    session.close().await.unwrap();
+    assert_eq!(payloads(&client, "t").await, ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_deleted_ends_the_session_and_every_ticket_says_so() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    assert!(matches!(client.append_session("t").open().await, Err(Error::TopicNotFound { .. })));
+    client.create_topic("t").await.unwrap();
+    let session = open(&client, "t", Durability::Synced).await;
+    session.append("1").await.unwrap().wait().await.unwrap();
+    client.delete_topic("t").await.unwrap();
+    let ticket = session.append("2").await.unwrap();
+    let error = ticket.wait().await.unwrap_err();
+    assert!(matches!(error, Error::TopicNotFound { .. }), "{error:?}");
+    assert_eq!(error.outcome(), Outcome::NotApplied);
+    assert!(matches!(session.append("3").await, Err(Error::TopicNotFound { .. })));
+    assert!(matches!(session.close().await, Err(Error::TopicNotFound { .. })));
+}
+
+/// Appended, and the answer lost: the client finds it, with its offset.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_appended_before_the_answer_was_lost_is_found_and_not_sent_again() {
+    let server = Server::start().await;
+    let relay = Relay::start(server.address).await;
+    let straight = server.client().await;
+    straight.create_topic("t").await.unwrap();
+    straight.append("t", ["another's"]).await.unwrap();
+    let session = open(&client(relay.address).await, "t", Durability::Synced).await;
+    relay.hold_answers(true);
+    let ticket = session.append("mine").await.unwrap();
+    appended(&straight, 2).await;
+    relay.cut();
+    relay.hold_answers(false);
+    let found = tokio::time::timeout(PATIENCE, ticket.wait()).await.unwrap().unwrap();
+    assert_eq!((found.first_offset, found.next_offset), (1, 2));
+    session.close().await.unwrap();
+    assert_eq!(payloads(&straight, "t").await, ["another's", "mine"]);
+}
+
+/// Records that were removed before the client could look for them may have been its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_trimmed_before_it_could_be_looked_for_is_said_to_be_unknown() {
+    let server = Server::start().await;
+    let relay = Relay::start(server.address).await;
+    let straight = server.client().await;
+    straight.create_topic("t").await.unwrap();
+    let session = open(&client(relay.address).await, "t", Durability::Synced).await;
+    relay.hold_answers(true);
+    let ticket = session.append("mine").await.unwrap();
+    appended(&straight, 1).await;
+    straight.trim_topic("t", 1).await.unwrap();
+    relay.cut();
+    relay.hold_answers(false);
+    let error = tokio::time::timeout(PATIENCE, ticket.wait()).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Unknown { .. }), "{error:?}");
+    assert_eq!(error.outcome(), Outcome::Unknown);
+    assert!(session.append("2").await.is_err(), "the session has ended");
+}
+
+/// Waits until the topic has records up to `end`.
+async fn appended(client: &Client, end: u64) {
+    let mut subscription = client.subscribe("t").send().await.unwrap();
+    while subscription.next_offset() < Some(end) {
+        tokio::time::timeout(PATIENCE, subscription.next()).await.unwrap().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,8 @@
+//! The service as its users meet it: a process that is killed, clients of other makes, and clients that mean no good.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod histories;
+mod hostile;
+mod process;
+mod stranger;
