@@ -25,8 +25,10 @@ fn the_first_five_minutes_are_as_the_readme_tells_them() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let program = Path::new(env!("CARGO_BIN_EXE_quipu"));
     let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
-    let script =
-        format!("set -e; trap 'kill $(jobs -p) 2> /dev/null' EXIT\n{}", blocks("The first five minutes"));
+    let script = format!(
+        "set -e; trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n{}",
+        blocks("The first five minutes")
+    );
     let mut bash = Command::new("bash");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("QUIPU_") {

@@ -423,7 +423,7 @@ impl Segment {
                 }
                 Ok(_) => at += ALIGNMENT as u64,
                 // A sector that cannot be read: go on behind its page.
-                Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
+                Err(error) if cannot_be_read(&error) => {
                     at = (at + 1).next_multiple_of(HEAD_BYTES);
                 }
                 Err(error) => return Err(error),
@@ -552,7 +552,7 @@ impl SegmentReader {
             Ok(Err(BodyProblem::Invalid(invalid))) => {
                 self.damage(segment, context, position..end, expected, invalid.detail)
             }
-            Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
+            Err(error) if cannot_be_read(&error) => {
                 self.damage(segment, context, position..end, expected, "the disk cannot read it")
             }
             Err(error) => Err(error),
@@ -649,9 +649,7 @@ impl SegmentReader {
         end: u64,
     ) -> Result<std::result::Result<BatchHeader, Invalid>> {
         match self.header(segment, context, position, end) {
-            Err(Error::Io { source, .. }) if is_bad_sector(&source) => {
-                Ok(Err(Invalid::new("the disk cannot read it", 0)))
-            }
+            Err(error) if cannot_be_read(&error) => Ok(Err(Invalid::new("the disk cannot read it", 0))),
             outcome => outcome,
         }
     }
@@ -716,7 +714,7 @@ impl SegmentReader {
             }
             outcome => outcome,
         };
-        let window = window.map_err(|error| Error::io("read", &segment.path, error))?;
+        let window = window.map_err(|error| Error::io(READ, &segment.path, error))?;
         self.window = window;
         self.window_at = position;
         self.window_bytes = (self.window_bytes * 2).min(WINDOW_BYTES);
@@ -738,6 +736,14 @@ impl SegmentReader {
 /// Whether the disk cannot read what is there. Anything else (too many open files, say) says nothing about the bytes.
 fn is_bad_sector(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+/// What it says of bytes that were asked for; of the file as a whole it says something else.
+const READ: &str = "read";
+
+/// The same of an error of a reader. That a file cannot be opened, measured or mapped may pass, and is no damage.
+fn cannot_be_read(error: &Error) -> bool {
+    matches!(error, Error::Io { action: READ, source, .. } if is_bad_sector(source))
 }
 
 /// Keeps the number of maps bounded: the ones opened first are closed first. A reader that holds one keeps it.

@@ -49,6 +49,8 @@ pub(super) async fn settle(
     let now = client.topic(topic).await?;
     if let (Some(mark), true) = (&*mark, is_in_doubt(unanswered)) {
         let from = if mark.topic_uid == now.uid { mark.offset } else { 0 };
+        // What is answered need not be synced, and a reader of what is synced cannot begin behind it.
+        let from = from.min(now.high_watermark);
         let range = from..now.log_end_offset;
         if !range.is_empty() {
             tracing::debug!(
