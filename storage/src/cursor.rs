@@ -126,6 +126,27 @@ impl ReadBatch {
         })
     }
 
+    /// The record at `offset`, if the batch has it. Decodes no other.
+    pub(crate) fn record(&self, offset: Offset) -> Result<Option<StoredRecord>> {
+        let mut records = self.batch.records();
+        while let Some(next) = records.next_encoded() {
+            let (found, bytes) = next.map_err(unreadable)?;
+            if found > offset {
+                break;
+            }
+            if found == offset {
+                RecordView::decode(bytes).map_err(unreadable)?;
+                return Ok(Some(StoredRecord {
+                    offset,
+                    append_time: self.batch.append_time(),
+                    topic: self.topic,
+                    bytes: self.batch.body().slice_ref(bytes),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
     /// The records from there on, each with its own hold on the batch's memory.
     pub fn owned(&self) -> Vec<Result<StoredRecord>> {
         let body = self.batch.body();
@@ -843,19 +864,5 @@ pub(crate) fn get(topic: Source, offset: Offset, visibility: Visibility) -> Resu
     }
     cursor.reader = SegmentReader::for_points();
     let Some(batch) = cursor.next_batch()? else { return Ok(None) };
-    let uid = batch.topic;
-    let body = batch.batch.body();
-    let mut records = batch.batch.records();
-    while let Some(next) = records.next_encoded() {
-        let (found, bytes) = next.map_err(unreadable)?;
-        if found == offset {
-            RecordView::decode(bytes).map_err(unreadable)?;
-            let append_time = batch.batch.append_time();
-            return Ok(Some(StoredRecord { offset, append_time, topic: uid, bytes: body.slice_ref(bytes) }));
-        }
-        if found > offset {
-            break;
-        }
-    }
-    Ok(None)
+    batch.record(offset)
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use quipu_benches::child::Child;
 use quipu_benches::latency::Latency;
+use quipu_benches::limits::have_memory_at_hand;
 use quipu_benches::payload::{Payloads, Random};
 use quipu_benches::row::{Sample, Unit};
 use quipu_benches::writers;
@@ -206,6 +207,7 @@ fn append_buffered<const N: usize>(
     payloads: &Payloads,
     scale: Scale,
 ) -> Result<Sample> {
+    have_memory_at_hand(BUFFERED_BYTES_MAX * 3 / 2);
     let mut log = peer.open(dir, Mode::Buffered)?;
     let mut next = 0;
     while next < WARM_CALLS * N as u64 {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use quipu_storage::{Durability, Store, Topic};
 
 use super::store::{Records, open};
-use crate::limits::{MEMORY_BYTES, MemoryTwice, SumOf, SyncLoop, SyncTo};
+use crate::limits::{MEMORY_BYTES, MemoryTwice, SumOf, SyncLoop, SyncTo, have_memory_at_hand};
 use crate::row::{Bar, Contender, PAYLOADS, Pair, Row, Sample, Unit};
 use crate::writers;
 
@@ -115,6 +115,8 @@ impl Batches {
 impl Contender for Batches {
     fn round(&mut self) -> Result<Sample> {
         let first = self.next;
+        // For the tail, the journal and the segments.
+        have_memory_at_hand(3 * self.round_records * self.records.payloads.record_bytes() as u64);
         let begun = Instant::now();
         while self.next < first + self.round_records {
             self.records.append(&self.topic, self.next, self.next + self.batch, Durability::Written)?;

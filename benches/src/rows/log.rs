@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use quipu_storage::{Durability, Log, LogSettings, Offset, Start, Visibility};
 
-use crate::limits::{MEMORY_BYTES, Memory};
+use crate::limits::{MEMORY_BYTES, Memory, have_memory_at_hand};
 use crate::payload::Payloads;
 use crate::row::{Bar, Contender, PAYLOADS, Pair, Row, Sample, Unit};
 
@@ -54,6 +54,8 @@ impl Append {
     /// Appends to a new log for the rest of the round at most; how many, and how long it took.
     fn fill(&self, left: Duration) -> Result<(u64, Duration)> {
         let settings = LogSettings { sync_interval: Duration::from_secs(3600), ..LogSettings::default() };
+        // And some more for what belongs to the pages.
+        have_memory_at_hand(self.log_records * self.payloads.record_bytes() as u64 * 3 / 2);
         let log = Log::builder().settings(settings).open(&self.dir).context("open the log")?;
         let mut count = 0;
         let start = Instant::now();

@@ -14,8 +14,7 @@
 //!   call takes longer than a small read. What is left is a page that was read once, was evicted since, and whose
 //!   sector has gone bad meanwhile: that is a SIGBUS, as after any memory that fails.
 //! - M6 There is at most one [`WriteMap`] of a file, and storing needs `&mut` of it.
-//! - M7 Populating pages changes no byte of them, so it may run beside stores; what does it keeps the map alive.
-#![allow(unsafe_code, reason = "memory maps cannot be had without; M1 to M7 are the argument")]
+#![allow(unsafe_code, reason = "memory maps cannot be had without; M1 to M6 are the argument")]
 
 use std::fs::File;
 use std::io;
@@ -73,14 +72,10 @@ impl ReadMap {
             let whole = window * WINDOW_BYTES..((window + 1) * WINDOW_BYTES).min(self.raw.len());
             // A window that reaches beyond the file's end, or has a bad sector elsewhere, is not faulted in as a
             // whole: then only what is wanted of it counts, each time.
-            if populate(&self.raw, whole.clone(), Advice::LinuxPopulateRead).is_ok() {
+            if populate(&self.raw, whole.clone()).is_ok() {
                 word.fetch_or(mask, Ordering::Relaxed);
             } else {
-                populate(
-                    &self.raw,
-                    whole.start.max(range.start)..whole.end.min(range.end),
-                    Advice::LinuxPopulateRead,
-                )?;
+                populate(&self.raw, whole.start.max(range.start)..whole.end.min(range.end))?;
             }
         }
         Ok(())
@@ -95,10 +90,11 @@ impl super::Map for ReadMap {
 }
 
 /// Faults the pages of `range` in, without a signal if the disk cannot read them (M5).
-fn populate(raw: &MmapRaw, range: Range<usize>, how: Advice) -> io::Result<()> {
+fn populate(raw: &MmapRaw, range: Range<usize>) -> io::Result<()> {
     let start = range.start / PAGE_BYTES * PAGE_BYTES;
-    // SAFETY: M4: `start..range.end` lies within the map. M7: populating changes no byte.
-    let outcome = unsafe { madvise(raw.as_mut_ptr().add(start).cast(), range.end - start, how) };
+    // SAFETY: M4: `start..range.end` lies within the map. Populating changes no byte.
+    let outcome =
+        unsafe { madvise(raw.as_mut_ptr().add(start).cast(), range.end - start, Advice::LinuxPopulateRead) };
     match outcome {
         Ok(()) => Ok(()),
         // Kernels before 5.14 do not know the advice: there, M5 is not kept.
@@ -126,7 +122,7 @@ impl AsRef<[u8]> for Window {
 /// A map for storing into the first `capacity` bytes of an allocated file.
 #[derive(Debug)]
 pub(super) struct WriteMap {
-    raw: Arc<MmapRaw>,
+    raw: MmapRaw,
     /// Up to here the processor was told of the stores to come.
     fetched: usize,
 }
@@ -135,7 +131,7 @@ impl WriteMap {
     /// The caller keeps M6, and has allocated every block of the file, so that no store meets a full disk.
     pub(super) fn new(file: &File, capacity: usize) -> io::Result<Self> {
         let raw = MmapOptions::new().len(capacity).map_raw(file)?;
-        Ok(Self { raw: Arc::new(raw), fetched: 0 })
+        Ok(Self { raw, fetched: 0 })
     }
 
     /// Lets the processor get the lines behind `end` for storing, as far as the next write of this size will go: it
@@ -192,26 +188,5 @@ impl super::Writer for WriteMap {
         // map. M6: nobody else stores into this map. M2 and M3: the pages exist, and what readers were handed, from maps
         // of their own, is not written again.
         Some(unsafe { std::slice::from_raw_parts_mut(self.raw.as_mut_ptr().add(start), end - start) })
-    }
-
-    fn faulter(&self) -> Option<Arc<dyn super::Faulter>> {
-        Some(Arc::new(WriteFaulter { raw: Arc::clone(&self.raw) }))
-    }
-}
-
-/// Populates the pages of a [`WriteMap`].
-#[derive(Debug)]
-struct WriteFaulter {
-    raw: Arc<MmapRaw>,
-}
-
-impl super::Faulter for WriteFaulter {
-    fn fault(&self, range: Range<u64>) -> io::Result<()> {
-        let index = |n| usize::try_from(n).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
-        let range = index(range.start)?..index(range.end)?;
-        if range.start > range.end || range.end > self.raw.len() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "range beyond the map"));
-        }
-        populate(&self.raw, range, Advice::LinuxPopulateWrite)
     }
 }

@@ -158,16 +158,4 @@ pub trait Writer: fmt::Debug + Send {
     fn overwrites_in_place(&self) -> bool {
         true
     }
-
-    /// Something that gets memory ready for this writer, from whatever thread. `None` if there is nothing to
-    /// get ready.
-    fn faulter(&self) -> Option<Arc<dyn Faulter>> {
-        None
-    }
-}
-
-/// Gets the memory ready that a [`Writer`] will store into, so that storing does not have to wait for it.
-pub trait Faulter: fmt::Debug + Send + Sync {
-    /// Makes the pages of `range` present and writable. Changes no byte, whatever is written meanwhile.
-    fn fault(&self, range: Range<u64>) -> io::Result<()>;
 }

@@ -4,18 +4,19 @@
 //! into it meets a full disk. It is written through [`File::writer`]: a map where the file system overwrites in place.
 //!
 //! Storing into a page that the file system has not seen yet costs ten times what storing costs, so the file is
-//! written with zeros ahead of the batches, and the pages are faulted in ([`Fill`]). A thread does that; where it falls
-//! behind, the append does it for its own next step. Promises:
+//! written with zeros ahead of the batches ([`Fill`]). A thread does that; where it falls behind, the append does it
+//! for its own next step. Promises:
 //!
 //! - Zeros are only written behind `filled`, batches only before it: the two never meet.
 //! - What lies behind the last batch reads as zeros, up to the end of the file.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::context::Context;
-use crate::disk::{Faulter, File, OpenMode, Writer};
+use crate::disk::{File, OpenMode, Writer};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchBuilder, BatchHeader};
 use crate::format::checkpoint::SealedSegment;
@@ -28,7 +29,7 @@ use crate::types::{Offset, Uid};
 
 /// The name of the file that will be the next segment.
 pub(super) const NEXT: &str = "next";
-/// Bytes of zeros that are written at once.
+/// Bytes of zeros that are written at once: the kernel keeps them together, and the first store faults them all in.
 const FILL_BYTES: usize = 1 << 20;
 /// How far zeros are written ahead of the batches.
 pub(super) const FILL_AHEAD_BYTES: u64 = 8 << 20;
@@ -52,10 +53,11 @@ fn data_bytes_for(capacity: u64) -> u64 {
 #[derive(Debug)]
 pub(super) struct Fill {
     file: Arc<dyn File>,
-    faulter: Option<Arc<dyn Faulter>>,
     pub(super) capacity: u64,
-    /// Zeros were written up to here; nobody writes a batch behind it.
-    filled: Mutex<u64>,
+    /// Zeros were written up to here; nobody writes a batch behind it. Moves under the lock, so that whoever finds
+    /// enough of them waits for nobody.
+    filled: AtomicU64,
+    filling: Mutex<()>,
 }
 
 impl Fill {
@@ -63,36 +65,36 @@ impl Fill {
         let filled = if writer.overwrites_in_place() { from } else { capacity };
         Arc::new(Self {
             file: Arc::clone(file),
-            faulter: writer.faulter(),
             capacity,
-            filled: Mutex::new(filled),
+            filled: AtomicU64::new(filled),
+            filling: Mutex::new(()),
         })
     }
 
     /// Writes the next zeros if there are none up to `wanted`. Returns up to where they are now.
     pub(super) fn step(&self, wanted: u64) -> io::Result<u64> {
-        let mut filled = self.filled.lock().expect("no panic under this lock");
-        if *filled >= wanted.min(self.capacity) {
-            return Ok(*filled);
+        let wanted = wanted.min(self.capacity);
+        if self.has_filled() < wanted {
+            let _filling = self.filling.lock().expect("no panic under this lock");
+            let filled = self.has_filled();
+            if filled < wanted {
+                let end = (filled + FILL_BYTES as u64).min(self.capacity);
+                let part = usize::try_from(end - filled).expect("at most FILL_BYTES");
+                self.file.write_at(&[IoSlice::new(&ZEROS[..part])], filled)?;
+                self.filled.store(end, Ordering::Release);
+            }
         }
-        let end = (*filled + FILL_BYTES as u64).min(self.capacity);
-        let part = usize::try_from(end - *filled).expect("at most FILL_BYTES");
-        self.file.write_at(&[IoSlice::new(&ZEROS[..part])], *filled)?;
-        if let Some(faulter) = &self.faulter {
-            // Only for speed: whoever stores there faults the page in otherwise.
-            let _ = faulter.fault(*filled..end);
-        }
-        *filled = end;
-        Ok(end)
+        Ok(self.has_filled())
     }
 
     /// No zeros from now on: what lies behind the batches is somebody else's.
     fn stop(&self) {
-        *self.filled.lock().expect("no panic under this lock") = self.capacity;
+        let _filling = self.filling.lock().expect("no panic under this lock");
+        self.filled.store(self.capacity, Ordering::Release);
     }
 
     fn has_filled(&self) -> u64 {
-        *self.filled.lock().expect("no panic under this lock")
+        self.filled.load(Ordering::Acquire)
     }
 }
 

@@ -385,6 +385,5 @@ pub(super) fn get(log: &Log, offset: Offset) -> Result<StoredRecord> {
     let next_offset = cursor.visible_end();
     let unwritten = || Error::OffsetUnwritten { topic: log.handle.inner.name.clone(), offset, next_offset };
     let batch = cursor.next_batch()?.ok_or_else(unwritten)?;
-    let first = batch.owned().into_iter().next();
-    first.unwrap_or_else(|| Err(unwritten()))
+    batch.record(offset)?.ok_or_else(unwritten)
 }

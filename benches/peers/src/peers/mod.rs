@@ -4,6 +4,7 @@ mod commitlog;
 mod lmdb;
 mod okaywal;
 mod open_wal;
+mod quipu;
 mod raft_engine;
 mod seglog;
 mod wal_db;
@@ -13,6 +14,8 @@ use crate::peer::Peer;
 /// Every system, in the order of the report.
 pub fn all() -> Vec<Box<dyn Peer>> {
     vec![
+        Box::new(quipu::QuipuLog),
+        Box::new(quipu::QuipuStore),
         Box::new(open_wal::OpenWal),
         Box::new(raft_engine::RaftEngine),
         Box::new(okaywal::OkayWal),
