@@ -5,7 +5,7 @@
 //! | [`args`] | the command line |
 //! | [`commands`] | one file for each command |
 //! | [`backend`] | what commands work on: a store's directory or a server |
-//! | [`input`], [`format`], [`template`] | records in, records out |
+//! | [`input`], [`mod@format`], [`template`] | records in, records out |
 //! | [`config`] | the settings of a server, from flags, environment and file |
 //! | [`exit`] | failures and exit codes |
 
