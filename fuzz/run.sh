@@ -69,18 +69,38 @@ seed() {
     esac
 }
 
-status=0
-for target in "${targets[@]}"; do
+# One, in the background; what it says is kept until it has ended.
+fuzz() {
+    local target=$1
     seed "$target"
     mkdir -p "artifacts/$target"
-    options=(-max_total_time="$seconds" -artifact_prefix="artifacts/$target/" -rss_limit_mb=2048 -timeout=20
+    local options=(-max_total_time="$seconds" -artifact_prefix="artifacts/$target/" -rss_limit_mb=2048 -timeout=20
         -print_final_stats=1 -verbosity=0)
     # See the target: a fuzzer that learns to make right checksums can write anything.
     [ "$target" != store ] || options+=(-use_cmp=0 -max_len=20000 -len_control=0)
-    echo "fuzz: $target for $seconds s"
-    if ! "$CARGO_TARGET_DIR/$host/release/$target" "${options[@]}" "corpus/$target"; then
-        echo "fuzz: $target FAILED, see fuzz/artifacts/$target" >&2
-        status=1
-    fi
+    "$CARGO_TARGET_DIR/$host/release/$target" "${options[@]}" "corpus/$target" > "$logs/$target" 2>&1
+}
+
+# As many at once as there are processors.
+status=0
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+width=$(nproc)
+for ((first = 0; first < ${#targets[@]}; first += width)); do
+    declare -A running=()
+    for target in "${targets[@]:first:width}"; do
+        echo "fuzz: $target for $seconds s"
+        fuzz "$target" &
+        running[$target]=$!
+    done
+    for target in "${!running[@]}"; do
+        if ! wait "${running[$target]}"; then
+            cat "$logs/$target" >&2
+            echo "fuzz: $target FAILED, see fuzz/artifacts/$target" >&2
+            status=1
+        fi
+        echo "fuzz: $target: $(grep -o 'number_of_executed_units: *[0-9]*' "$logs/$target" || echo 'no count')"
+    done
+    unset running
 done
 exit $status

@@ -1,6 +1,7 @@
 //! The store against a plain model of it, in random sequences with closes, kills and power cuts.
 //!
-//! `QUIPU_MODEL_SEQUENCES` says how many; `QUIPU_SEED` repeats one.
+//! `QUIPU_MODEL_SEQUENCES` says how many, `QUIPU_MODEL_FIRST_SEED` where their seeds begin (0, so that each run repeats the
+//! last; CI runs some from a new place each time); `QUIPU_SEED` repeats one.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -77,8 +78,9 @@ fn a_store_behaves_like_a_list_of_records_through_closes_kills_and_power_cuts() 
         return;
     }
     let count = from_env("QUIPU_MODEL_SEQUENCES").unwrap_or(SEQUENCES);
-    let coverage = run(0..count);
-    println!("{count} sequences: {coverage:#?}");
+    let first = from_env("QUIPU_MODEL_FIRST_SEED").unwrap_or(0);
+    let coverage = run(first..first + count);
+    println!("{count} sequences from seed {first} on: {coverage:#?}");
     if count >= 100 {
         coverage.check(count).unwrap();
     }
