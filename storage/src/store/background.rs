@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::StoreInner;
 use crate::error::{Error, Result};
+use crate::topic::strand::is_refusal;
 use crate::types::Position;
 use crate::watch::Watch;
 
@@ -140,6 +141,8 @@ fn flush_turn(store: &StoreInner) {
                     context.set_disk_full(true);
                     break;
                 }
+                // A checkpoint finds another place for it.
+                Err(error) if is_refusal(&error) => store.wake.checkpoint.signal(),
                 _ => store.room.notify(),
             }
             if context.counters.segment_files_open.value() > context.settings.open_files_max {
