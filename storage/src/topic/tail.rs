@@ -114,6 +114,11 @@ impl Tail {
         }
     }
 
+    /// All batches, oldest first.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = &TailBatch> {
+        self.full.iter().flat_map(|chunk| chunk.iter()).chain(&self.growing).skip(self.dropped)
+    }
+
     /// The batch that covers `offset`, or the first one behind it.
     pub(crate) fn find(&self, offset: Offset) -> Option<&TailBatch> {
         self.first_where(|batch| batch.next_offset > offset)
