@@ -30,7 +30,7 @@ use crate::topic::tail::Head;
 use crate::types::{Offset, TopicId};
 
 /// The file that is given up on a full disk.
-const RESERVE: &str = "reserve";
+pub(super) const RESERVE: &str = "reserve";
 /// Most threads that sync segments at once: one file after the other would take as long as they are many.
 const SYNC_THREADS_MAX: usize = 16;
 
