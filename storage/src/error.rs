@@ -238,14 +238,15 @@ pub enum Error {
         /// What does not hold.
         detail: String,
     },
-    /// A topic's files do not fit together; the topic is refused, the rest of the store is not.
+    /// A topic's files do not fit together; the topic is refused until they do, the rest of the store is not. They are
+    /// looked at again each time, and what was appended before is kept.
     #[error("topic {topic} is refused: {detail} ({path})", path = path.display())]
     TopicRefused {
         /// The topic.
         topic: TopicName,
         /// The file or directory.
         path: PathBuf,
-        /// What is missing, overlapping or foreign.
+        /// What is missing or foreign, and what to do about it.
         detail: String,
     },
     /// Written by a newer version.

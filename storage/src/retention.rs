@@ -1,7 +1,8 @@
-//! Retention: which sealed segments may go, by age, bytes and number of records.
+//! Retention: which sealed segments may go, by age, bytes and number of records; of a topic in memory, which batches.
 //!
 //! It decides and trims; the trim goes through the journal, so that what was removed stays removed. It needs no
-//! room on the disk but for that frame, and runs also while appends are refused because the disk is full.
+//! room on the disk but for that frame, and runs also while appends are refused because the disk is full. A topic in
+//! memory needs no frame: after a restart it is empty.
 
 use std::sync::Arc;
 
@@ -46,13 +47,17 @@ struct Piece {
     records: u64,
 }
 
-/// How far the log may be cut, and why.
-fn decide(retention: &Retention, pieces: &[Piece], now: Timestamp) -> Option<(Offset, RetentionReason)> {
-    let mut bytes: u64 = pieces.iter().map(|piece| piece.bytes).sum();
-    let mut records: u64 = pieces.iter().map(|piece| piece.records).sum();
+/// How far the log may be cut, and why. `bytes` and `records` are those of all pieces, oldest first.
+fn decide(
+    retention: &Retention,
+    (mut bytes, mut records): (u64, u64),
+    pieces: impl Iterator<Item = Piece>,
+    now: Timestamp,
+) -> Option<(Offset, RetentionReason)> {
     let mut decision = None;
-    for (number, piece) in pieces.iter().enumerate() {
-        let is_last = number + 1 == pieces.len();
+    let mut pieces = pieces.peekable();
+    while let Some(piece) = pieces.next() {
+        let is_last = pieces.peek().is_none();
         let is_old =
             retention.age_max.is_some_and(|age| now.0.saturating_sub(piece.last_time.0) > millis(age));
         // What is being written goes by age only: the other bounds would empty the topic.
@@ -97,19 +102,49 @@ impl StoreInner {
             return Ok(None);
         }
         let now = self.context.clock.now();
-        let pieces = pieces(topic);
         let from = topic.log_start();
+        let decision = if topic.is_in_memory() {
+            decide_in_memory(topic, &retention, now)
+        } else {
+            let pieces = pieces(topic);
+            let bytes = pieces.iter().map(|piece| piece.bytes).sum();
+            let records = pieces.iter().map(|piece| piece.records).sum();
+            decide(&retention, (bytes, records), pieces.into_iter(), now)
+        };
         // What is not synced yet stays.
-        let decision =
-            decide(&retention, &pieces, now).map(|(to, why)| (to.min(topic.high_watermark()), why));
+        let decision = decision.map(|(to, why)| (to.min(topic.high_watermark()), why));
         let Some((to, reason)) = decision.filter(|(to, _)| *to > from) else {
             return Ok(None);
         };
-        self.trim(topic, to)?;
+        if topic.is_in_memory() {
+            let _writer = self.writer();
+            self.context.check_writable()?;
+            topic.check_alive()?;
+            topic.move_log_start(to);
+        } else {
+            self.trim(topic, to)?;
+        }
         let report = RetentionReport { topic: topic.name.clone(), time: now, from, to, reason };
         *topic.last_retention.lock().expect("no panic under this lock") = Some(report.clone());
         Ok(Some(report))
     }
+}
+
+/// In memory each batch is a piece. Looks at those that go and no more, since appends wait meanwhile.
+fn decide_in_memory(
+    topic: &TopicInner,
+    retention: &Retention,
+    now: Timestamp,
+) -> Option<(Offset, RetentionReason)> {
+    let tail = topic.tail();
+    let records = tail.head.next_offset - tail.first_offset();
+    let pieces = tail.batches().map(|batch| Piece {
+        next_offset: batch.next_offset,
+        last_time: batch.append_time,
+        bytes: batch.bytes.len() as u64,
+        records: batch.next_offset - batch.base_offset,
+    });
+    decide(retention, (tail.bytes(), records), pieces, now)
 }
 
 /// The sealed segments, and what is being written as the last piece.
@@ -133,7 +168,7 @@ fn pieces(topic: &TopicInner) -> Vec<Piece> {
         pieces.push(Piece {
             next_offset: head.next_offset,
             last_time: head.last_time,
-            bytes: head.active.map_or_else(|| topic.tail().bytes(), |active| active.bytes),
+            bytes: head.active.map_or(0, |active| active.bytes),
             records: head.next_offset - sealed_end,
         });
     }
@@ -158,7 +193,7 @@ mod tests {
     }
 
     fn cut(retention: Retention, now: u64) -> Option<(u64, RetentionReason)> {
-        decide(&retention, &log(), Timestamp(now)).map(|(offset, reason)| (offset.0, reason))
+        decide(&retention, (400, 40), log().into_iter(), Timestamp(now)).map(|(to, reason)| (to.0, reason))
     }
 
     #[test]

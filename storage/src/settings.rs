@@ -55,7 +55,8 @@ pub struct StoreSettings {
     pub maps_max: u64,
     /// Most segment files that are kept open for writing. 128; 1 to 100,000.
     pub open_files_max: u64,
-    /// Retention also runs when less than this many bytes are free on the disk. 256 MiB; 0 to 1 PiB.
+    /// Retention also runs when less than this many bytes are free on the disk, at most once a second. 256 MiB; 0 to
+    /// 1 PiB. It removes no more than the topics' settings say.
     pub free_bytes_min: u64,
     /// Size of a file that is given up on a full disk, so that deleting, trimming and checkpoints go on. 1 MiB;
     /// 0 to 1 GiB.
@@ -134,12 +135,12 @@ pub enum Storage {
 }
 
 /// Which records of a topic may go. Whole sealed segments go, oldest first, when any bound is exceeded, so a bit
-/// more than the bound may stay.
+/// more than the bound may stay; in a topic in memory, whole batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
     /// Older than this. None; 1 ms to 1,000 years.
     pub age_max: Option<Duration>,
-    /// So that the segments have at most this many bytes. None; at least 1.
+    /// So that the segments, or the batches in memory, have at most this many bytes. None; at least 1.
     pub bytes_max: Option<u64>,
     /// So that at most this many records stay. None; at least 1.
     pub records_max: Option<u64>,

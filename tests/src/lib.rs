@@ -4,6 +4,7 @@
 //!   promises of [`quipu_storage::disk`] allow, which is more than a real file system would do.
 //! - [`faulty::FaultyDisk`] counts and records every operation of the disk below it, and fails chosen ones.
 //! - [`lying::LyingDisk`] breaks a promise on purpose, so that a harness can prove that it would notice.
+//! - [`meeting::MeetingDisk`] has something done just before an operation, so that two threads meet without waiting.
 //! - [`golden`] has two small stores with fixed bytes: the golden files of the format.
 //!
 //! And what runs on real ones: [`workload`] drives a store, says what was acknowledged, and checks it afterwards.
@@ -23,6 +24,7 @@ pub mod faults;
 pub mod faulty;
 pub mod golden;
 pub mod lying;
+pub mod meeting;
 pub mod model;
 pub mod rng;
 pub mod rot;

@@ -1,7 +1,8 @@
 //! The file that makes a directory a log: which one it is, where it starts, and up to where it was surely synced.
 //!
 //! Two copies, each alone in a block of its own, each written in place and synced before the other one is written. So
-//! one of them is always whole, and writing them needs no room: a log on a full disk can still be trimmed.
+//! one of them is always whole, and writing them needs no room: a log on a full disk can still be trimmed. The one that
+//! says less is written first; when that is on the disk the change is made, whatever becomes of the other.
 //!
 //! ```text
 //!  0          16    32                 40                   48                56      60    64
@@ -81,6 +82,8 @@ pub(crate) struct IdentityFile {
     pub(crate) path: PathBuf,
     file: Arc<dyn File>,
     now: Identity,
+    /// Where the copies are; the second one says what the file says.
+    copies_at: [u64; 2],
 }
 
 impl IdentityFile {
@@ -98,12 +101,16 @@ impl IdentityFile {
             Err(error) => return Err(Error::io("open", path, error)),
         };
         let mut best: Option<Identity> = None;
+        let mut copies_at = COPIES_AT;
         let mut problem = None;
         for at in COPIES_AT {
             let mut bytes = [0; COPY_BYTES];
             let read = file.read_at(&mut bytes, at).map_err(|error| Error::io("read", &path, error))?;
             match Identity::decode(&bytes[..read]) {
-                Ok(copy) if best.is_none_or(|best| best.rank() < copy.rank()) => best = Some(copy),
+                Ok(copy) if best.is_none_or(|best| best.rank() < copy.rank()) => {
+                    best = Some(copy);
+                    copies_at = if at == COPIES_AT[0] { [COPIES_AT[1], at] } else { COPIES_AT };
+                }
                 Ok(_) => {}
                 Err(HeaderProblem::Newer(found)) => {
                     return Err(Error::NewerFormat { path, found, supported: u32::from(FORMAT_VERSION) });
@@ -112,7 +119,7 @@ impl IdentityFile {
             }
         }
         match (best, problem) {
-            (Some(now), _) => Ok(Some(Self { path, file, now })),
+            (Some(now), _) => Ok(Some(Self { path, file, now, copies_at })),
             (None, problem) => {
                 let detail = match problem {
                     Some((_, HeaderProblem::Invalid(invalid))) => {
@@ -149,22 +156,28 @@ impl IdentityFile {
             _ => {}
         }
         disk.rename(&aside, &path).map_err(|error| Error::io("rename", &path, error))?;
-        Ok(Self { path, file, now })
+        Ok(Self { path, file, now, copies_at: COPIES_AT })
     }
 
     /// Replaces what the file says; when this returns, for good. `sync` syncs the file.
+    ///
+    /// # Errors
+    /// Unless `sync` has failed, the file says what it said before.
     pub(crate) fn write(
         &mut self,
         new: Identity,
         sync: impl Fn(&dyn File, &Path) -> Result<()>,
     ) -> Result<()> {
-        for at in COPIES_AT {
-            self.file
-                .write_at(&[IoSlice::new(&new.encode())], at)
-                .map_err(|error| Error::io("write", &self.path, error))?;
+        let copy = new.encode();
+        let write = |at| self.file.write_at(&[IoSlice::new(&copy)], at);
+        write(self.copies_at[0]).map_err(|error| Error::io("write", &self.path, error))?;
+        sync(&*self.file, &self.path)?;
+        self.now = new;
+        self.copies_at.reverse();
+        // The change is made. A second copy that cannot be written now is the first to be written next time.
+        if write(self.copies_at[0]).is_ok() {
             sync(&*self.file, &self.path)?;
         }
-        self.now = new;
         Ok(())
     }
 }

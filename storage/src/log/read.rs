@@ -69,12 +69,15 @@ impl LogCursor {
             if self.next >= self.visible_end() {
                 return Ok(None);
             }
-            let (segment, position) = match self.place.take() {
-                Some((segment, position)) if self.next < segment.next_offset() => (segment, position),
-                _ => self.locate(&inner)?,
+            let place = match self.place.take() {
+                Some((segment, position)) if self.next < segment.next_offset() => Ok((segment, position)),
+                _ => self.locate(&inner),
             };
-            match self.reader.read(&segment, &inner.context, position, self.next) {
-                Ok(Found::Batch(batch, behind)) => {
+            let found = place.and_then(|(segment, position)| {
+                Ok((self.reader.read(&segment, &inner.context, position, self.next)?, segment))
+            });
+            match found {
+                Ok((Found::Batch(batch, behind), segment)) => {
                     let counters = &inner.context.counters;
                     counters.batches_read.add(1);
                     let from = self.next;
@@ -83,7 +86,7 @@ impl LogCursor {
                     return Ok(Some(ReadBatch::new(batch, from, inner.context.store)));
                 }
                 // A segment without its footer ends before its last records: they are lost.
-                Ok(Found::End) => return Err(segment.lost(self.next)),
+                Ok((Found::End, segment)) => return Err(segment.lost(self.next)),
                 // It was trimmed meanwhile: the next round says so.
                 Err(_) if self.next < inner.log_start() => {}
                 Err(error) => return Err(error),
@@ -170,7 +173,12 @@ impl LogCursor {
             Start::Latest => Ok(end),
             Start::Offset(offset) => at(offset),
             Start::AfterOffset(offset) => at(offset.saturating_add(1)),
-            Start::Time(time) => Ok(self.find_time(&inner, time)?.clamp(first, end.max(first))),
+            Start::Time(time) => {
+                let found = self.find_time(&inner, time)?;
+                // It may have been trimmed meanwhile.
+                let first = inner.log_start();
+                Ok(found.clamp(first, end.max(first)))
+            }
             Start::Last(count) => Ok(end.saturating_sub(count).max(first)),
         }
     }
@@ -181,18 +189,34 @@ impl LogCursor {
             if segment.sealed().is_some_and(|sealed| sealed.last_time < time) {
                 continue;
             }
-            let (mut position, mut expected) = segment.seek_time(&inner.context, time)?;
-            while let Found::Batch(batch, behind) =
-                self.reader.read(segment, &inner.context, position, expected)?
-            {
-                if batch.append_time() >= time {
-                    return Ok(batch.base_offset());
-                }
-                position = behind;
-                expected = batch.next_offset();
+            match self.find_time_in(inner, segment, time) {
+                Ok(Some(offset)) => return Ok(offset),
+                Ok(None) => {}
+                // It was trimmed meanwhile, and its file is gone.
+                Err(_) if segment.next_offset() <= inner.log_start() => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(self.visible_end())
+    }
+
+    fn find_time_in(
+        &mut self,
+        inner: &LogInner,
+        segment: &Arc<Segment>,
+        time: Timestamp,
+    ) -> Result<Option<Offset>> {
+        let (mut position, mut expected) = segment.seek_time(&inner.context, time)?;
+        while let Found::Batch(batch, behind) =
+            self.reader.read(segment, &inner.context, position, expected)?
+        {
+            if batch.append_time() >= time {
+                return Ok(Some(batch.base_offset()));
+            }
+            position = behind;
+            expected = batch.next_offset();
+        }
+        Ok(None)
     }
 }
 

@@ -5,7 +5,7 @@
 //! | sync | syncs the journal | tickets that are waited for without blocking; `sync_interval` |
 //! | flush | writes tails into segments, prepares journal files | every MiB appended |
 //! | checkpoint | makes checkpoints | half of the journal in use, a full tail, `checkpoint_interval` |
-//! | retention | retention | a full disk, `retention_interval` |
+//! | retention | retention | a full disk, less than `free_bytes_min` free, `retention_interval` |
 //! | compaction | compaction, which may take long | `retention_interval` |
 //!
 //! An error that fails the store is seen by everybody in the context; a full disk is tried again at the next
@@ -17,12 +17,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::StoreInner;
+use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::topic::strand::is_refusal;
 use crate::types::Position;
 use crate::watch::Watch;
 
 /// Tails below this wait for more, as long as memory allows.
 const FLUSH_BYTES_MIN: u64 = 256 << 10;
+
+/// How often it is looked whether little is free.
+const LOOK_AT_FREE: Duration = Duration::from_secs(1);
 
 /// Wakes one thread.
 #[derive(Debug, Default)]
@@ -38,9 +43,10 @@ impl Signal {
         }
     }
 
-    fn wait(&self, time: Duration) {
+    /// Says whether it was signalled before the time was up.
+    fn wait(&self, time: Duration) -> bool {
         self.watch.wait_until(Some(Instant::now() + time), || self.is_set.load(Ordering::SeqCst));
-        self.is_set.store(false, Ordering::SeqCst);
+        self.is_set.swap(false, Ordering::SeqCst)
     }
 }
 
@@ -140,6 +146,8 @@ fn flush_turn(store: &StoreInner) {
                     context.set_disk_full(true);
                     break;
                 }
+                // A checkpoint finds another place for it.
+                Err(error) if is_refusal(&error) => store.wake.checkpoint.signal(),
                 _ => store.room.notify(),
             }
             if context.counters.segment_files_open.value() > context.settings.open_files_max {
@@ -180,14 +188,28 @@ fn checkpoint_turn(store: &StoreInner) {
 }
 
 fn retention_turn(store: &StoreInner) {
-    store.wake.retention.wait(store.context.settings.retention_interval);
-    if store.context.is_closed() {
-        return;
+    let context = &store.context;
+    let due = Instant::now() + context.settings.retention_interval;
+    loop {
+        let left = due.saturating_duration_since(Instant::now());
+        let is_signalled = store.wake.retention.wait(left.min(LOOK_AT_FREE));
+        if context.is_closed() || context.failure().is_some() {
+            return;
+        }
+        if is_signalled || left <= LOOK_AT_FREE || is_little_free(context) {
+            break;
+        }
     }
     let freed = store.run_retention().is_ok_and(|reports| !reports.is_empty());
     if freed && store.context.is_disk_full() {
         store.wake.checkpoint.signal();
     }
+}
+
+/// A disk that does not tell has enough.
+fn is_little_free(context: &Context) -> bool {
+    let least = context.settings.free_bytes_min;
+    least > 0 && context.disk.free_bytes(&context.dir).is_ok_and(|free| free < least)
 }
 
 fn compaction_turn(store: &StoreInner) {

@@ -7,9 +7,13 @@
 //! 5. Write the checkpoint aside, sync it, rename it, sync the directory.
 //! 6. Journal files that end at or before the noted place are free.
 //!
+//! If a topic's files cannot take its records in step 3, they get others ([`strand`](crate::topic::strand)), and it goes on
+//! at step 1.
+//!
 //! Appends and reads go on meanwhile. If a step fails because the disk is full, the old checkpoint holds and the
 //! next try begins at step 1; the reserve file is given up first. A failed sync in step 4 fails the store.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
@@ -21,11 +25,12 @@ use crate::disk::{EntryKind, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::topic::TopicInner;
+use crate::topic::strand::is_refusal;
 use crate::topic::tail::Head;
 use crate::types::{Offset, TopicId};
 
 /// The file that is given up on a full disk.
-const RESERVE: &str = "reserve";
+pub(super) const RESERVE: &str = "reserve";
 /// Most threads that sync segments at once: one file after the other would take as long as they are many.
 const SYNC_THREADS_MAX: usize = 16;
 
@@ -65,6 +70,35 @@ impl StoreInner {
     }
 
     fn try_checkpoint(&self) -> Result<()> {
+        let mut stranded = HashSet::new();
+        loop {
+            let refused = self.attempt_checkpoint()?;
+            if refused.is_empty() {
+                return Ok(());
+            }
+            for (topic, error) in refused {
+                if !stranded.insert(topic.id) {
+                    return Err(error);
+                }
+                self.strand(&topic)?;
+            }
+        }
+    }
+
+    /// Finds another place for what a topic's files cannot take. The checkpoint is not noted yet, or noted anew.
+    fn strand(&self, topic: &TopicInner) -> Result<()> {
+        let mut flush = topic.flush.lock().expect("no panic under this lock");
+        let writer = self.writer();
+        if topic.check_alive().is_err() {
+            return Ok(());
+        }
+        let is_refused = topic.strand(&mut flush)?;
+        drop(writer);
+        if is_refused { topic.write_stranded(&mut flush) } else { Ok(()) }
+    }
+
+    /// All steps, unless there are topics whose files cannot take their records: then nothing but the first three.
+    fn attempt_checkpoint(&self) -> Result<Vec<(Arc<TopicInner>, Error)>> {
         let (position, mut checkpoint, noted, deleted) = {
             let writer = self.writer();
             let position = writer.journal.position();
@@ -88,17 +122,22 @@ impl StoreInner {
             (position, checkpoint, noted, writer.deleted.clone())
         };
         self.wait_synced(position)?;
+        let mut refused = Vec::new();
         let at_once = usize::try_from(self.context.settings.open_files_max).unwrap_or(usize::MAX);
         for some in noted.chunks(at_once) {
             for Noted { topic, head, .. } in some {
                 match topic.flush_below(head.next_offset) {
+                    Err(_) if topic.is_deleted.load(Ordering::Acquire) => {}
+                    Err(error) if is_refusal(&error) => refused.push((Arc::clone(topic), error)),
                     // Its records are in the journal only: as long as it cannot take them the journal must stay.
-                    Err(error) if !topic.is_deleted.load(Ordering::Acquire) => return Err(error),
-                    _ => {}
+                    outcome => outcome?,
                 }
             }
             // Files stay open until they are synced, so that a failed write-back is heard of; no more than may be.
             self.sync_segments(some.iter().map(|noted| &*noted.topic), noted.len() > at_once)?;
+        }
+        if !refused.is_empty() {
+            return Ok(refused);
         }
         let gone = self.remove_deleted(&deleted)?;
         let left = deleted.into_iter().map(|deleted| deleted.topic);
@@ -125,7 +164,7 @@ impl StoreInner {
             // It is not used any more; the next opening removes it if this fails.
             let _ = self.context.disk.remove(&path);
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// Syncs what the topics' flushers have written, and closes their files if that is wanted.

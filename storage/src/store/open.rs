@@ -8,6 +8,8 @@
 //!    because later files and checkpoints refer to it.
 //! 6. Tell readers in other processes where the store begins.
 //!
+//! On a full disk the reserve file is given up for whatever of it needs room.
+//!
 //! Segments are not touched: the recovered records are in the tails, from where they are flushed as ever.
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +20,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
 use super::background::{Background, Wake};
+use super::checkpoint::RESERVE;
 use super::{Deleted, Handle, RecoveryReport, Store, StoreInner, Writer, left_over};
 use crate::clock::{Clock, SystemClock};
 use crate::commit::Commit;
@@ -110,11 +113,14 @@ impl StoreBuilder {
         }
         let lock_path = dir.join(LOCK);
         let holder = format!("process {}", std::process::id());
-        let lock = disk.lock(&lock_path, &holder).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => Error::Locked { path: dir.into(), holder: error.to_string() },
-            io::ErrorKind::NotFound => Error::NoStore { path: dir.into() },
-            _ => Error::io("lock", &lock_path, error),
-        })?;
+        let take_lock = || {
+            disk.lock(&lock_path, &holder).map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => Error::Locked { path: dir.into(), holder: error.to_string() },
+                io::ErrorKind::NotFound => Error::NoStore { path: dir.into() },
+                _ => Error::io("lock", &lock_path, error),
+            })
+        };
+        let lock = with_room(disk, dir, take_lock)?;
         let decoded = match read_checkpoint(disk, dir)? {
             Some(decoded) => decoded,
             None => Decoded { checkpoint: create(disk, dir, self.create)?, damaged_copy: None },
@@ -131,7 +137,7 @@ impl StoreBuilder {
             recovery::replay(&files, checkpoint.position, checkpoint.generation, is_clean, |changes| {
                 state.apply(changes)
             })?;
-        recovery::settle(&context, &files, &recovered)?;
+        with_room(&*context.disk, dir, || recovery::settle(&context, &files, &recovered))?;
         if !is_clean || !damaged.is_empty() {
             settle_checkpoint(&context, &checkpoint)?;
         }
@@ -198,6 +204,14 @@ impl StoreBuilder {
                 closed: Mutex::new(None),
             }),
         })
+    }
+}
+
+/// A step of the opening, taken again without the reserve if the disk is full. The next checkpoint sets one aside again.
+fn with_room<T>(disk: &dyn Disk, dir: &Path, step: impl Fn() -> Result<T>) -> Result<T> {
+    match step() {
+        Err(Error::DiskFull { .. }) if disk.remove(&dir.join(RESERVE)).is_ok() => step(),
+        outcome => outcome,
     }
 }
 
@@ -397,7 +411,7 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
     needed.sort_by_key(|(_, end)| *end);
     let slot = match free.pop() {
         Some(slot) => slot,
-        None => Slot::create(context, highest)?,
+        None => with_room(&*context.disk, &context.dir, || Slot::create(context, highest))?,
     };
     let generation = recovered.generation + 1;
     let mut journal =

@@ -5,10 +5,12 @@
 //! |---|---|
 //! | all that is known | go on |
 //! | a known segment is missing | refuse the topic, name the file |
-//! | one is shorter than the checkpoint says | not looked at here: readers report the offsets that are missing, and a flush that should go on behind them is refused |
+//! | one is shorter than the checkpoint says | not looked at here: readers report the offsets that are missing, and nothing is written behind them ([`strand`](super::strand)) |
 //! | an unknown segment of this topic (begun after the checkpoint, or what compaction or trimming left) | remove it: the journal has what it held, or its records were removed |
 //! | an unknown segment of somebody else, or one whose header is damaged | refuse the topic, name the file, remove nothing |
 //! | anything else | leave it alone |
+//!
+//! A topic that is refused is looked at again by everybody who comes to it, and is itself again when its files are right.
 
 use std::path::Path;
 
@@ -30,7 +32,9 @@ pub(crate) fn check(topic: &TopicInner) -> Result<()> {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match known.first() {
             None => return Ok(()),
-            Some(segment) => return refuse(segment.path(), "the segment is missing"),
+            Some(segment) => {
+                return refuse(segment.path(), "the segment is missing; put it back, or delete the topic");
+            }
         },
         Err(error) => return Err(Error::io("list", &topic.dir, error)),
     };
@@ -41,8 +45,15 @@ pub(crate) fn check(topic: &TopicInner) -> Result<()> {
         let key = (segment.base_offset, segment.rewrites);
         match found.binary_search_by_key(&key, |(key, _)| *key) {
             Ok(number) if found[number].1.kind == EntryKind::File => {}
-            Ok(_) => return refuse(segment.path(), "it is not a regular file"),
-            Err(_) => return refuse(segment.path(), "the segment is missing"),
+            Ok(_) => {
+                return refuse(
+                    segment.path(),
+                    "it has the name of a segment and is not a regular file; put the segment in its place",
+                );
+            }
+            Err(_) => {
+                return refuse(segment.path(), "the segment is missing; put it back, or delete the topic");
+            }
         }
     }
     if context.is_read_only || context.is_released() {
@@ -55,7 +66,7 @@ pub(crate) fn check(topic: &TopicInner) -> Result<()> {
         }
         let path = topic.dir.join(&entry.name);
         if entry.kind != EntryKind::File {
-            return refuse(&path, "it is not a regular file");
+            return refuse(&path, "it has the name of a segment and is not a regular file; move it away");
         }
         check_ours(topic, &path)?;
         context.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
@@ -68,7 +79,7 @@ pub(crate) fn check(topic: &TopicInner) -> Result<()> {
 }
 
 /// Whether an unknown file was begun by this topic: its header says so, or was never written.
-fn check_ours(topic: &TopicInner, path: &Path) -> Result<()> {
+pub(super) fn check_ours(topic: &TopicInner, path: &Path) -> Result<()> {
     let mut start = [0; HEADER_BYTES];
     topic
         .context
@@ -79,7 +90,7 @@ fn check_ours(topic: &TopicInner, path: &Path) -> Result<()> {
     let detail = match SegmentHeader::decode(&start) {
         Err(HeaderProblem::Blank) => return Ok(()),
         Ok(header) if header.topic == topic.uid && header.store == topic.context.store => return Ok(()),
-        Ok(_) => "the file belongs to another topic or store".to_owned(),
+        Ok(_) => "the segment belongs to another topic or store; move it away".to_owned(),
         Err(HeaderProblem::Newer(found)) => {
             return Err(Error::NewerFormat {
                 path: path.into(),
@@ -88,7 +99,7 @@ fn check_ours(topic: &TopicInner, path: &Path) -> Result<()> {
             });
         }
         Err(HeaderProblem::Invalid(invalid)) => {
-            format!("the store does not know this file, and {}", invalid.detail)
+            format!("the store does not know this segment, and {}; move it away", invalid.detail)
         }
     };
     Err(Error::TopicRefused { topic: topic.name.clone(), path: path.into(), detail })

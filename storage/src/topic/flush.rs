@@ -9,15 +9,16 @@
 //! 4. Drop them from the tail.
 //!
 //! A failed write or sync fails the store; a full disk or a missing file handle does not: the journal has the records,
-//! they stay in the tail, and the next try begins at step 1. Every step can be done again after a crash, because the
+//! they stay in the tail, and the next try begins at step 1. What its segment cannot take is [`strand`](super::strand)'s. Every step can be done again after a crash, because the
 //! journal says which batch starts a segment: the same bytes go to the same places.
 
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::TopicInner;
+use super::strand::is_refusal;
 use super::tail::TailBatch;
+use super::{TopicInner, files};
 use crate::context::{Context, NamedFile};
 use crate::disk::{File, OpenMode};
 use crate::error::{Error, Result};
@@ -47,14 +48,16 @@ pub(crate) struct Flush {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Resume {
-    base_offset: Offset,
-    bytes: u64,
+pub(super) struct Resume {
+    pub(super) base_offset: Offset,
+    pub(super) bytes: u64,
+    /// Of its first batch and its last one.
+    pub(super) times: (Timestamp, Timestamp),
 }
 
 /// The segment being written.
 #[derive(Debug)]
-struct Active {
+pub(super) struct Active {
     segment: Arc<Segment>,
     file: Arc<dyn File>,
     /// Along with the segment's own, so that sealing has it at hand.
@@ -98,19 +101,38 @@ impl Flush {
             active: None,
             unsynced: Vec::new(),
             is_dir_unsynced: false,
-            resume: state
-                .active
-                .filter(|active| active.bytes > HEADER_BYTES as u64)
-                .map(|active| Resume { base_offset: active.base_offset, bytes: active.bytes }),
+            resume: state.active.filter(|active| active.bytes > HEADER_BYTES as u64).map(|active| Resume {
+                base_offset: active.base_offset,
+                bytes: active.bytes,
+                times: (active.first_time, state.last_time),
+            }),
         }
     }
 
     /// Closes the active segment's file; it is opened again when it is needed. It must be synced.
     pub(crate) fn close_file(&mut self) {
         if let Some(active) = self.active.take() {
-            self.resume =
-                Some(Resume { base_offset: active.segment.base_offset, bytes: active.index.position() });
+            self.resume = Some(Resume {
+                base_offset: active.segment.base_offset,
+                bytes: active.index.position(),
+                times: active.index.times(),
+            });
         }
+    }
+
+    /// The segment that is to be opened again, taken.
+    pub(super) fn take_resume(&mut self) -> Option<Resume> {
+        if self.active.is_some() { None } else { self.resume.take() }
+    }
+
+    /// Opens that segment when it is needed.
+    pub(super) fn resume_at(&mut self, resume: Resume) {
+        self.resume = Some(resume);
+    }
+
+    /// Goes on in a segment that was opened again.
+    pub(super) fn resume_with(&mut self, active: Active) {
+        self.active = Some(active);
     }
 
     /// Lets go of the active segment if it is `segment`, which was trimmed.
@@ -133,17 +155,21 @@ impl Flush {
 impl TopicInner {
     /// Checks the topic's files once; every way to them comes through here. Readers wait for no flush after that.
     pub(crate) fn check_files(&self) -> Result<()> {
-        if self.are_files_checked.load(Ordering::Acquire) {
+        if self.are_files_checked() {
             return Ok(());
         }
         self.lock_flush().map(drop)
     }
 
+    pub(super) fn are_files_checked(&self) -> bool {
+        self.are_files_checked.load(Ordering::Acquire)
+    }
+
     /// Locks the flush state, its files checked.
     pub(crate) fn lock_flush(&self) -> Result<std::sync::MutexGuard<'_, Flush>> {
         let flush = self.flush.lock().expect("no panic under this lock");
-        if !self.are_files_checked.load(Ordering::Acquire) {
-            super::files::check(self)?;
+        if !self.are_files_checked() {
+            files::check(self)?;
             self.are_files_checked.store(true, Ordering::Release);
         }
         Ok(flush)
@@ -155,11 +181,16 @@ impl TopicInner {
             return Ok(());
         }
         let mut flush = self.lock_flush()?;
+        self.write_below(&mut flush, limit)
+    }
+
+    /// The same for those who hold the flush lock.
+    pub(super) fn write_below(&self, flush: &mut Flush, limit: Offset) -> Result<()> {
         loop {
             let (first_offset, chunks) = {
                 let mut tail = self.tail();
                 let first_offset = tail.first_offset();
-                if first_offset >= limit {
+                if first_offset >= limit.min(tail.head.next_offset) {
                     return Ok(());
                 }
                 (first_offset, tail.front(BYTES_AT_ONCE))
@@ -172,7 +203,7 @@ impl TopicInner {
                     let count = rest.iter().take(BATCHES_PER_WRITE).take_while(same).count();
                     let (run, behind) = rest.split_at(count);
                     if !self.was_forgotten(first) {
-                        self.write_run(&mut flush, run)?;
+                        self.write_run(flush, run)?;
                     }
                     // Now, and not when all are written: the next try must not begin a segment anew that is sealed.
                     let written = run.last().map_or(limit, |batch| batch.next_offset);
@@ -236,46 +267,67 @@ impl TopicInner {
         if flush.active.is_none()
             && let Some(resume) = flush.resume
         {
-            // It is not in the list any more if all of it was trimmed.
-            let listed =
-                self.segments().iter().find(|segment| segment.base_offset == resume.base_offset).cloned();
-            if let Some(segment) = listed {
-                flush.active = Some(self.reopen(segment, resume)?);
+            if let Some(segment) = self.listed(resume.base_offset) {
+                flush.active = Some(self.reopen(&segment, resume)?);
             }
             flush.resume = None;
             return self.activate(flush, base_offset);
         }
-        if let Some(active) = &mut flush.active {
-            active.note_unsynced(&mut flush.unsynced);
-            self.seal(active)?;
-            flush.active = None;
-        }
+        self.seal_active(flush)?;
         let active = self.create(flush, base_offset)?;
         flush.active = Some(active);
         Ok(())
     }
 
+    /// The segment with this base offset; it is not in the list any more if all of it was trimmed.
+    pub(super) fn listed(&self, base_offset: Offset) -> Option<Arc<Segment>> {
+        self.segments().iter().find(|segment| segment.base_offset == base_offset).cloned()
+    }
+
     /// Opens the active segment again and cuts what a crash left behind its end.
-    fn reopen(&self, segment: Arc<Segment>, resume: Resume) -> Result<Active> {
+    ///
+    /// # Errors
+    /// [`Error::TopicRefused`] if it cannot go on there: see [`strand`](super::strand).
+    pub(super) fn reopen(&self, segment: &Arc<Segment>, resume: Resume) -> Result<Active> {
+        let refuse = |detail| {
+            Err(Error::TopicRefused { topic: self.name.clone(), path: segment.path.clone(), detail })
+        };
         let open = || {
             let file = self.context.disk.open(&segment.path, OpenMode::Write)?;
             let bytes = file.len()?;
-            Ok((file, bytes))
+            Ok::<_, std::io::Error>((file, bytes))
         };
-        let (file, bytes) = open().map_err(|error| Error::io("open segment", &segment.path, error))?;
+        let (file, bytes) = match open() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return refuse("the segment is missing".into());
+            }
+            outcome => outcome.map_err(|error| Error::io("open segment", &segment.path, error))?,
+        };
         if bytes < resume.bytes {
-            return Err(Error::TopicRefused {
-                topic: self.name.clone(),
-                path: segment.path.clone(),
-                detail: format!("the segment has {bytes} bytes, but {} were synced", resume.bytes),
-            });
+            return refuse(format!("the segment has {bytes} bytes, but {} were synced", resume.bytes));
         }
         if bytes > resume.bytes {
             file.set_len(resume.bytes).map_err(|error| Error::io("cut segment", &segment.path, error))?;
         }
         let mut index = segment.take_index(&self.context)?;
         index.move_to(resume.bytes);
-        Ok(Active { segment, file, index, is_unsynced: false, _counted: CountedOpen::new(&self.context) })
+        Ok(Active {
+            segment: Arc::clone(segment),
+            file,
+            index,
+            is_unsynced: false,
+            _counted: CountedOpen::new(&self.context),
+        })
+    }
+
+    /// Seals the active segment, if there is one.
+    pub(super) fn seal_active(&self, flush: &mut Flush) -> Result<()> {
+        if let Some(active) = &mut flush.active {
+            active.note_unsynced(&mut flush.unsynced);
+            self.seal(active)?;
+            flush.active = None;
+        }
+        Ok(())
     }
 
     /// Writes index and footer.
@@ -310,7 +362,7 @@ impl TopicInner {
             let _ = disk.remove_dir(&self.dir);
         }
         disk.create_dir(&self.dir).map_err(|error| Error::io("create directory", &self.dir, error))?;
-        let fresh = SealedSegment {
+        let mut fresh = SealedSegment {
             base_offset,
             rewrites: 0,
             next_offset: base_offset,
@@ -319,23 +371,27 @@ impl TopicInner {
             first_time: Timestamp::ZERO,
             last_time: Timestamp::ZERO,
         };
-        let segment = self.new_segment(&fresh, false);
+        flush.is_dir_unsynced = true;
+        let (segment, file) = loop {
+            let segment = self.new_segment(&fresh, false);
+            let path = &segment.path;
+            let failed = |error| Error::io("create segment", path, error);
+            match disk.open(path, OpenMode::Create) {
+                // Half made when the disk was full, or by a run that was killed; nobody knows of it yet.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    match files::check_ours(self, path) {
+                        Ok(()) => disk.remove(path).map_err(failed)?,
+                        Err(error) if is_refusal(&error) && !self.are_files_checked() => fresh.rewrites += 1,
+                        Err(error) => return Err(error),
+                    }
+                }
+                outcome => break (Arc::clone(&segment), outcome.map_err(failed)?),
+            }
+        };
         segment.begin_index();
         let header = SegmentHeader { store: self.context.store, topic: self.uid, base_offset };
-        let create = || {
-            let file = match disk.open(&segment.path, OpenMode::Create) {
-                // Half made when the disk was full; nobody knows of it yet.
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                    disk.remove(&segment.path)?;
-                    disk.open(&segment.path, OpenMode::Create)?
-                }
-                outcome => outcome?,
-            };
-            file.write_at(&[IoSlice::new(&header.encode())], 0)?;
-            Ok(file)
-        };
-        flush.is_dir_unsynced = true;
-        let file = create().map_err(|error| Error::io("create segment", &segment.path, error))?;
+        file.write_at(&[IoSlice::new(&header.encode())], 0)
+            .map_err(|error| Error::io("create segment", &segment.path, error))?;
         self.context.counters.segments_created.add(1);
         let listed = Arc::clone(&segment);
         self.update_segments(move |segments| segments.push(Arc::clone(&listed)));

@@ -9,11 +9,13 @@
 //! | [`tail`] | the recent end, in memory |
 //! | [`flush`] | from the tail into segments |
 //! | [`files`] | whether the files are those that the store knows of |
+//! | [`strand`] | where records go whose segment cannot take them |
 //! | [`adopt`] | taking over what a checkpoint of another process says |
 
 pub(crate) mod adopt;
 pub(crate) mod files;
 pub(crate) mod flush;
+pub(crate) mod strand;
 pub(crate) mod tail;
 
 use std::path::PathBuf;

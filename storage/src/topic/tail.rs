@@ -114,6 +114,11 @@ impl Tail {
         }
     }
 
+    /// All batches, oldest first.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = &TailBatch> {
+        self.full.iter().flat_map(|chunk| chunk.iter()).chain(&self.growing).skip(self.dropped)
+    }
+
     /// The batch that covers `offset`, or the first one behind it.
     pub(crate) fn find(&self, offset: Offset) -> Option<&TailBatch> {
         self.first_where(|batch| batch.next_offset > offset)
@@ -148,6 +153,27 @@ impl Tail {
             fits
         };
         self.full.iter().take_while(within).cloned().collect()
+    }
+
+    /// What is on its way to the segment with this base offset begins a new one instead.
+    pub(crate) fn leave_segment(&mut self, base_offset: Offset) {
+        let first_offset = self.first_offset();
+        let mut begun: Option<ActiveSegment> = None;
+        let chunks = self.full.iter_mut().map(Arc::make_mut).chain([&mut self.growing]);
+        for batch in chunks.flatten().filter(|batch| batch.base_offset >= first_offset) {
+            if batch.segment == base_offset {
+                batch.segment = first_offset;
+                let begun = begun.get_or_insert(ActiveSegment {
+                    base_offset: first_offset,
+                    bytes: HEADER_BYTES as u64,
+                    first_time: batch.append_time,
+                });
+                begun.bytes += aligned(batch.bytes.len()) as u64;
+            }
+        }
+        if self.head.active.is_some_and(|active| active.base_offset == base_offset) {
+            self.head.active = begun;
+        }
     }
 
     /// Drops the batches below `offset`. Returns how many bytes they had, and chunks that the caller lets go of when
@@ -286,6 +312,34 @@ mod tests {
                 (first < 2000).then_some(first)
             );
         }
+    }
+
+    #[test]
+    fn what_leaves_its_segment_begins_a_new_one_and_the_segments_behind_it_stay() {
+        for rolls_at in [5, 400, 2000] {
+            let mut tail = Tail::default();
+            for n in 0..1000 {
+                tail.push(Bytes::from(vec![0; 10]), Offset(2 * n + 2), Timestamp(n), n == rolls_at);
+            }
+            tail.drop_below(Offset(4));
+            tail.leave_segment(Offset(0));
+            let moved = rolls_at.min(1000) - 2;
+            assert_eq!(tail.segment_end(Offset(4)), Some(Offset(2 * (moved + 2))));
+            let active = tail.head.active.unwrap();
+            let expected = if rolls_at < 1000 {
+                (Offset(2 * rolls_at), 1000 - rolls_at, Timestamp(rolls_at))
+            } else {
+                (Offset(4), moved, Timestamp(2))
+            };
+            assert_eq!(active.base_offset, expected.0);
+            assert_eq!(active.bytes, HEADER_BYTES as u64 + 16 * expected.1);
+            assert_eq!(active.first_time, expected.2);
+        }
+        let mut empty = Tail::default();
+        empty.push(Bytes::from(vec![0; 10]), Offset(2), Timestamp(0), true);
+        empty.drop_below(Offset(2));
+        empty.leave_segment(Offset(0));
+        assert!(empty.head.active.is_none());
     }
 
     #[test]

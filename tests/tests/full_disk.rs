@@ -1,0 +1,80 @@
+//! A store whose disk is full when it is opened: what it set aside for this is given up.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::sync::Arc;
+
+use quipu_storage::{Error, Record, Start, Store, StoreSettings, TopicSettings};
+use quipu_tests::model::run::{STORE, settings};
+use quipu_tests::sim::SimDisk;
+
+const RESERVE_BYTES: u64 = 256 << 10;
+
+fn open(disk: &SimDisk, journal_file_bytes: u64) -> quipu_storage::Result<Store> {
+    let settings = StoreSettings {
+        reserve_bytes: RESERVE_BYTES,
+        journal_file_bytes,
+        journal_bytes_max: 3 * journal_file_bytes,
+        ..settings()
+    };
+    Store::builder().settings(settings).disk(Arc::new(disk.clone())).open(STORE)
+}
+
+/// A killed store of two records, and its disk full but for the reserve.
+fn full() -> SimDisk {
+    let disk = SimDisk::new();
+    let store = open(&disk, 64 << 10).unwrap();
+    let topic = store.create_topic("t", TopicSettings::default()).unwrap();
+    topic.append(&[Record::new("first")]).unwrap();
+    store.checkpoint().unwrap();
+    topic.append(&[Record::new("second")]).unwrap();
+    let disk = disk.after_kill();
+    disk.set_capacity(Some(disk.used_bytes()));
+    disk
+}
+
+fn has_reserve(disk: &SimDisk) -> bool {
+    disk.files().contains_key(&std::path::Path::new(STORE).join("reserve"))
+}
+
+fn assert_whole(store: &Store) {
+    let topic = store.topic("t").unwrap();
+    let payloads: Vec<_> = topic
+        .read(Start::Earliest)
+        .unwrap()
+        .map(|record| record.unwrap().payload().unwrap().to_vec())
+        .collect();
+    assert_eq!(payloads, [b"first".to_vec(), b"second".to_vec()]);
+}
+
+/// A store that was opened with a larger journal file than before had no room for one, and was not opened: to free some
+/// it would have had to be.
+#[test]
+fn opening_gives_up_the_reserve_for_a_journal_file() {
+    let disk = full();
+    assert!(has_reserve(&disk));
+    let store = open(&disk, 128 << 10).unwrap();
+    assert!(!has_reserve(&disk));
+    assert_whole(&store);
+    disk.set_capacity(None);
+    store.checkpoint().unwrap();
+    assert!(has_reserve(&disk));
+}
+
+/// Who has the lock is written into its file, for which there was no room.
+#[test]
+fn opening_gives_up_the_reserve_for_the_lock() {
+    let disk = full();
+    disk.lose_file(format!("{STORE}/lock")).unwrap();
+    disk.set_capacity(Some(disk.used_bytes()));
+    let store = open(&disk, 64 << 10).unwrap();
+    assert_whole(&store);
+}
+
+#[test]
+fn a_disk_that_is_too_full_for_all_that_is_an_error_that_leaves_the_store_as_it_was() {
+    let disk = full();
+    let error = open(&disk, 1 << 20).unwrap_err();
+    assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    assert_whole(&open(&disk, 64 << 10).unwrap());
+}
