@@ -45,7 +45,7 @@ const ENDINGS: [Option<CrashMode>; 6] = [
 ];
 
 /// Runs a script and notes what was sent and acknowledged at which operation of the disk.
-struct Recorder {
+pub(crate) struct Recorder {
     sim: SimDisk,
     wrap: fn(SimDisk) -> Arc<dyn Disk>,
     clock: Arc<TestClock>,
@@ -61,13 +61,13 @@ struct Recorder {
 
 /// What must and may be on a disk.
 #[derive(Clone, Debug, Default)]
-struct Base {
+pub(crate) struct Base {
     /// As it is.
-    now: Model,
+    pub(crate) now: Model,
     /// When its power goes before it is opened: after a kill less is certain then.
-    after_cut: Model,
+    pub(crate) after_cut: Model,
     /// Later than every record.
-    time: u64,
+    pub(crate) time: u64,
 }
 
 struct Sent {
@@ -230,7 +230,7 @@ impl Recorder {
     }
 
     /// What must and may be on the disk if the store ended so just before operation `number`.
-    fn base_before(&self, number: u64, ending: Option<CrashMode>) -> Base {
+    pub(crate) fn base_before(&self, number: u64, ending: Option<CrashMode>) -> Base {
         let after_cut = self.model_before(number, false);
         let now = if ending.is_none() { self.model_before(number, true) } else { after_cut.clone() };
         Base { now, after_cut, time: self.clock.millis() }
@@ -252,7 +252,7 @@ fn version(number: &mut u64, bytes: usize) -> Vec<Record> {
 }
 
 /// Everything that a store does to its files.
-fn everything(recorder: &mut Recorder) -> Check {
+pub(crate) fn everything(recorder: &mut Recorder) -> Check {
     let small = TopicSettings { segment_bytes_max: 4096, ..TopicSettings::default() };
     let compressed = TopicSettings { codec: Codec::Lz4, ..small.clone() };
     let memory = TopicSettings { storage: Storage::Memory { bytes_max: 4096 }, ..TopicSettings::default() };
@@ -368,7 +368,7 @@ fn go_on(recorder: &mut Recorder) -> Check {
 }
 
 /// Runs a script with every operation as a point to stop at; answers the points, each with its copy of the disk.
-fn explore(
+pub(crate) fn explore(
     start: &SimDisk,
     wrap: fn(SimDisk) -> Arc<dyn Disk>,
     base: &Base,
@@ -387,7 +387,7 @@ fn explore(
     Ok((recorder, points))
 }
 
-fn lose(left: &SimDisk, ending: Option<CrashMode>, seed: u64) -> SimDisk {
+pub(crate) fn lose(left: &SimDisk, ending: Option<CrashMode>, seed: u64) -> SimDisk {
     match ending {
         None => left.after_kill(),
         Some(mode) => left.crash_with(mode, &mut Rng::new(seed)),
