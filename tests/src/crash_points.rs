@@ -8,13 +8,16 @@
 //! of the second round.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quipu_storage::disk::Disk;
 use quipu_storage::{
-    Append, Codec, Durability, Offset, Record, Retention, Storage, Store, StoreSettings, TopicSettings,
+    Append, Codec, Compaction, Durability, Offset, Record, Retention, Storage, Store, StoreSettings,
+    TopicSettings,
 };
 
 use crate::ensure;
+use crate::model::compaction::{active_base, goes};
 use crate::model::run::{STORE, settings};
 use crate::model::{Check, Ending, Event, Model, TestClock, expected, verify};
 use crate::rng::Rng;
@@ -42,7 +45,7 @@ const ENDINGS: [Option<CrashMode>; 6] = [
 ];
 
 /// Runs a script and notes what was sent and acknowledged at which operation of the disk.
-struct Recorder {
+pub(crate) struct Recorder {
     sim: SimDisk,
     wrap: fn(SimDisk) -> Arc<dyn Disk>,
     clock: Arc<TestClock>,
@@ -58,13 +61,13 @@ struct Recorder {
 
 /// What must and may be on a disk.
 #[derive(Clone, Debug, Default)]
-struct Base {
+pub(crate) struct Base {
     /// As it is.
-    now: Model,
+    pub(crate) now: Model,
     /// When its power goes before it is opened: after a kill less is certain then.
-    after_cut: Model,
+    pub(crate) after_cut: Model,
     /// Later than every record.
-    time: u64,
+    pub(crate) time: u64,
 }
 
 struct Sent {
@@ -154,6 +157,38 @@ impl Recorder {
         Ok(())
     }
 
+    /// Applies retention; says how many topics lost something.
+    fn retain(&mut self, store: &Store) -> Check<usize> {
+        let before = self.sim.ops();
+        let reports = store.run_retention().map_err(|error| format!("retention: {error}"))?;
+        let returned = self.sim.ops();
+        for report in &reports {
+            let event = Event::Trimmed { name: report.topic.to_string(), to: report.to.0 };
+            self.sent.push(Sent { event, before, returned });
+        }
+        self.all_synced();
+        Ok(reports.len())
+    }
+
+    /// Compacts a topic as its settings say; says how many records went.
+    fn compact(&mut self, store: &Store, name: &str) -> Check<usize> {
+        // So that what it rewrites is known before it begins.
+        self.checkpoint(store)?;
+        let topic = store.topic(name).map_err(|error| error.to_string())?;
+        let model = self.model_before(u64::MAX, true);
+        let expected = &model.current.topics[name];
+        let rules = expected.settings.compaction.ok_or("a topic that is not compacted")?;
+        let offsets = goes(expected, &rules, self.clock.millis(), active_base(&self.sim, &topic));
+        let count = offsets.len();
+        let report = self.call(Event::Compacting { name: name.to_owned(), offsets }, || topic.compact())?;
+        let removed = report.records_removed.superseded + report.records_removed.tombstone_expired;
+        ensure!(removed == count as u64, "{name}: {removed} records went, not {count}");
+        let at = self.sim.ops();
+        self.sent.push(Sent { event: Event::Compacted { name: name.to_owned() }, before: at, returned: at });
+        self.all_synced();
+        Ok(count)
+    }
+
     fn checkpoint(&mut self, store: &Store) -> Check {
         store.checkpoint().map_err(|error| format!("checkpoint: {error}"))?;
         self.all_synced();
@@ -195,7 +230,7 @@ impl Recorder {
     }
 
     /// What must and may be on the disk if the store ended so just before operation `number`.
-    fn base_before(&self, number: u64, ending: Option<CrashMode>) -> Base {
+    pub(crate) fn base_before(&self, number: u64, ending: Option<CrashMode>) -> Base {
         let after_cut = self.model_before(number, false);
         let now = if ending.is_none() { self.model_before(number, true) } else { after_cut.clone() };
         Base { now, after_cut, time: self.clock.millis() }
@@ -210,8 +245,14 @@ fn record(number: &mut u64, bytes: usize) -> Vec<Record> {
     vec![Record::keyed(format!("key {}", *number % 3), payload)]
 }
 
+/// A change of one of two keys, or its deletion.
+fn version(number: &mut u64, bytes: usize) -> Vec<Record> {
+    let records = record(number, bytes);
+    if number.is_multiple_of(7) { vec![Record::tombstone(format!("key {}", *number % 3))] } else { records }
+}
+
 /// Everything that a store does to its files.
-fn everything(recorder: &mut Recorder) -> Check {
+pub(crate) fn everything(recorder: &mut Recorder) -> Check {
     let small = TopicSettings { segment_bytes_max: 4096, ..TopicSettings::default() };
     let compressed = TopicSettings { codec: Codec::Lz4, ..small.clone() };
     let memory = TopicSettings { storage: Storage::Memory { bytes_max: 4096 }, ..TopicSettings::default() };
@@ -268,8 +309,32 @@ fn everything(recorder: &mut Recorder) -> Check {
     recorder.append(&store, &[("b", record(n, 3000))], Durability::Written)?;
     recorder.checkpoint(&store)?;
     drop(topic);
+    // Two segments become one, then with what came since one again; then the rest goes by its number.
+    let compaction = Compaction { tombstone_age_max: Duration::from_millis(8), ..Compaction::default() };
+    let compacted = TopicSettings {
+        segment_bytes_max: 4096,
+        compaction: Some(compaction),
+        retention: Retention { records_max: Some(6), ..Retention::default() },
+        ..TopicSettings::default()
+    };
+    recorder.create(&store, "c", compacted)?;
+    for bytes in [1700, 900, 1200, 1500, 1000, 1800] {
+        recorder.append(&store, &[("c", version(n, bytes))], Durability::Written)?;
+    }
+    let mut went = recorder.compact(&store, "c")?;
+    for bytes in [1700, 900, 1200, 1500, 1000, 1800, 900] {
+        recorder.append(&store, &[("c", version(n, bytes))], Durability::Written)?;
+    }
+    went += recorder.compact(&store, "c")?;
+    ensure!(went >= 6, "compaction took only {went} records out");
     recorder.close(store)?;
     let store = recorder.open()?;
+    for bytes in [1700, 1500, 1200, 1500, 1800] {
+        recorder.append(&store, &[("c", version(n, bytes))], Durability::Written)?;
+    }
+    recorder.checkpoint(&store)?;
+    let retained = recorder.retain(&store)?;
+    ensure!(retained > 0, "retention found nothing");
     recorder.append(&store, &[("a", record(n, 10)), ("b", record(n, 2000))], Durability::Written)?;
     recorder.append(&store, &[("a", record(n, 3000))], Durability::Synced)?;
     recorder.append(&store, &[("b", record(n, 10))], Durability::Written)?;
@@ -293,13 +358,17 @@ fn go_on(recorder: &mut Recorder) -> Check {
         recorder.append(&store, &parts, Durability::Synced)?;
     }
     recorder.checkpoint(&store)?;
+    if store.topic("c").is_ok() {
+        recorder.compact(&store, "c")?;
+        recorder.retain(&store)?;
+    }
     recorder.append(&store, &[("new", record(n, 100))], Durability::Synced)?;
     verify::store(&store, &recorder.model_before(u64::MAX, true).current)?;
     recorder.close(store)
 }
 
 /// Runs a script with every operation as a point to stop at; answers the points, each with its copy of the disk.
-fn explore(
+pub(crate) fn explore(
     start: &SimDisk,
     wrap: fn(SimDisk) -> Arc<dyn Disk>,
     base: &Base,
@@ -318,7 +387,7 @@ fn explore(
     Ok((recorder, points))
 }
 
-fn lose(left: &SimDisk, ending: Option<CrashMode>, seed: u64) -> SimDisk {
+pub(crate) fn lose(left: &SimDisk, ending: Option<CrashMode>, seed: u64) -> SimDisk {
     match ending {
         None => left.after_kill(),
         Some(mode) => left.crash_with(mode, &mut Rng::new(seed)),

@@ -90,10 +90,10 @@ fn script() -> Vec<Step> {
 
 /// The operation that fails, and how.
 #[derive(Clone, Copy, Debug)]
-struct Planned {
-    number: u64,
-    raw_os_error: i32,
-    effect: Effect,
+pub(crate) struct Planned {
+    pub(crate) number: u64,
+    pub(crate) raw_os_error: i32,
+    pub(crate) effect: Effect,
 }
 
 struct Story {
@@ -381,7 +381,7 @@ fn verify_all(store: &Store, model: &Model) -> Check {
 }
 
 /// What an operation of the disk that failed may make of a call.
-fn may_answer(error: &Error) -> bool {
+pub(crate) fn may_answer(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Retry | ErrorKind::DiskFull | ErrorKind::Reopen)
 }
 
@@ -400,7 +400,7 @@ fn tell(planned: Option<Planned>, wrap: fn(Arc<dyn Disk>) -> Arc<dyn Disk>) -> C
 }
 
 /// The ways in which an operation of this kind is made to fail.
-fn ways(kind: OpKind) -> Vec<(i32, Effect)> {
+pub(crate) fn ways(kind: OpKind) -> Vec<(i32, Effect)> {
     let mut ways = vec![(EIO, Effect::Nothing), (ENOSPC, Effect::Nothing)];
     match kind {
         OpKind::OpenRead

@@ -14,11 +14,17 @@
 //! - [`model`] holds the store against a plain model, in random sequences with closes, kills and power cuts.
 //! - [`crash_points`] ends a script before each operation of the disk, and its recovery before each of its own.
 //! - [`faults`] fails each operation of the disk once, in each way.
+//! - [`recovery_faults`] fails each operation of a recovery once.
 //! - [`rot`] flips every bit of a small store.
+//! - [`compaction_crash`] ends compaction before each operation, or fails it.
+//! - [`read_only`] looks what readers in other processes are shown.
+//! - [`bare_log`] does such things to the log that has no store.
 //!
 //! All chance comes from a seeded [`rng::Rng`]: a failing test prints its seed and is repeated by it.
 #![forbid(unsafe_code)]
 
+pub mod bare_log;
+pub mod compaction_crash;
 pub mod crash_points;
 pub mod faults;
 pub mod faulty;
@@ -26,6 +32,8 @@ pub mod golden;
 pub mod lying;
 pub mod meeting;
 pub mod model;
+pub mod read_only;
+pub mod recovery_faults;
 pub mod rng;
 pub mod rot;
 pub mod sim;

@@ -1,275 +1,54 @@
 //! Power cuts and failures at every disk operation of compaction, and of what goes on around it.
 #![forbid(unsafe_code)]
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test may, but helpers of integration tests are not seen as tests"
-)]
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use quipu_storage::Codec;
+use quipu_tests::compaction_crash::{append, compact, fail_each_operation, sweep};
+use quipu_tests::faults::honest as honest_faults;
+use quipu_tests::model::run::honest;
 
-use quipu_storage::clock::Clock;
-use quipu_storage::disk::Disk;
-use quipu_storage::{
-    Codec, Compaction, Offset, Record, Start, Store, StoreSettings, Timestamp, Topic, TopicSettings,
-};
-use quipu_storage::{Error, ErrorKind};
-use quipu_tests::faulty::{Fault, FaultyDisk};
-use quipu_tests::rng::Rng;
-use quipu_tests::sim::{CrashMode, SimDisk};
-
-#[derive(Debug)]
-struct Standing(AtomicU64);
-
-impl Clock for Standing {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::Relaxed))
-    }
-}
-
-fn open(disk: &SimDisk, clock: &Arc<Standing>) -> quipu_storage::Result<Store> {
-    open_on(Arc::new(disk.clone()), clock)
-}
-
-fn open_on(disk: Arc<dyn Disk>, clock: &Arc<Standing>) -> quipu_storage::Result<Store> {
-    let settings = StoreSettings {
-        journal_file_bytes: 64 << 10,
-        journal_bytes_max: 256 << 10,
-        append_bytes_max: 4 << 10,
-        reserve_bytes: 0,
-        background: false,
-        ..StoreSettings::default()
-    };
-    let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
-    Store::builder().settings(settings).disk(disk).clock(clock).open("/store")
-}
-
-fn settings(codec: Codec) -> TopicSettings {
-    let compaction = Compaction {
-        tombstone_age_max: Duration::from_secs(10),
-        bytes_per_second_max: 0,
-        ..Compaction::default()
-    };
-    TopicSettings { segment_bytes_max: 4096, codec, compaction: Some(compaction), ..TopicSettings::default() }
-}
-
-/// What a reader sees.
-#[derive(Clone, Debug, PartialEq)]
-struct Seen {
-    log_start: Offset,
-    log_end: Offset,
-    records: BTreeMap<Offset, Record>,
-}
-
-impl Seen {
-    fn of(topic: &Topic) -> Self {
-        let records = topic.read(Start::Earliest).unwrap().map(|record| {
-            let record = record.unwrap();
-            (record.offset(), record.view().to_record())
-        });
-        Self {
-            log_start: topic.log_start_offset(),
-            log_end: topic.high_watermark(),
-            records: records.collect(),
-        }
-    }
-
-    /// Whether a crash between `before` and `after` may leave this: what both have is there, and nothing else than
-    /// what one of them has.
-    fn check_between(&self, before: &Self, after: &Self) {
-        assert!(
-            [before.log_start, after.log_start].contains(&self.log_start),
-            "the log starts at {}",
-            self.log_start
-        );
-        assert!((before.log_end..=after.log_end).contains(&self.log_end), "the log ends at {}", self.log_end);
-        for (offset, record) in &self.records {
-            let known = before.records.get(offset).or_else(|| after.records.get(offset));
-            assert_eq!(known, Some(record), "offset {offset} shows what was never there");
-        }
-        for (offset, record) in &before.records {
-            let must_be_there = after.records.contains_key(offset);
-            assert!(!must_be_there || self.records.get(offset) == Some(record), "offset {offset} is lost");
-        }
-    }
-
-    /// The latest record of each key.
-    fn latest(&self) -> BTreeMap<Vec<u8>, Record> {
-        self.records.values().map(|record| (record.key.clone().unwrap(), record.clone())).collect()
-    }
-}
-
-fn append(topic: &Topic, numbers: std::ops::Range<u64>) {
-    for n in numbers {
-        let key = format!("key {}", n % 7);
-        let record =
-            if n % 11 == 10 { Record::tombstone(key) } else { Record::keyed(key, format!("{n:0>150}")) };
-        // One batch with several records now and then, so that batches are thinned too.
-        let mut records = vec![record];
-        if n % 5 == 0 {
-            records.push(Record::keyed(format!("once {n}"), "stays"));
-        }
-        topic.append(&records).unwrap();
-    }
-}
-
-type Step = (&'static str, fn(&Store, &Topic, &Standing));
-
-/// Runs `steps` and cuts the power before each disk operation of each, in several ways.
-fn sweep(codec: Codec, steps: &[Step]) {
-    let disk = SimDisk::new();
-    let clock = Arc::new(Standing(AtomicU64::new(1_000_000)));
-    let store = open(&disk, &clock).unwrap();
-    let topic = store.create_topic("t", settings(codec)).unwrap();
-    append(&topic, 0..80);
-    let mut cuts = 0;
-    for (name, step) in steps {
-        let before = Seen::of(&topic);
-        let first = disk.ops() + 1;
-        // As many as it can be; those that are not reached cost nothing.
-        (first..first + 3000).for_each(|number| disk.crash_at(number));
-        step(&store, &topic, &clock);
-        let after = Seen::of(&topic);
-        let last = disk.ops();
-        assert!(last < first + 3000, "{name} has more operations than are looked at");
-        for (number, snapshot) in disk.take_snapshots().into_iter().filter(|(number, _)| *number <= last) {
-            use CrashMode::{KeepAll, LoseAll, Random};
-            let modes = [KeepAll, LoseAll, Random, Random, Random, Random, Random, Random];
-            for (round, mode) in modes.into_iter().enumerate() {
-                let what =
-                    format!("{name}: {mode:?} before operation {number} ({first} to {last}), round {round}");
-                println!("{what}");
-                check(
-                    &snapshot.crash_with(mode, &mut Rng::new(number * 10 + round as u64)),
-                    &clock,
-                    &before,
-                    &after,
-                );
-                cuts += 1;
-            }
-        }
-    }
-    assert!(cuts > 200, "only {cuts} cuts");
-}
-
-fn check(disk: &SimDisk, clock: &Arc<Standing>, before: &Seen, after: &Seen) {
-    let store = open(disk, clock).unwrap();
-    let topic = store.topic("t").unwrap();
-    let found = Seen::of(&topic);
-    found.check_between(before, after);
-    assert_eq!(store.stats().damage_found, 0);
-    // It goes on as if nothing had happened.
-    append(&topic, found.log_end.0 * 7 + 1..found.log_end.0 * 7 + 2);
-    let expected = Seen::of(&topic);
-    let report = topic.compact().unwrap();
-    assert!(report.is_complete && report.damaged.is_empty(), "{report:?}");
-    let compacted = Seen::of(&topic);
-    compacted.check_between(&expected, &compacted);
-    let (mut latest, kept) = (expected.latest(), compacted.latest());
-    latest.retain(|key, record| record.payload.is_some() || kept.contains_key(key));
-    assert_eq!(kept, latest);
-    let files = disk.files().keys().filter(|path| path.starts_with(Path::new("/store/topics"))).count();
-    assert_eq!(files as u64, topic.stats().segments, "{:?}", disk.files());
-    drop(topic);
-    store.close().unwrap();
-    drop(store);
-    let store = open(disk, clock).unwrap();
-    assert_eq!(Seen::of(&store.topic("t").unwrap()), compacted);
-}
-
-fn compact(_: &Store, topic: &Topic, _: &Standing) {
-    topic.compact().unwrap();
+/// Under a sanitizer each takes far longer: only each so many operations are looked at.
+fn every() -> u64 {
+    std::env::var("QUIPU_COMPACTION_EVERY").map_or(1, |text| text.parse().expect("a number"))
 }
 
 #[test]
 fn a_crash_at_any_operation_of_compaction_leaves_every_record_that_stays() {
-    sweep(Codec::None, &[("compact", compact)]);
+    let cuts = sweep(honest, Codec::None, &[("compact", compact)], every());
+    assert!(cuts > 200 / every(), "only {cuts} cuts");
 }
 
 #[test]
 fn the_same_with_compressed_batches() {
-    sweep(Codec::Lz4, &[("compact", compact)]);
+    let cuts = sweep(honest, Codec::Lz4, &[("compact", compact)], every());
+    assert!(cuts > 200 / every(), "only {cuts} cuts");
 }
 
 #[test]
 fn what_was_compacted_may_be_compacted_again_and_trimmed_with_a_crash_at_any_operation() {
-    sweep(
+    let cuts = sweep(
+        honest,
         Codec::None,
         &[
             ("compact", compact),
             ("append", |_, topic, _| append(topic, 80..120)),
             ("compact again", compact),
-            ("trim", |_, topic, _| topic.trim(Offset(60)).unwrap()),
+            ("trim", |_, topic, _| topic.trim(quipu_storage::Offset(60)).expect("it is synced")),
             ("append more", |_, topic, _| append(topic, 120..140)),
             ("compact what was trimmed", compact),
-            ("let tombstones go", |_, topic, clock| {
-                clock.0.fetch_add(20_000, Ordering::Relaxed);
-                topic.compact().unwrap();
+            ("let tombstones go", |store, topic, clock| {
+                clock.set(clock.millis() + 20_000);
+                compact(store, topic, clock);
             }),
-            ("checkpoint", |store, _, _| store.checkpoint().unwrap()),
-            ("trim all", |_, topic, _| topic.trim(topic.high_watermark()).unwrap()),
+            ("checkpoint", |store, _, _| store.checkpoint().expect("nothing fails")),
+            ("trim all", |_, topic, _| topic.trim(topic.high_watermark()).expect("it is synced")),
         ],
+        every(),
     );
+    assert!(cuts > 200 / every(), "only {cuts} cuts");
 }
 
 #[test]
 fn a_failure_of_any_operation_of_compaction_loses_nothing_and_the_next_run_goes_on() {
-    const EIO: i32 = 5;
-    const ENOSPC: i32 = 28;
-    let clock = Arc::new(Standing(AtomicU64::new(1_000_000)));
-    let mut failed = 0;
-    for (nth, error) in (1..).flat_map(|nth| [(nth, EIO), (nth, ENOSPC)]) {
-        let sim = SimDisk::new();
-        let disk = FaultyDisk::over_sim(sim.clone());
-        let store = open_on(Arc::new(disk.clone()), &clock).unwrap();
-        let topic = store.create_topic("t", settings(Codec::None)).unwrap();
-        append(&topic, 0..80);
-        // So that what fails is compaction, or the small checkpoint that it begins with.
-        store.checkpoint().unwrap();
-        let before = Seen::of(&topic);
-        disk.forget_ops();
-        disk.fail(Fault::any(nth, error));
-        let outcome = topic.compact();
-        if disk.fault_count() == 0 {
-            assert!(nth > 20, "only {nth} operations");
-            break;
-        }
-        disk.heal();
-        println!(
-            "operation {nth} fails with {error}: {:?} {outcome:?}",
-            disk.ops().get(usize::try_from(nth).unwrap() - 1)
-        );
-        failed += u32::from(outcome.is_err());
-        let is_failed = matches!(&outcome, Err(error) if error.kind() == ErrorKind::Reopen);
-        assert_eq!(is_failed, store.stats().failure.is_some());
-        if is_failed {
-            assert!(matches!(topic.append(&[Record::new("x")]), Err(Error::StorageFailed { .. })));
-        } else {
-            let found = Seen::of(&topic);
-            found.check_between(&before, &found);
-            let report = topic.compact().unwrap();
-            assert!(report.is_complete && report.damaged.is_empty(), "{report:?}");
-            append(&topic, 80..81);
-        }
-        // What the compacted log comes to, from a store on which nothing failed.
-        let reference = SimDisk::new();
-        let good = open(&reference, &clock).unwrap();
-        let good = good.create_topic("t", settings(Codec::None)).unwrap();
-        append(&good, 0..80);
-        good.compact().unwrap();
-        let after = Seen::of(&good);
-        let crashed = sim.crash(&mut Rng::new(nth));
-        let recovered = open(&crashed, &clock).unwrap();
-        let found = Seen::of(&recovered.topic("t").unwrap());
-        if is_failed {
-            found.check_between(&before, &after);
-        } else {
-            assert_eq!(found, Seen::of(&topic));
-        }
-    }
-    assert!(failed > 20, "only {failed} runs failed");
+    let failed = fail_each_operation(honest_faults, every());
+    assert!(failed > 20 / every(), "only {failed} runs failed");
 }

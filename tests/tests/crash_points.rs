@@ -13,7 +13,7 @@ fn from_env(name: &str, default: u64) -> u64 {
 #[test]
 fn a_store_survives_a_crash_at_every_operation_and_at_every_operation_of_its_recovery() {
     let seed = from_env("QUIPU_SEED", 1);
-    let second_every = from_env("QUIPU_SECOND_EVERY", 24);
+    let second_every = from_env("QUIPU_SECOND_EVERY", 32);
     let shards = std::thread::available_parallelism().map_or(2, usize::from) as u64;
     let outcomes: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..shards)

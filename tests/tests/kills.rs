@@ -23,35 +23,69 @@ fn kills() -> u16 {
 
 #[test]
 fn a_store_killed_again_and_again_loses_nothing_that_was_written() {
-    let seed = std::env::var("QUIPU_SEED").map_or(1, |text| text.parse().unwrap());
     let kills = kills();
+    let survived = survive(kills, &[]).unwrap_or_else(|why| panic!("{why}"));
+    assert!(
+        survived.while_at_work > kills / 2,
+        "only {} were killed after they had begun to work",
+        survived.while_at_work
+    );
+    assert!(survived.appends > u64::from(kills) * 10, "only {} appends in all", survived.appends);
+}
 
+/// Synced appends are in memory until their sync: who is told before loses them with the process.
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn an_append_that_is_acknowledged_before_its_sync_is_found() {
+    let why = survive(200, &["--bug=acknowledge-before-sync"]).err().expect("nobody noticed");
+    println!("{why:.300}");
+}
+
+struct Survivors {
+    while_at_work: u16,
+    appends: u64,
+}
+
+/// Kills so many runs; says what is missing.
+fn survive(kills: u16, options: &[&str]) -> Result<Survivors, String> {
+    let seed = std::env::var("QUIPU_SEED").map_or(1, |text| text.parse().unwrap());
     let mut rng = Rng::new(seed);
     let bench = Bench::new();
     let dir = bench.path("store");
     let mut acks = Acks::default();
-    let (mut appends, mut while_at_work) = (0, 0);
+    let mut survived = Survivors { while_at_work: 0, appends: 0 };
     for run in 0..kills {
         // From right after the start to well within checkpoints and retention.
         let most = if rng.chance(30) { 600 } else { 100 };
         let (lines, micros) = (rng.below(most), rng.below(2_000));
-        let lines = killed_after(&dir, run, seed, lines, Duration::from_micros(micros));
-        while_at_work += u16::from(lines.len() > 10);
+        let lines = killed_after(&dir, run, seed, options, lines, Duration::from_micros(micros));
+        survived.while_at_work += u16::from(lines.len() > 10);
         lines.iter().for_each(|line| acks.take(line).unwrap());
         match check(&dir, &acks, Survived::Kill) {
-            Ok(checked) => appends = checked.appends,
-            Err(why) => panic!("kill {run}, kept in {}: {why}", bench.keep().display()),
+            Ok(checked) => survived.appends = checked.appends,
+            Err(why) => {
+                // One that was planted is not worth keeping.
+                let place = if options.is_empty() { bench.keep() } else { dir };
+                return Err(format!("kill {run}, in {}: {why}", place.display()));
+            }
         }
     }
-    assert!(while_at_work > kills / 2, "only {while_at_work} were killed after they had begun to work");
-    assert!(appends > u64::from(kills) * 10, "only {appends} appends in all");
+    Ok(survived)
 }
 
 /// Starts a run, kills it some time after so many acknowledgements, and returns all of them.
-fn killed_after(dir: &Path, run: u16, seed: u64, lines: u64, time: Duration) -> Vec<String> {
+fn killed_after(
+    dir: &Path,
+    run: u16,
+    seed: u64,
+    options: &[&str],
+    lines: u64,
+    time: Duration,
+) -> Vec<String> {
     let mut child = Command::new(WORKLOAD)
         .args(["write", dir.to_str().unwrap(), "--scenario=mixed", "--count=1000000"])
         .args([format!("--run={run}"), format!("--seed={seed}")])
+        .args(options)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -2,22 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use quipu_storage::format::batch::{self, BatchHeader};
 use quipu_storage::format::segment::{FOOTER_BYTES, HEADER_BYTES, INDEX_ENTRY_BYTES};
-use quipu_storage::{Durability, Error, Log, LogRecovery, LogSettings, Offset, Record, Start, Uid};
+use quipu_storage::{Durability, Error, Log, LogRecovery, Offset, Record, Start, Uid};
+use quipu_tests::bare_log::rot::{a_bad_batch_that_was_synced_is_refused, batches, damage, refused_at};
+use quipu_tests::bare_log::{DIR, SEGMENT_BYTES, open, segments};
 use quipu_tests::sim::SimDisk;
-
-const DIR: &str = "/log";
-const SEGMENT_BYTES: u64 = 4096;
-
-fn open(disk: &SimDisk) -> quipu_storage::Result<Log> {
-    let settings =
-        LogSettings { segment_bytes_max: SEGMENT_BYTES, background: false, ..LogSettings::default() };
-    Log::builder().settings(settings).disk(Arc::new(disk.clone())).open(DIR)
-}
 
 fn text(n: u64) -> String {
     format!("record {n} {}", "y".repeat(300))
@@ -37,39 +29,12 @@ fn killed(synced: u64, end: u64) -> (SimDisk, Uid) {
     (disk.after_kill(), log.uid())
 }
 
-fn segments(disk: &SimDisk) -> Vec<PathBuf> {
-    disk.files().into_keys().filter(|path| path.extension().is_some_and(|e| e == "segment")).collect()
-}
-
-/// The batches of a segment: base offset and position.
-fn batches(disk: &SimDisk, path: &Path, uid: Uid) -> Vec<(u64, u64)> {
-    let bytes = disk.read_file(path).unwrap();
-    let mut found = Vec::new();
-    let mut at = HEADER_BYTES;
-    while let Ok(header) = BatchHeader::decode(&bytes[at..], batch::seed(uid)) {
-        found.push((header.base_offset.value(), at as u64));
-        at += header.stored_bytes();
-    }
-    found
-}
-
 /// Where the batches of a segment end.
 fn data_end(disk: &SimDisk, path: &Path, uid: Uid) -> u64 {
     let last = batches(disk, path, uid).last().unwrap().1;
     let bytes = disk.read_file(path).unwrap();
     let header = BatchHeader::decode(&bytes[usize::try_from(last).unwrap()..], batch::seed(uid)).unwrap();
     last + header.stored_bytes() as u64
-}
-
-/// Damages the batch with this offset; says where it is.
-fn damage(disk: &SimDisk, uid: Uid, offset: u64) -> (PathBuf, u64) {
-    for path in segments(disk) {
-        if let Some((_, at)) = batches(disk, &path, uid).into_iter().find(|(base, _)| *base == offset) {
-            disk.flip_bit(&path, (at + 100) * 8).unwrap();
-            return (path, at);
-        }
-    }
-    panic!("no batch with offset {offset}");
 }
 
 fn check(log: &Log, end: u64) {
@@ -96,17 +61,6 @@ fn check_and_go_on(disk: &SimDisk, log: Log, end: u64) {
     check(&open(disk).unwrap(), end + 15);
 }
 
-fn refused_at(disk: &SimDisk) -> (PathBuf, u64) {
-    let before = disk.files();
-    match open(disk) {
-        Err(Error::CorruptFile { path, position, .. }) => {
-            assert_eq!(disk.files(), before, "a refused log is left as it is");
-            (path, position.value())
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn clean_it_goes_on_behind_the_last_batch() {
     let (disk, _) = killed(5, 8);
@@ -130,11 +84,7 @@ fn torn_what_is_behind_a_bad_batch_that_was_not_synced_is_taken_away_for_good() 
 
 #[test]
 fn rot_a_bad_batch_that_a_later_one_says_was_synced_is_refused_and_named() {
-    for bad in 0..3 {
-        let (disk, uid) = killed(3, 8);
-        let place = damage(&disk, uid, bad);
-        assert_eq!(refused_at(&disk), place);
-    }
+    a_bad_batch_that_was_synced_is_refused();
 }
 
 #[test]

@@ -8,12 +8,14 @@
 //! |---|---|
 //! | [`verify`] | compares a store with a state, through every way to read |
 //! | [`run`] | random sequences of operations against the model |
+//! | [`compaction`] | which records compaction takes out |
 
+pub mod compaction;
 pub mod run;
 mod steps;
 pub mod verify;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -90,8 +92,12 @@ pub struct ModelTopic {
     pub base: u64,
     /// The first offset that can be read.
     pub log_start: u64,
-    /// Every record since `base`, trimmed or not.
+    /// Every record since `base`, trimmed or not, compacted away or not.
     pub records: Vec<Arc<Expected>>,
+    /// Offsets that compaction has taken out.
+    pub gone: BTreeSet<u64>,
+    /// Those that a run of compaction takes out which may not have come to its end.
+    pub going: BTreeSet<u64>,
 }
 
 impl ModelTopic {
@@ -108,6 +114,11 @@ impl ModelTopic {
     /// The record at `offset`, which must have been written since the last restart.
     pub fn record(&self, offset: u64) -> &Expected {
         &self.records[usize::try_from(offset - self.base).expect("a 64-bit machine")]
+    }
+
+    /// Whether compaction has left nothing in a range of offsets.
+    pub fn is_empty_in(&self, mut offsets: std::ops::Range<u64>) -> bool {
+        offsets.all(|offset| self.gone.contains(&offset))
     }
 
     /// The time of the last append, if it is known.
@@ -159,8 +170,19 @@ pub enum Event {
         /// For each topic its name and the records.
         parts: Vec<(String, Vec<Arc<Expected>>)>,
     },
-    // Compaction's place: an event of its own that takes records out of a topic. `ModelTopic::records` then needs
-    // records that may be gone, and `verify` must let exactly those be absent.
+    /// Compaction began to take records out. It goes on from segment to segment, so what a crash leaves of it is
+    /// found out by looking.
+    Compacting {
+        /// Its name.
+        name: String,
+        /// What goes.
+        offsets: Vec<u64>,
+    },
+    /// Compaction came to its end: what was to go is gone.
+    Compacted {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl State {
@@ -174,6 +196,8 @@ impl State {
                     base: 0,
                     log_start: 0,
                     records: Vec::new(),
+                    gone: BTreeSet::new(),
+                    going: BTreeSet::new(),
                 };
                 self.topics.insert(name.clone(), topic);
             }
@@ -188,6 +212,16 @@ impl State {
             Event::Trimmed { name, to } => {
                 if let Some(topic) = self.topics.get_mut(name) {
                     topic.log_start = topic.log_start.max(*to);
+                }
+            }
+            Event::Compacting { name, offsets } => {
+                if let Some(topic) = self.topics.get_mut(name) {
+                    topic.going.extend(offsets);
+                }
+            }
+            Event::Compacted { name } => {
+                if let Some(topic) = self.topics.get_mut(name) {
+                    topic.gone.append(&mut topic.going);
                 }
             }
             Event::Appended { parts } => {
@@ -440,6 +474,7 @@ impl Model {
                 kept.log_start = end;
                 kept.records.clear();
             }
+            compaction::settle(&topic, kept)?;
         }
         self.first_pending += self.pending.len() as u64;
         self.pending.clear();

@@ -3,12 +3,14 @@
 //! A sequence is made by its seed alone. It begins with an empty disk, and now and then the store is closed, killed or
 //! loses its power, and is opened again on what the disk has left.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use quipu_storage::disk::Disk;
 use quipu_storage::{Cursor, Store, StoreSettings, Ticket, Uid, Visibility};
 
+use super::compaction::Chance;
 use super::{Check, Ending, Model, TestClock, verify};
 use crate::ensure;
 use crate::rng::Rng;
@@ -52,6 +54,16 @@ pub struct Coverage {
     pub trims: u64,
     /// What retention removed, by topic.
     pub retained: u64,
+    /// Sequences in which compaction took something out.
+    pub compacting: u64,
+    /// Runs of compaction that replaced segments.
+    pub compactions: u64,
+    /// Records that they took out.
+    pub compacted: u64,
+    /// Of these, tombstones that had become old enough.
+    pub tombstones: u64,
+    /// Runs of compaction that only looked.
+    pub dry_runs: u64,
     /// Topics created.
     pub created: u64,
     /// Topics deleted.
@@ -84,6 +96,11 @@ impl Coverage {
             in_doubt,
             trims,
             retained,
+            compacting,
+            compactions,
+            compacted,
+            tombstones,
+            dry_runs,
             created,
             deleted,
             altered,
@@ -106,6 +123,11 @@ impl Coverage {
         self.in_doubt += in_doubt;
         self.trims += trims;
         self.retained += retained;
+        self.compacting += compacting;
+        self.compactions += compactions;
+        self.compacted += compacted;
+        self.tombstones += tombstones;
+        self.dry_runs += dry_runs;
         self.created += created;
         self.deleted += deleted;
         self.altered += altered;
@@ -132,6 +154,11 @@ impl Coverage {
             ("openings with something in doubt", self.in_doubt, 10),
             ("trims", self.trims, 50),
             ("removals by retention", self.retained, 5),
+            ("sequences with compaction", self.compacting, 20),
+            ("compactions", self.compactions, 40),
+            ("compacted records", self.compacted, 500),
+            ("expired tombstones", self.tombstones, 20),
+            ("dry runs of compaction", self.dry_runs, 5),
             ("created topics", self.created, 100),
             ("deleted topics", self.deleted, 20),
             ("altered topics", self.altered, 20),
@@ -156,6 +183,8 @@ pub(super) struct Kept {
     pub(super) uid: Uid,
     pub(super) visibility: Visibility,
     pub(super) cursor: Cursor,
+    /// What compaction had taken out when it was made.
+    pub(super) gone: BTreeSet<u64>,
 }
 
 /// One sequence under way.
@@ -176,8 +205,10 @@ pub(super) struct Run {
     pub(super) endings: u64,
     /// Large records fill the journal and segments, small ones make many batches.
     pub(super) payload_bytes_max: usize,
+    /// Present in a sequence that compacts.
+    pub(super) compaction: Option<Chance>,
+    pub(super) sim: SimDisk,
     journal_begin: u64,
-    sim: SimDisk,
     wrap: fn(SimDisk) -> Arc<dyn Disk>,
 }
 
@@ -202,10 +233,22 @@ pub fn settings() -> StoreSettings {
 
 /// Runs the sequence of `seed` on a simulated disk, which the store sees through `wrap`. A panic is a failure as well.
 pub fn sequence(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage> {
-    let outcome = std::panic::catch_unwind(|| {
-        let mut run = Run::new(seed, wrap);
+    let mut chance = Rng::new(!seed);
+    let compaction = chance.chance(75).then_some(Chance(chance));
+    let outcome = caught(seed, wrap, compaction)?;
+    Ok(Coverage { compacting: u64::from(outcome.compacted > 0), ..outcome })
+}
+
+/// The same without compaction, as it was when the model knew none: what seeds have found then, they find again.
+pub fn sequence_without_compaction(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage> {
+    caught(seed, wrap, None)
+}
+
+fn caught(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>, compaction: Option<Chance>) -> Check<Coverage> {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut run = Run::new(seed, wrap, compaction);
         run.run().map(|()| run.coverage)
-    });
+    }));
     match outcome {
         Ok(outcome) => outcome,
         Err(panic) => {
@@ -216,7 +259,7 @@ pub fn sequence(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage
 }
 
 impl Run {
-    fn new(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Self {
+    fn new(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>, compaction: Option<Chance>) -> Self {
         let mut rng = Rng::new(seed);
         let settings = StoreSettings {
             journal_bytes_max: *rng.choose(&[192 << 10, 256 << 10, 512 << 10]),
@@ -239,8 +282,9 @@ impl Run {
             sent: 0,
             endings,
             payload_bytes_max,
-            journal_begin: 0,
+            compaction,
             sim: SimDisk::new(),
+            journal_begin: 0,
             wrap,
         }
     }

@@ -8,6 +8,7 @@ use quipu_storage::{
     Timestamp, Topic, TopicSettings, Visibility,
 };
 
+use super::compaction::Chance;
 use super::run::{Kept, Run};
 use super::{Check, END, Ending, Event, verify};
 use crate::ensure;
@@ -27,6 +28,11 @@ impl Run {
             };
             return self.reopen(ending);
         }
+        if self.compaction.as_mut().is_some_and(Chance::is_due) {
+            self.compact()?;
+            let store = self.store().clone();
+            return self.model.observe(&store);
+        }
         match self.rng.below(1000) {
             0..330 => self.append()?,
             330..420 => self.append_to_several()?,
@@ -42,8 +48,6 @@ impl Run {
             930..940 => self.delete()?,
             940..960 => self.alter()?,
             960..970 => self.refused()?,
-            // Compaction's place: an operation `compact` that pushes its event, and lets cursors and `Last` skip
-            // what it took out.
             _ => self.move_clock(),
         }
         let store = self.store().clone();
@@ -77,6 +81,7 @@ impl Run {
         }
         let key = format!("key {}", self.rng.below(4));
         let mut record = match self.rng.below(6) {
+            0 if self.compaction.as_mut().is_some_and(|chance| chance.0.chance(70)) => Record::tombstone(key),
             0 => Record::tombstone(format!("{key} {}", self.sent)),
             1..4 => Record::keyed(key, payload),
             _ => Record::new(payload),
@@ -251,7 +256,8 @@ impl Run {
                 if let Some(mut cursor) = verify::start(&topic, expected, start, visibility)? {
                     verify::forwards(&topic, &mut cursor, expected, count)?;
                     if self.kept.len() < 4 && self.rng.chance(50) {
-                        self.kept.push(Kept { name, uid: topic.uid(), visibility, cursor });
+                        let gone = expected.gone.clone();
+                        self.kept.push(Kept { name, uid: topic.uid(), visibility, cursor, gone });
                     }
                 }
                 Ok(())
@@ -295,7 +301,8 @@ impl Run {
             Visibility::Written => expected.log_end(),
         };
         ensure!(end == wanted, "{}: visible to {end}, not {wanted}", kept.name);
-        let read = verify::forwards(&topic, &mut kept.cursor, expected, self.rng.within(1..60))?;
+        let count = self.rng.within(1..60);
+        let read = verify::forwards_since(&topic, &mut kept.cursor, expected, &kept.gone, count)?;
         ensure!(read > next || !is_more, "{}: nothing read at {next}", kept.name);
         self.coverage.kept_reads += 1;
         self.kept.push(kept);
@@ -363,7 +370,9 @@ impl Run {
             match report.reason {
                 RetentionReason::Age => {
                     let age = retention.age_max.ok_or("retention by an age that is not set")?.as_millis();
-                    let last = topic.record(to - 1).time.unwrap_or(0);
+                    // Of what compaction left.
+                    let last = (from..to).rev().find(|offset| !topic.gone.contains(offset));
+                    let last = last.map_or(Some(0), |last| topic.record(last).time).unwrap_or(0);
                     ensure!(
                         u128::from(now.saturating_sub(last)) > age,
                         "{name}: record {} of {last} went at {now}",
@@ -371,9 +380,9 @@ impl Run {
                     );
                 }
                 RetentionReason::Records => {
-                    let left = topic.log_end() - to;
+                    let left = (to..topic.log_end()).filter(|offset| !topic.gone.contains(offset)).count();
                     let least = retention.records_max.ok_or("retention by a number that is not set")?;
-                    ensure!(left >= least, "{name}: only {left} records stay");
+                    ensure!(left as u64 >= least, "{name}: only {left} records stay");
                 }
                 RetentionReason::Bytes => {
                     ensure!(retention.bytes_max.is_some(), "retention by bytes that are not set");
@@ -398,30 +407,33 @@ impl Run {
         Ok(())
     }
 
-    fn any_settings(&mut self) -> TopicSettings {
+    fn any_settings(&mut self, storage: Option<Storage>) -> TopicSettings {
         let retention = Retention {
             age_max: self.rng.chance(25).then(|| Duration::from_millis(self.rng.within(100..5000))),
             bytes_max: self.rng.chance(25).then(|| self.rng.within(1..20_000)),
             records_max: self.rng.chance(25).then(|| self.rng.within(1..50)),
         };
-        TopicSettings {
+        let settings = TopicSettings {
             segment_bytes_max: *self.rng.choose(&[4096, 4096, 8192, 20_000, 200_000]),
             segment_age_max: Duration::from_millis(*self.rng.choose(&[500, 10_000_000])),
             codec: *self.rng.choose(&[Codec::None, Codec::Lz4]),
             retention,
             ..TopicSettings::default()
-        }
+        };
+        let storage = storage.unwrap_or_else(|| {
+            if self.rng.chance(15) {
+                Storage::Memory { bytes_max: *self.rng.choose(&[4096, 16_384]) }
+            } else {
+                Storage::Disk
+            }
+        });
+        let compaction = self.compaction.as_mut().and_then(|chance| chance.any_setting(storage));
+        TopicSettings { storage, compaction, ..settings }
     }
 
     fn create(&mut self) -> Check {
         let name = (*self.rng.choose(&NAMES)).to_owned();
-        let settings = self.any_settings();
-        let storage = if self.rng.chance(15) {
-            Storage::Memory { bytes_max: *self.rng.choose(&[4096, 16_384]) }
-        } else {
-            Storage::Disk
-        };
-        let settings = TopicSettings { storage, ..settings };
+        let settings = self.any_settings(None);
         if self.model.current.topics.len() >= TOPICS_MAX {
             return Ok(());
         }
@@ -459,7 +471,7 @@ impl Run {
     fn alter(&mut self) -> Check {
         let Some((name, topic)) = self.pick() else { return Ok(()) };
         let storage = self.model.current.topics[&name].settings.storage;
-        let settings = TopicSettings { storage, ..self.any_settings() };
+        let settings = self.any_settings(Some(storage));
         topic.alter(&settings).map_err(|error| format!("{name}: alter: {error}"))?;
         self.model.push(Event::Altered { name, settings });
         self.model.sync();

@@ -1,5 +1,7 @@
 //! Compares a store with the state it should have, through every way to read.
 
+use std::collections::BTreeSet;
+
 use quipu_storage::{Cursor, Error, Offset, Start, Store, StoredRecord, Timestamp, Topic, Visibility};
 
 use super::{Check, END, ModelTopic, State};
@@ -55,21 +57,52 @@ pub fn record(topic: &Topic, expected: &ModelTopic, record: &StoredRecord) -> Ch
     Ok(())
 }
 
-/// Reads on with a cursor, about `records` or to the end: each offset is the one after the last. Returns the next.
+/// Nothing between two offsets was passed over but what compaction took out.
+fn passed(topic: &Topic, expected: &ModelTopic, from: u64, to: u64) -> Check {
+    let name = topic.name();
+    ensure!(from <= to, "{name}: {to} after {from}");
+    ensure!(expected.is_empty_in(from..to), "{name}: {to} comes where {from} is next");
+    Ok(())
+}
+
+/// A record that a reader meets, where `gone` says what compaction had taken out before it began to read.
+fn met(topic: &Topic, expected: &ModelTopic, gone: &BTreeSet<u64>, found: &StoredRecord) -> Check {
+    let offset = found.offset().0;
+    ensure!(!gone.contains(&offset), "{}: compaction took {offset} out, and it is there", topic.name());
+    record(topic, expected, found)
+}
+
+/// Reads on with a cursor, about `records` or to the end: each offset is the next there is. Returns the next.
 pub fn forwards(topic: &Topic, cursor: &mut Cursor, expected: &ModelTopic, records: u64) -> Check<u64> {
+    forwards_since(topic, cursor, expected, &expected.gone, records)
+}
+
+/// The same with a cursor from a time when only `gone` had gone: it may still hold a segment that was replaced since.
+pub fn forwards_since(
+    topic: &Topic,
+    cursor: &mut Cursor,
+    expected: &ModelTopic,
+    gone: &BTreeSet<u64>,
+    records: u64,
+) -> Check<u64> {
     let name = topic.name();
     let begin = cursor.next_offset().0;
     let mut next = begin;
     while next - begin < records {
         let batch = cursor.next_batch().map_err(|error| format!("{name}: at {next}: {error}"))?;
-        let Some(batch) = batch else { break };
+        let Some(batch) = batch else {
+            passed(topic, expected, next, cursor.next_offset().0)?;
+            next = cursor.next_offset().0;
+            break;
+        };
         for found in batch.owned() {
             let found = found.map_err(|error| format!("{name}: at {next}: {error}"))?;
-            ensure!(found.offset().0 == next, "{name}: record {} where {next} is next", found.offset());
-            record(topic, expected, &found)?;
-            next += 1;
+            passed(topic, expected, next, found.offset().0)?;
+            met(topic, expected, gone, &found)?;
+            next = found.offset().0 + 1;
         }
-        ensure!(cursor.next_offset().0 == next, "{name}: the cursor is at {}", cursor.next_offset());
+        passed(topic, expected, next, cursor.next_offset().0)?;
+        next = cursor.next_offset().0;
         ensure!(next <= cursor.visible_end().0, "{name}: read to {next}, which is not visible yet");
     }
     Ok(next)
@@ -94,7 +127,7 @@ pub fn backwards(
     while begin - next < records {
         let batch = batches.previous_batch().map_err(|error| format!("{name}: below {next}: {error}"))?;
         let Some(batch) = batch else {
-            ensure!(next == expected.log_start, "{name}: reading backwards ends at {next}");
+            passed(topic, expected, expected.log_start, next)?;
             break;
         };
         for found in batch.owned().into_iter().rev() {
@@ -103,21 +136,24 @@ pub fn backwards(
             if found.offset().0 >= next {
                 continue;
             }
-            ensure!(found.offset().0 + 1 == next, "{name}: record {} below {next}", found.offset());
-            record(topic, expected, &found)?;
-            next -= 1;
+            passed(topic, expected, found.offset().0 + 1, next)?;
+            met(topic, expected, &expected.gone, &found)?;
+            next = found.offset().0;
         }
     }
     Ok(())
 }
 
-/// The record at a visible offset.
+/// The record at a visible offset, or nothing if compaction took it out.
 pub fn get(topic: &Topic, expected: &ModelTopic, offset: u64) -> Check {
     let name = topic.name();
     let found = topic.get(Offset(offset)).map_err(|error| format!("{name}: get {offset}: {error}"))?;
-    let found = found.ok_or_else(|| format!("{name}: there is no record {offset}"))?;
+    let Some(found) = found else {
+        ensure!(expected.gone.contains(&offset), "{name}: there is no record {offset}");
+        return Ok(());
+    };
     ensure!(found.offset().0 == offset, "{name}: get {offset} gives {}", found.offset());
-    record(topic, expected, &found)
+    met(topic, expected, &expected.gone, &found)
 }
 
 /// Where a cursor begins, or the error with its bounds, for every way to say where.
@@ -139,13 +175,17 @@ pub fn start(
         Start::Latest => Some(end),
         Start::Offset(offset) => at(offset.0),
         Start::AfterOffset(offset) => at(offset.0.saturating_add(1)),
-        Start::Last(count) => Some(end.saturating_sub(count).max(first)),
+        Start::Last(count) => Some(last(expected, first, end, count)),
         Start::Time(time) => Some(first_at(expected, time).clamp(first, end)),
     };
     match (topic.cursor(start, visibility), wanted) {
         (Ok(cursor), Some(wanted)) => {
             let found = cursor.next_offset().0;
-            ensure!(found == wanted, "{name}: {start:?} is {found}, not {wanted} of {first}..{end}");
+            // Where compaction left a gap, any place in it leads to the same record.
+            let is_free = matches!(start, Start::Last(_) | Start::Time(_)) && (first..=end).contains(&found);
+            let is_same =
+                found == wanted || is_free && expected.is_empty_in(found.min(wanted)..found.max(wanted));
+            ensure!(is_same, "{name}: {start:?} is {found}, not {wanted} of {first}..{end}");
             Ok(Some(cursor))
         }
         (Err(Error::OffsetTrimmed { log_start_offset, .. }), None) if log_start_offset.0 == first => Ok(None),
@@ -156,9 +196,17 @@ pub fn start(
     }
 }
 
+/// The first of the last `count` records before `end` that are still there.
+fn last(expected: &ModelTopic, first: u64, end: u64, count: u64) -> u64 {
+    let Some(number) = count.checked_sub(1) else { return end };
+    let mut there = (first..end).rev().filter(|offset| !expected.gone.contains(offset));
+    usize::try_from(number).ok().and_then(|number| there.nth(number)).unwrap_or(first)
+}
+
 /// The first record that was appended at `time` or later.
 fn first_at(expected: &ModelTopic, time: Timestamp) -> u64 {
     (expected.log_start..expected.log_end())
+        .filter(|offset| !expected.gone.contains(offset))
         .find(|&offset| expected.record(offset).time.is_some_and(|found| found >= time.0))
         .unwrap_or(expected.log_end())
 }
