@@ -99,7 +99,9 @@ fn write_topic(backend: &dyn Backend, topic: &pb::Topic, out: &mut impl Write) -
                     format!("offsets {from} to {} went while the topic was read", to.saturating_sub(1));
                 return Err(Failure::new(Exit::OutOfRange, "OFFSET_TRIMMED", message).hint("export it again"));
             }
-            Step::Damaged { message } => return Err(Failure::new(Exit::Damaged, "CORRUPT_RANGE", message)),
+            Step::Damaged(damage) => {
+                return Err(Failure::new(Exit::Damaged, "CORRUPT_RANGE", damage.message));
+            }
             Step::Idle | Step::Resumed { .. } => {}
             Step::End => break,
         }
