@@ -6,11 +6,13 @@
 //! | [`commands`] | one file for each command |
 //! | [`backend`] | what commands work on: a store's directory or a server |
 //! | [`input`], [`format`], [`template`] | records in, records out |
+//! | [`archive`] | whole topics in, whole topics out |
 //! | [`config`] | the settings of a server, from flags, environment and file |
 //! | [`exit`] | failures and exit codes |
 
 #![forbid(unsafe_code)]
 
+mod archive;
 mod args;
 mod backend;
 mod commands;
