@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use quipu_client::{Client, Retry};
 
 use crate::backend::{Backend, Embedded, Remote};
 use crate::commands;
+use crate::config;
 use crate::exit::{Failure, Result};
 use crate::output::Colour;
 use crate::units::Span;
@@ -33,6 +34,21 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The command line's definition: for reading it, for `--help`, completions and man pages.
+pub(crate) fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| match command.get_name() {
+        "serve" => config::explain_settings(command),
+        _ => command,
+    })
+}
+
+impl Cli {
+    /// Reads the command line of this process.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&command().try_get_matches()?)
+    }
 }
 
 /// What every command takes.

@@ -6,11 +6,13 @@
 //! | [`commands`] | one file for each command |
 //! | [`backend`] | what commands work on: a store's directory or a server |
 //! | [`input`], [`mod@format`], [`template`] | records in, records out |
+//! | [`archive`] | whole topics in, whole topics out |
 //! | [`config`] | the settings of a server, from flags, environment and file |
 //! | [`exit`] | failures and exit codes |
 
 #![forbid(unsafe_code)]
 
+mod archive;
 mod args;
 mod backend;
 mod commands;
@@ -25,7 +27,6 @@ mod units;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
 
 use args::Cli;
@@ -33,14 +34,9 @@ use exit::{Exit, Failure};
 use output::Output;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
-        Err(error) => {
-            // A closed pipe keeps it from being read; nothing can be said about that.
-            let _ = error.print();
-            let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return ExitCode::from(if is_help { 0 } else { Exit::Usage.code() });
-        }
+        Err(error) => return refuse(&error),
     };
     let is_json = cli.global.json;
     let mut out = Output::new(is_json, cli.global.quiet, cli.global.color);
@@ -58,6 +54,31 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::from(Exit::Ok.code()),
         Err(failure) => end(&failure, is_json),
     }
+}
+
+/// Ends because of what the command line says, or because it asks for help.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if is_help {
+        // A closed pipe keeps it from being read; nothing can be said about that.
+        let _ = error.print();
+        return ExitCode::from(Exit::Ok.code());
+    }
+    // There is no parsed command line that could say so.
+    let mut words = std::env::args_os().skip(1).take_while(|word| word != "--");
+    if words.any(|word| word == "--json") {
+        return end(&usage(&error.to_string()), true);
+    }
+    let _ = error.print();
+    ExitCode::from(Exit::Usage.code())
+}
+
+/// What clap says, as a failure: what is wrong, and behind an empty line what to do.
+fn usage(text: &str) -> Failure {
+    let (message, rest) = text.trim().split_once("\n\n").unwrap_or((text.trim(), ""));
+    let failure = Failure::usage(message.strip_prefix("error: ").unwrap_or(message));
+    let hint: Vec<&str> = rest.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if hint.is_empty() { failure } else { failure.hint(hint.join("; ")) }
 }
 
 fn end(failure: &Failure, is_json: bool) -> ExitCode {

@@ -94,16 +94,39 @@ impl Output {
         Ok(self.writer.flush()?)
     }
 
-    /// A note for a person, on standard error. Whether it can be written does not matter.
+    /// A note, on standard error. Whether it can be written does not matter.
     pub(crate) fn note(&self, note: impl fmt::Display) {
         if !self.is_quiet {
-            let _ = writeln!(io::stderr().lock(), "{note}");
+            let text = note.to_string();
+            self.aside("note", || Value::from(text.as_str()), &text);
         }
     }
 
     /// The same for what must be seen also when quiet.
-    pub(crate) fn warn(&self, note: impl fmt::Display) {
-        let _ = writeln!(io::stderr().lock(), "quipu: {note}");
+    pub(crate) fn warn(&self, warning: impl fmt::Display) {
+        let text = warning.to_string();
+        self.aside("warning", || Value::from(text.as_str()), &format!("quipu: {text}"));
+    }
+
+    /// A note with parts for machines.
+    pub(crate) fn event(&self, name: &str, parts: Value, text: &str) {
+        if !self.is_quiet {
+            self.aside(name, || parts, &Shown(text).to_string());
+        }
+    }
+
+    /// A warning with parts for machines.
+    pub(crate) fn problem(&self, name: &str, parts: Value, text: &str) {
+        self.aside(name, || parts, &format!("quipu: {}", Shown(text)));
+    }
+
+    fn aside(&self, name: &str, parts: impl FnOnce() -> Value, text: &str) {
+        let mut stderr = io::stderr().lock();
+        let _ = if self.is_json {
+            writeln!(stderr, "{}", serde_json::json!({ name: parts() }))
+        } else {
+            writeln!(stderr, "{text}")
+        };
     }
 
     /// Whether to draw progress: somebody looks, and wants to see it.

@@ -1,80 +1,11 @@
-//! Directories without a server: export, import, verify, dump, inspect, status.
+//! Directories without a server: verify, dump, inspect, status.
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
 mod common;
 
-use common::{Place, files, quipu};
+use common::{Place, files, filled, quipu};
 use serde_json::Value;
-
-fn filled(place: &Place) {
-    place.run(&["topics", "create", "t", "--codec", "lz4", "--retention-age-max", "30d", "--compact"]).ok();
-    place.feed(&["publish", "t", "--key", "k", "--type", "x", "--tag", "g", "-H", "a=b"], "one\ntwo\n").ok();
-    let binary: Vec<u8> = [&b"\x00\x00\x00\x03\xff\x00\xfe"[..], b"\x00\x00\x00\x00"].concat();
-    place.feed(&["publish", "t", "-F", "binary"], binary).ok();
-    place
-        .feed(
-            &["publish", "t", "-F", "ndjson", "--payload-field", "p", "--id-field", "id"],
-            "{\"p\":null,\"id\":\"0198b2c0-0000-7000-8000-00000000abcd\"}\n",
-        )
-        .ok();
-}
-
-#[test]
-fn a_topic_that_was_exported_and_imported_is_the_same_to_the_last_byte() {
-    let place = Place::new();
-    filled(&place);
-    let file = place.path("t.ndjson");
-    place.run(&["export", "t", file.to_str().unwrap()]).ok().says("5 records");
-    let other = Place::new();
-    other.run(&["import", "t", file.to_str().unwrap()]).ok().says("5 records");
-    assert_eq!(
-        other.run(&["read", "t", "--json"]).ok().stdout,
-        place.run(&["read", "t", "--json"]).ok().stdout
-    );
-    // Settings too; and through pipes.
-    let again = other.run(&["export", "t"]).ok();
-    assert_eq!(again.stdout, std::fs::read(&file).unwrap());
-    let third = Place::new();
-    third.feed(&["import", "t"], &again.stdout).ok();
-    assert_eq!(third.run(&["export", "t"]).ok().stdout, again.stdout);
-    // What is there is not overwritten.
-    place.run(&["export", "t", file.to_str().unwrap()]).fails(1).says("exists");
-    other.run(&["import", "t", file.to_str().unwrap()]).fails(4).says("already");
-}
-
-#[test]
-fn offsets_that_cannot_be_kept_are_refused_unless_new_ones_will_do() {
-    let place = Place::new();
-    filled(&place);
-    place.run(&["topics", "trim", "t", "--before", "2"]).ok();
-    let export = place.run(&["export", "t"]).ok().stdout;
-    let other = Place::new();
-    other.feed(&["import", "t"], &export).fails(11).says("line 2").says("--renumber");
-    // Half a topic is no import: nothing of it stays.
-    other.run(&["read", "t"]).fails(3);
-    other.feed(&["import", "t", "--renumber"], &export).ok();
-    assert_eq!(other.run(&["read", "t", "-f", "%o "]).ok().text(), "0 1 2 ");
-}
-
-#[test]
-fn a_malformed_export_leaves_nothing_behind() {
-    let place = Place::new();
-    place.run(&["topics", "create", "other"]).ok();
-    for (input, says) in [
-        ("{\"quipu_export\":2}\n", "newer"),
-        ("{\"quipu_export\":1,\"settings\":{\"codec\":\"gzip\"}}\n", "gzip"),
-        ("{\"quipu_export\":1,\"settings\":{\"segment_bytes_max\":\"big\"}}\n", "no number"),
-        ("{\"payload\":\"a\"}\nno json\n", "line 2"),
-        ("{\"payload\":\"a\",\"offset\":0}\n{\"payload\":\"b\",\"offset\":0}\n", "line 2"),
-        ("{\"payload_base64\":\"*\"}\n", "base64"),
-        ("[]\n", "no object"),
-    ] {
-        place.feed(&["import", "t"], input).fails(11).says(says);
-        place.run(&["read", "t"]).fails(3);
-    }
-    place.run(&["import", "t", "/nowhere"]).fails(3);
-}
 
 #[test]
 fn an_intact_store_is_verified_and_a_flipped_bit_is_named() {
@@ -165,4 +96,24 @@ fn completions_and_man_pages_are_made() {
     common::feed(quipu(&["man", dir.to_str().unwrap()]), "").ok();
     let page = std::fs::read_to_string(dir.join("quipu-publish.1")).unwrap();
     assert!(page.contains("key-field") || page.contains("key\\-field"), "{page}");
+}
+
+#[test]
+fn the_help_of_every_command_has_examples() {
+    let help = |path: &[&str]| common::feed(quipu(&[path, &["--help"]].concat()), "").ok().text();
+    let commands = |text: &str| -> Vec<String> {
+        let list = text.split("Commands:\n").nth(1).unwrap_or_default();
+        let rows = list.lines().take_while(|line| !line.is_empty());
+        let names = rows.filter(|row| row.starts_with("  ") && !row.starts_with("   "));
+        names.filter_map(|row| row.split_whitespace().next().map(str::to_owned)).collect()
+    };
+    let top = commands(&help(&[]));
+    assert!(top.len() > 14, "{top:?}");
+    for command in top.iter().filter(|name| *name != "help") {
+        let text = help(&[command]);
+        assert!(text.contains("Examples:"), "{command}");
+        for below in commands(&text).iter().filter(|name| *name != "help") {
+            assert!(help(&[command, below]).contains("Examples:"), "{command} {below}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Place, Running, quipu};
+use common::{Place, Running, feed, quipu};
 
 #[test]
 fn lines_come_back_as_they_were() {
@@ -80,6 +80,59 @@ fn parts_of_a_record_are_taken_from_fields_of_json() {
     place.feed(&["publish", "orders", "-F", "ndjson", "--payload-field", "gone", "--key", "k"], line).ok();
     let read = place.run(&["read", "orders", "--from", "-2", "-f", "%o %k %v %V\\n"]).ok();
     assert_eq!(read.text(), "2  {\"x\":[1,2]} 11\n3 k  -1\n");
+}
+
+// Numbers went through a float: two keys became one, and compaction then removed the record of the one for that of the
+// other.
+#[test]
+fn numbers_become_keys_types_headers_and_tags_to_their_last_digit() {
+    let place = Place::new();
+    place.run(&["topics", "create", "t", "--compact"]).ok();
+    let numbers =
+        ["12345678901234567890", "12345678901234567891", "1e400", "0.1000000000000000055", "0.1", "1.0", "1"];
+    let lines: String =
+        numbers.iter().map(|number| format!("{{\"n\": {number} ,\"l\":[{number}]}}\n")).collect();
+    let fields = ["--key-field", "n", "--type-field", "n", "--header-field", "h=n", "--tag-field", "l"];
+    place.feed(&[&["publish", "t", "-F", "ndjson"], &fields[..]].concat(), lines).ok();
+    place.run(&["topics", "compact", "t"]).ok();
+    let read = place.run(&["read", "t", "-f", "%k %y %h %g\\n"]).ok().lines();
+    let expected: Vec<String> = numbers.iter().map(|n| format!("{n} {n} h={n} {n}")).collect();
+    assert_eq!(read, expected);
+    // Payloads, too.
+    place
+        .feed(
+            &["publish", "u", "--create", "-F", "ndjson", "--payload-field", "p"],
+            "{\"p\":{\"z\":1.50, \"a\":1e400}}\n",
+        )
+        .ok();
+    assert_eq!(place.run(&["read", "u", "--raw"]).ok().text(), "{\"z\":1.50, \"a\":1e400}\n");
+}
+
+#[test]
+fn what_the_command_line_gets_wrong_is_json_for_machines() {
+    for args in [
+        &["read"][..],
+        &["read", "t", "--nope"],
+        &["read", "t", "--count", "x"],
+        &["read", "t", "--from", "nowhere"],
+        &["tail", "t", "-n", "1", "--from", "2"],
+        &["nope"],
+        &["topics"],
+        &["serve", "--data", "d", "--server", "s"],
+        &[],
+    ] {
+        let ran = feed(quipu(&[&["--json"], args].concat()), "").fails(2);
+        assert!(ran.stdout.is_empty() && ran.stderr.lines().count() == 1, "{}", ran.stderr);
+        let value: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+        let error = &value["error"];
+        assert_eq!((&error["reason"], &error["exit_code"]), (&"USAGE".into(), &2.into()));
+        assert!(!error["message"].as_str().unwrap().is_empty());
+        // Without it, for people.
+        let ran = feed(quipu(args), "").fails(2);
+        assert!(!ran.stderr.starts_with('{'), "{}", ran.stderr);
+    }
+    // Help is no error, and no JSON.
+    assert!(feed(quipu(&["read", "--help", "--json"]), "").ok().text().contains("Usage"));
 }
 
 #[test]

@@ -5,10 +5,14 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 
 use common::{Place, Ran, Running, feed, quipu};
 use serde_json::Value;
+
+/// Of Linux: opening a pipe does not wait for its other end.
+const O_NONBLOCK: i32 = 0o4000;
 
 /// A server on a port of its own.
 struct Server {
@@ -372,4 +376,155 @@ fn a_server_with_certificates_takes_only_clients_that_it_can_trust() {
     run(&["--client-cert", &client_certificate, "--client-key", &client_key]).fails(5);
     run(&["--ca-cert", "/nowhere.pem"]).fails(3);
     run(&["--client-cert", &client_certificate]).fails(2);
+}
+
+// It said that it was ready, and read the certificate only then.
+#[test]
+fn a_certificate_that_cannot_be_used_is_refused_before_the_server_says_that_it_is_ready() {
+    let place = Place::new();
+    let pem = |name: &str| format!("{}/../server/tests/server/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let garbage = place.file("garbage.pem", "no certificate\n");
+    let (certificate, key, ca) = (pem("server.pem"), pem("server.key"), pem("ca.pem"));
+    for (certificate, key, ca, code, says) in [
+        ("/nowhere.pem", &*key, &*ca, 3, "/nowhere.pem"),
+        (&*certificate, "/nowhere.key", &ca, 3, "/nowhere.key"),
+        (&certificate, &key, "/nowhere-ca.pem", 3, "/nowhere-ca.pem"),
+        (&garbage, &key, &ca, 2, "garbage.pem"),
+        (&certificate, &garbage, &ca, 2, "garbage.pem"),
+        (&certificate, &key, &garbage, 2, "cannot use"),
+        // The key of somebody else.
+        (&certificate, &pem("client.key"), &ca, 2, "client.key"),
+    ] {
+        let mut command =
+            place.command(&["serve", "--listen", "127.0.0.1:0", "--tls-certificate", certificate]);
+        command.args(["--tls-key", key, "--tls-client-ca", ca]);
+        let ran = feed(command, "").fails(code).says(says);
+        assert_eq!(ran.text(), "", "it was not ready");
+    }
+    assert!(!place.store().exists(), "nothing was made");
+}
+
+// Signals were caught before the start and looked at only behind it: a disk that did not answer made a server that
+// nothing but SIGKILL could end.
+#[test]
+fn a_server_whose_start_hangs_ends_at_a_signal() {
+    let place = Place::new();
+    let pipe = place.path("certificate.pem");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let key = format!("{}/../server/tests/server/tls/server.key", env!("CARGO_MANIFEST_DIR"));
+    let mut command =
+        place.command(&["serve", "--listen", "127.0.0.1:0", "--tls-certificate", pipe.to_str().unwrap()]);
+    command.args(["--tls-key", &key]).stderr(Stdio::null());
+    let mut server = Running::new(command);
+    // Opens as soon as the server has opened its end, where it waits for what never comes.
+    let mut write = std::fs::OpenOptions::new();
+    write.write(true).custom_flags(O_NONBLOCK);
+    let _hanging = loop {
+        match write.open(&pipe) {
+            Ok(pipe) => break pipe,
+            Err(_) => assert!(server.child.try_wait().unwrap().is_none(), "it ended by itself"),
+        }
+        std::thread::yield_now();
+    };
+    signal(server.child.id(), "TERM");
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    assert_eq!(server.line(), "", "it was never ready");
+}
+
+#[test]
+fn the_help_has_every_setting_with_its_default_its_variable_and_the_units() {
+    let help = feed(quipu(&["help", "serve"]), "").ok().text();
+    assert_eq!(feed(quipu(&["serve", "--help"]), "").ok().text(), help);
+    // Wrapped as the terminal wants it.
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let help = words(&help);
+    let rows = feed(quipu(&["serve", "--print-config", "--json"]), "").ok().lines();
+    assert!(rows.len() > 30);
+    for row in rows {
+        let row: Value = serde_json::from_str(&row).unwrap();
+        let (name, default) = (row["name"].as_str().unwrap(), row["value"].as_str().unwrap());
+        let variable = format!("QUIPU_{}", name.to_uppercase());
+        assert!(help.contains(&format!("--{}", name.replace('_', "-"))), "{name}");
+        assert!(help.contains(&format!("[default: {default}] [env: {variable}]")), "{name}: {help}");
+    }
+    for unit in ["SIZE bytes", "KiB", "DURATION with ms", "true or false"] {
+        assert!(help.contains(unit), "{unit}");
+    }
+}
+
+/// A store with three batches, the second of which is damaged: offsets 2 and 3.
+fn damaged(place: &Place) {
+    place
+        .feed(&["publish", "t", "--create", "--batch-records", "2", "--key", "k"], "0\n1\n2\n3\n4\n5\n")
+        .ok();
+    let (path, bytes) = common::files(&place.store())
+        .into_iter()
+        .find(|(path, _)| path.extension().is_some_and(|name| name == "segment"))
+        .unwrap();
+    let dump = feed(quipu(&["dump", path.to_str().unwrap(), "--no-records"]), "").ok().lines();
+    let line = dump.iter().find(|line| line.contains("batch, offsets 2 to 4")).unwrap();
+    let position: usize = line.split(':').next().unwrap().parse().unwrap();
+    let mut bytes = bytes;
+    bytes[position + 50] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+}
+
+// A follower through a server ended at the first damaged record, and never showed what is intact behind it.
+#[test]
+fn damage_is_named_and_passed_over_alike_by_every_way_of_reading() {
+    let (place, other) = (Place::new(), Place::new());
+    damaged(&place);
+    damaged(&other);
+    let server = Server::start(&place, 0);
+    for args in [
+        &["read", "t"][..],
+        &["read", "t", "--from", "2"],
+        &["read", "t", "--from", "3"],
+        &["read", "t", "--reverse"],
+        &["tail", "t"],
+        &["tail", "t", "--key", "k", "-n", "3"],
+        &["tail", "-f", "t", "--from", "earliest", "--count", "4"],
+        &["tail", "-f", "t", "--from", "2", "--count", "2"],
+        &["tail", "-f", "t", "--from", "3", "--until", "5"],
+        &["tail", "-f", "t", "--from", "earliest", "--until", "3"],
+        &["tail", "-f", "t", "--key", "k", "-n", "3", "--count", "3"],
+    ] {
+        let args = [args, &["--template", "%o %v\\n"]].concat();
+        let (there, here) = (server.run(&args).fails(8), other.run(&args).fails(8));
+        assert_eq!(there.text(), here.text(), "{args:?}\n{}\n{}", there.stderr, here.stderr);
+        for ran in [there, here] {
+            let ran = ran.says("to 4 (exclusive) of topic t are damaged").says(".segment at position");
+            assert!(!ran.lines().iter().any(|line| line.starts_with('2') || line.starts_with('3')));
+        }
+    }
+    // What comes later is shown when it comes.
+    let mut command = server.command(&["tail", "-f", "t", "--from", "earliest", "--raw", "--count", "5"]);
+    command.stderr(Stdio::piped());
+    let mut tail = Running::new(command);
+    for line in ["0", "1", "4", "5"] {
+        assert_eq!(tail.line(), line);
+    }
+    server.feed(&["publish", "t"], "6\n").ok();
+    assert_eq!(tail.line(), "6");
+    assert_eq!(tail.child.wait().unwrap().code(), Some(8));
+    // For machines.
+    let ran = server.run(&["read", "t", "--json"]).fails(8);
+    let told: Value = serde_json::from_str(ran.stderr.lines().next().unwrap()).unwrap();
+    assert_eq!((&told["damaged"]["from"], &told["damaged"]["to"]), (&2.into(), &4.into()));
+    assert!(told["damaged"]["message"].as_str().unwrap().contains(".segment"), "{told}");
+}
+
+// The end was compared with how far the message that came last went, and the batches in it that were not printed yet
+// were left out.
+#[test]
+fn a_follower_with_an_end_shows_everything_before_it() {
+    let place = Place::new();
+    let server = Server::start(&place, 0);
+    let lines: String = (0..20).map(|number| format!("{number}\n")).collect();
+    server.feed(&["publish", "t", "--create", "--batch-records", "1"], lines).ok();
+    for until in 1..20_usize {
+        let args = ["tail", "-f", "t", "--from", "earliest", "--until", &until.to_string(), "--raw"];
+        let expected: Vec<String> = (0..until).map(|number| number.to_string()).collect();
+        assert_eq!(server.run(&args).ok().lines(), expected);
+    }
 }

@@ -19,6 +19,8 @@ fn topics_are_created_listed_described_altered_and_deleted() {
         .ok();
     place.run(&["topics", "create", "eu/orders"]).fails(4).says("already");
     place.run(&["topics", "create", "eu/orders", "--if-missing"]).ok();
+    let ran = place.run(&["topics", "create", "eu/orders", "--if-missing", "--json"]).ok();
+    assert_eq!(serde_json::from_slice::<Value>(&ran.stdout).unwrap()["name"], "eu/orders");
     place.run(&["topics", "create", "logs", "--segment-bytes-max", "1MiB"]).ok();
     assert_eq!(place.run(&["topics", "list", "--json"]).ok().lines().len(), 2);
     assert_eq!(place.run(&["topics", "list", "eu/", "--json"]).ok().lines().len(), 1);
@@ -51,7 +53,11 @@ fn topics_are_created_listed_described_altered_and_deleted() {
     place.run(&["topics", "describe", "logs"]).ok();
     place.run(&["topics", "delete", "logs"]).ok();
     place.run(&["topics", "delete", "logs"]).fails(3);
-    place.run(&["topics", "delete", "logs", "--if-exists"]).ok();
+    for (topic, is_deleted) in [("logs", false), ("eu/orders", true)] {
+        let ran = place.run(&["topics", "delete", topic, "--if-exists", "--json"]).ok();
+        let value: Value = serde_json::from_slice(&ran.stdout).unwrap();
+        assert_eq!(value, json!({"topic": topic, "deleted": is_deleted}));
+    }
 }
 
 #[test]

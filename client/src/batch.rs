@@ -180,16 +180,16 @@ impl Iterator for Records {
 
     fn next(&mut self) -> Option<Self::Item> {
         let bytes = &self.batch.records;
-        if self.at >= bytes.len() {
-            return None;
-        }
-        // The first walk has seen the tag and the length.
-        let record = varint(bytes, self.at + 1).and_then(|(length, from)| {
-            let range = from..from + length as usize;
-            self.at = range.end;
+        let from = self.at;
+        // The first walk has seen them all. Somebody else may write a tag in more bytes than it needs.
+        let mut fields = Fields::new(&bytes[from..]);
+        let field = fields.next()?;
+        self.at = from + fields.position();
+        let offset = self.batch.offset(self.index);
+        let record = field.and_then(|(_, value)| value.range()).and_then(|range| {
             StoredRecord::decode(
-                bytes.slice(range),
-                self.batch.offset(self.index),
+                bytes.slice(from + range.start..from + range.end),
+                offset,
                 self.batch.append_time_ms,
                 self.batch.revisions.get(self.index).copied(),
             )
@@ -197,7 +197,7 @@ impl Iterator for Records {
         self.index += 1;
         Some(record.map_err(|detail| {
             self.at = bytes.len();
-            Error::protocol(format!("record {}: {detail}", self.batch.offset(self.index - 1)))
+            Error::protocol(format!("record {offset}: {detail}"))
         }))
     }
 }
@@ -426,6 +426,7 @@ pub(crate) fn stored(record: &v1::Record, offset: u64, append_time_ms: u64) -> R
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
     use prost::Message;
 
     use super::*;
@@ -508,6 +509,91 @@ mod tests {
         assert_eq!(records, three());
     }
 
+    /// Looks at everything that can be looked at.
+    fn look_at(message: &Bytes) {
+        if let Ok(decoded) = RecordBatch::decode(message.clone()) {
+            let _ = (decoded.is_dense(), decoded.next_offset(), decoded.append_time_ms());
+            let records: Vec<Result<StoredRecord>> = decoded.iter().collect();
+            assert!(records.len() <= decoded.len());
+            records.into_iter().filter_map(Result::ok).for_each(|record| drop(record.to_record()));
+        }
+        let _ = content::<v1::SubscribeResponse>(message);
+        let _ = content::<v1::ReadResponse>(message);
+    }
+
+    // Records were found behind a tag of one byte: a server that wrote it in two made the client panic.
+    #[test]
+    fn a_tag_in_more_bytes_than_it_needs_is_read_as_well() {
+        let record = three().swap_remove(0);
+        let mut plain = BytesMut::new();
+        record.encode(None, &mut plain);
+        assert_eq!(plain[0], 0x0a);
+        for padding in [&[0x8a, 0x00][..], &[0x8a, 0x80, 0x00], &[0x8a, 0x80, 0x80, 0x80, 0x80, 0x00]] {
+            let message: Bytes = [padding, &plain[1..]].concat().into();
+            let records: Vec<StoredRecord> =
+                RecordBatch::decode(message).unwrap().iter().map(Result::unwrap).collect();
+            assert!(records.iter().map(StoredRecord::to_record).eq(std::iter::once(record.clone())));
+        }
+        look_at(&Bytes::from_static(&[0x8a, 0x00, 0x00]));
+    }
+
+    /// A varint, in more bytes than it needs.
+    fn varints() -> impl Strategy<Value = Vec<u8>> {
+        let number = prop_oneof![0..12_u64, any::<u64>(), Just(u64::MAX)];
+        (number, 0..4_usize).prop_map(|(number, padding)| padded(number, padding))
+    }
+
+    fn padded(number: u64, padding: usize) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        crate::wire::put_varint(&mut out, number);
+        let mut out = out.to_vec();
+        for _ in 0..padding {
+            *out.last_mut().unwrap() |= 0x80;
+            out.push(0);
+        }
+        out
+    }
+
+    /// Something like messages: fields of known and unknown numbers and kinds, within each other, with tags and lengths
+    /// in more bytes than they need, and lengths that lie.
+    fn messages() -> impl Strategy<Value = Vec<u8>> {
+        let leaf = prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..20),
+            varints(),
+            Just(batch(&three()).encode_to_vec()),
+            Just(vec![3; 16]),
+        ];
+        leaf.prop_recursive(4, 64, 6, |inner| {
+            let number = prop_oneof![4 => 1..9_u64, 1 => any::<u64>()];
+            let kind = prop_oneof![4 => Just(2_u64), 2 => Just(0), 1 => 0..8_u64];
+            let lie = prop_oneof![8 => Just(0_u64), 1 => any::<u64>()];
+            let field = (number, kind, 0..3_usize, 0..3_usize, lie, inner);
+            let field = field.prop_map(|(number, kind, tag_padding, length_padding, lie, content)| {
+                let mut out = padded(number.wrapping_mul(8) | kind, tag_padding);
+                if kind == 2 {
+                    out.extend(padded((content.len() as u64).wrapping_add(lie), length_padding));
+                }
+                out.extend(content);
+                out
+            });
+            proptest::collection::vec(field, 0..6).prop_map(|fields| fields.concat())
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20_000) })]
+
+        #[test]
+        fn no_message_at_all_makes_the_decoder_panic(message in messages()) {
+            look_at(&message.into());
+        }
+
+        #[test]
+        fn no_bytes_at_all_make_the_decoder_panic(message in proptest::collection::vec(any::<u8>(), 0..64)) {
+            look_at(&message.into());
+        }
+    }
+
     #[test]
     fn any_bytes_are_decoded_or_refused() {
         let good = batch(&three()).encode_to_vec();
@@ -519,11 +605,7 @@ mod tests {
                 bad[at] = random.next() as u8;
             }
             bad.truncate(1 + (random.next() % good.len() as u64) as usize);
-            let message = Bytes::from(bad);
-            if let Ok(decoded) = RecordBatch::decode(message.clone()) {
-                decoded.iter().filter_map(Result::ok).for_each(|record| drop(record.to_record()));
-            }
-            let _ = content::<v1::SubscribeResponse>(&message);
+            look_at(&bad.into());
         }
     }
 }

@@ -142,7 +142,7 @@ pub struct Subscription {
 impl Subscription {
     /// What comes next; waits for as long as nothing comes. `None` only behind an error: it goes on for as long as the
     /// server is there again in the time that [`Retry`](crate::Retry) allows. May be dropped before it is ready: nothing
-    /// is lost.
+    /// is lost. Behind [`Error::CorruptRange`] whoever wants what is intact subscribes anew, from its `to`.
     pub async fn next(&mut self) -> Option<Result<Event>> {
         if self.is_over {
             return None;

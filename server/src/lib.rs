@@ -51,4 +51,4 @@ mod wire;
 
 pub use config::{Config, InvalidConfig, ListenAddressRefused, Tls, check_listen_address};
 pub use error::DOMAIN;
-pub use serve::{Listeners, ServeError, serve};
+pub use serve::{Listeners, ServeError, check_certificates, serve};

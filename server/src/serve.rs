@@ -62,7 +62,16 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
-    /// The transport failed, or the certificate and key do not fit.
+    /// The certificate, its key and the authority of clients are not what they should be, or do not fit together.
+    Tls {
+        /// The file of the certificate.
+        certificate: std::path::PathBuf,
+        /// The file of its key.
+        key: std::path::PathBuf,
+        /// What is wrong.
+        source: tonic::transport::Error,
+    },
+    /// The transport failed.
     Transport(tonic::transport::Error),
     /// The services cannot describe themselves.
     Reflection(String),
@@ -77,6 +86,9 @@ impl std::fmt::Display for ServeError {
         match self {
             Self::Config(invalid) => invalid.fmt(f),
             Self::Certificate { path, .. } => write!(f, "cannot read {}", path.display()),
+            Self::Tls { certificate, key, .. } => {
+                write!(f, "cannot use certificate {} with key {}", certificate.display(), key.display())
+            }
             Self::Transport(_) => f.write_str("the transport failed"),
             Self::Reflection(detail) => write!(f, "the services cannot describe themselves: {detail}"),
             Self::Close(_) => f.write_str("the store was not closed in order"),
@@ -90,14 +102,27 @@ impl std::error::Error for ServeError {
         match self {
             Self::Config(invalid) => Some(invalid),
             Self::Certificate { source, .. } => Some(source),
-            Self::Transport(source) => Some(source),
+            Self::Tls { source, .. } | Self::Transport(source) => Some(source),
             Self::Close(source) => Some(source),
             Self::Reflection(_) | Self::CloseTimedOut => None,
         }
     }
 }
 
-/// Serves `store` until `shutdown` resolves, and closes it.
+/// Reads certificates and keys, if the configuration has some, and refuses what [`serve`] would refuse: for whoever wants
+/// to know before opening a store.
+///
+/// # Errors
+/// [`ServeError::Certificate`] and [`ServeError::Tls`].
+pub async fn check_certificates(config: &Config) -> Result<(), ServeError> {
+    match config.tls.clone() {
+        Some(tls) => with_tls(Server::builder(), tls).await.map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Serves `store` until `shutdown` resolves, and closes it. Takes at most twice [`Config::drain_time_max`] and a second from
+/// there, also if the disk does not answer.
 ///
 /// # Errors
 /// See [`ServeError`]. The store is closed in any case, unless the configuration was refused.
@@ -147,7 +172,7 @@ async fn run(
         .http2_keepalive_interval(Some(config.keepalive_interval))
         .http2_keepalive_timeout(Some(config.keepalive_timeout));
     if let Some(tls) = config.tls.clone() {
-        server = server.tls_config(certificates(tls).await?).map_err(ServeError::Transport)?;
+        server = with_tls(server, tls).await?;
     }
     let (health, health_service) = tonic_health::server::health_reporter();
     let log = Log { shared: Arc::clone(shared) };
@@ -207,6 +232,12 @@ fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, ServeEr
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| ServeError::Reflection(error.to_string()))
+}
+
+async fn with_tls(server: Server, tls: Tls) -> Result<Server, ServeError> {
+    let (certificate, key) = (tls.certificate.clone(), tls.key.clone());
+    let config = certificates(tls).await?;
+    server.tls_config(config).map_err(|source| ServeError::Tls { certificate, key, source })
 }
 
 async fn certificates(tls: Tls) -> Result<ServerTlsConfig, ServeError> {

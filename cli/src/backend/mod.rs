@@ -73,14 +73,25 @@ pub(crate) enum Step {
     Records(Vec<Item>),
     /// These offsets are gone, `to` excluded.
     Gap { from: u64, to: u64, reason: &'static str },
-    /// Some records cannot be read, as the message says; reading goes on behind them.
-    Damaged { message: String },
+    /// Some records cannot be read; reading goes on behind them.
+    Damaged(Damage),
     /// The connection was lost and is there again: nothing is missing, nothing comes twice.
     Resumed { next_offset: u64 },
     /// There is nothing more right now: whoever asks again waits.
     Idle,
     /// There is nothing more.
     End,
+}
+
+/// Records that cannot be read.
+#[derive(Debug)]
+pub(crate) struct Damage {
+    /// The first of them.
+    pub(crate) from: u64,
+    /// One past the last of them.
+    pub(crate) to: u64,
+    /// Names topic, offsets, file and position.
+    pub(crate) message: String,
 }
 
 /// Reads a topic step by step.

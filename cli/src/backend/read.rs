@@ -5,7 +5,7 @@ use quipu_storage::{
     Backwards, Cursor, Error, Offset, ReadBatch, ReadOnlyTopic, Start, Timestamp, Topic, Visibility,
 };
 
-use super::{Direction, Item, ReadSpec, Reader, Step, convert, filter};
+use super::{Damage, Direction, Item, ReadSpec, Reader, Step, convert, filter};
 use crate::exit::{Failure, Result};
 use crate::position::Position;
 
@@ -192,7 +192,7 @@ fn damaged(error: &Error, go_on: impl FnOnce(std::ops::Range<Offset>)) -> Step {
     let message = error.to_string();
     let Error::Corrupt { offsets, .. } = error else { return Step::End };
     go_on(offsets.clone());
-    Step::Damaged { message }
+    Step::Damaged(Damage { from: offsets.start.0, to: offsets.end.0, message })
 }
 
 struct BackwardsReader {

@@ -13,7 +13,7 @@ use quipu_client::{
 use quipu_proto::v1 as pb;
 use tokio::runtime::Runtime;
 
-use super::{Acknowledged, Backend, Direction, Item, Publisher, ReadSpec, Reader, Step, filter};
+use super::{Acknowledged, Backend, Damage, Direction, Item, Publisher, ReadSpec, Reader, Step, filter};
 use crate::exit::{Exit, Failure, Result};
 use crate::position::Position;
 
@@ -64,22 +64,34 @@ impl Remote {
         (&self.runtime, &self.client)
     }
 
-    /// The first of the last `count` records that the filter lets through.
+    /// The first of the last `count` records that the filter lets through. What is damaged on the way is passed over:
+    /// whoever reads forwards from there comes across it again.
     fn nth_last_match(&self, spec: &ReadSpec, count: u64) -> Result<Start> {
-        let mut lowest = None;
-        self.call(async {
-            let read =
-                self.client.read(&spec.topic).backwards().records_max(count).filter(spec.filter.clone());
-            let mut reading = read.visibility(visibility(spec)).send().await?;
-            while let Some(event) = reading.next().await {
-                if let ReadEvent::Records(batch) = event? {
-                    for record in &batch {
-                        lowest = Some(record?.offset());
+        let (mut lowest, mut left, mut start) = (None, count, None);
+        while left > 0 {
+            let outcome = self.runtime.block_on(async {
+                let mut read = self.client.read(&spec.topic).backwards().records_max(left);
+                if let Some(start) = start {
+                    read = read.start(start);
+                }
+                let mut reading =
+                    read.filter(spec.filter.clone()).visibility(visibility(spec)).send().await?;
+                while let Some(event) = reading.next().await {
+                    if let ReadEvent::Records(batch) = event? {
+                        for record in &batch {
+                            lowest = Some(record?.offset());
+                            left = left.saturating_sub(1);
+                        }
                     }
                 }
+                Ok(())
+            });
+            match outcome.map_err(damage) {
+                Ok(()) | Err(Ok(Damage { from: 0, .. })) => break,
+                Err(Ok(Damage { from, .. })) => start = Some(Start::Offset(from - 1)),
+                Err(Err(error)) => return Err(error.into()),
             }
-            Ok(())
-        })?;
+        }
         Ok(lowest.map_or(Start::Latest, Start::Offset))
     }
 
@@ -92,6 +104,17 @@ impl Remote {
             Position::Last(count) if filter::is_empty(&spec.filter) => Start::Last(count),
             Position::Last(count) => self.nth_last_match(spec, count)?,
         })
+    }
+}
+
+/// What is damaged, if that is what went wrong and it is known how to go on.
+fn damage(error: quipu_client::Error) -> Result<Damage, quipu_client::Error> {
+    let message = error.to_string();
+    match error {
+        quipu_client::Error::CorruptRange { from: Some(from), to: Some(to), .. } if from < to => {
+            Ok(Damage { from, to, message })
+        }
+        error => Err(error),
     }
 }
 
@@ -177,15 +200,19 @@ impl Backend for Remote {
             Position::Last(count) => bounds.high_watermark.saturating_sub(count).max(bounds.log_start_offset),
             Position::Time(time) => self.call(async {
                 let read = self.client.read(topic).start(Start::Time(time)).records_max(1);
-                let mut reading = read.send().await?;
-                while let Some(event) = reading.next().await {
-                    match event? {
-                        ReadEvent::Records(batch) => return Ok(batch.first_offset()),
-                        ReadEvent::End(end) => return Ok(end.next_offset),
-                        ReadEvent::Gap(_) => {}
+                let first = async {
+                    let mut reading = read.send().await?;
+                    while let Some(event) = reading.next().await {
+                        match event? {
+                            ReadEvent::Records(batch) => return Ok(batch.first_offset()),
+                            ReadEvent::End(end) => return Ok(end.next_offset),
+                            ReadEvent::Gap(_) => {}
+                        }
                     }
-                }
-                Ok(bounds.high_watermark)
+                    Ok(bounds.high_watermark)
+                };
+                // What lies there is damaged: whoever reads from there comes across it again.
+                first.await.or_else(|error| damage(error).map(|damage| damage.from))
             })?,
         })
     }
@@ -205,32 +232,32 @@ impl Backend for Remote {
             Some(position) => Until { offset: Some(self.offset_of(&spec.topic, position)?), time: None },
         };
         if spec.direction == Direction::Follow {
-            let subscribe = self.client.subscribe(&spec.topic).start(self.start(&spec)?);
-            let subscription = subscribe.filter(spec.filter.clone()).visibility(visibility(&spec)).send();
-            let subscription = self.call(subscription)?;
             let left = if spec.records_max == 0 { u64::MAX } else { spec.records_max };
-            return Ok(Box::new(Follower { remote: self, subscription, until, left, is_idle: false }));
+            let start = self.start(&spec)?;
+            return Ok(Box::new(Follower {
+                remote: self,
+                spec,
+                until,
+                left,
+                start,
+                subscription: None,
+                next_offset: 0,
+                is_idle: false,
+            }));
         }
-        let mut reader = RemoteReader {
-            remote: self,
-            until,
-            left: spec.records_max,
-            reading: None,
-            is_backwards: spec.direction == Direction::Backwards,
-            spec,
-        };
-        let start = match (reader.is_backwards, reader.spec.start) {
-            (false, _) => Some(self.start(&reader.spec)?),
+        let is_backwards = spec.direction == Direction::Backwards;
+        let start = match (is_backwards, spec.start) {
+            (false, _) => Some(self.start(&spec)?),
             (true, Position::Latest) => None,
             (true, Position::Last(_)) => {
                 return Err(Failure::usage(
                     "--reverse begins at the end already: use --count for the last n",
                 ));
             }
-            (true, position) => Some(Start::Offset(self.offset_of(&reader.spec.topic, position)?)),
+            (true, position) => Some(Start::Offset(self.offset_of(&spec.topic, position)?)),
         };
-        reader.open(start)?;
-        Ok(Box::new(reader))
+        let (left, reading) = (spec.records_max, Stage::ToOpen(start));
+        Ok(Box::new(RemoteReader { remote: self, spec, until, left, reading, is_backwards }))
     }
 
     fn close(&self) -> Result<()> {
@@ -349,63 +376,69 @@ struct RemoteReader<'a> {
     until: Until,
     /// 0: no limit.
     left: u64,
-    reading: Option<Reading>,
+    reading: Stage,
     is_backwards: bool,
 }
 
+/// How far a reader is.
+enum Stage {
+    /// From there; `None`: from the end.
+    ToOpen(Option<Start>),
+    Open(Box<Reading>),
+    Over,
+}
+
 impl RemoteReader<'_> {
-    fn open(&mut self, start: Option<Start>) -> Result<()> {
-        let mut read = self.remote.client.read(&self.spec.topic).records_max(self.left);
-        read = read.filter(self.spec.filter.clone()).visibility(visibility(&self.spec));
-        if let Some(start) = start {
-            read = read.start(start);
+    /// The next event; `None` at the end.
+    fn event(&mut self) -> quipu_client::Result<Option<ReadEvent>> {
+        if let Stage::ToOpen(start) = &self.reading {
+            let mut read = self.remote.client.read(&self.spec.topic).records_max(self.left);
+            read = read.filter(self.spec.filter.clone()).visibility(visibility(&self.spec));
+            if let Some(start) = *start {
+                read = read.start(start);
+            }
+            if self.is_backwards {
+                read = read.backwards();
+            }
+            if let Some(offset) = self.until.offset {
+                read = read.until_offset(offset);
+            }
+            if let (Some(time), false) = (self.until.time, self.is_backwards) {
+                read = read.until_time_ms(time);
+            }
+            self.reading = Stage::Open(Box::new(self.remote.runtime.block_on(read.send())?));
         }
-        if self.is_backwards {
-            read = read.backwards();
+        match &mut self.reading {
+            Stage::Open(reading) => self.remote.runtime.block_on(reading.next()).transpose(),
+            Stage::ToOpen(_) | Stage::Over => Ok(None),
         }
-        if let Some(offset) = self.until.offset {
-            read = read.until_offset(offset);
-        }
-        if let (Some(time), false) = (self.until.time, self.is_backwards) {
-            read = read.until_time_ms(time);
-        }
-        self.reading = Some(self.remote.call(read.send())?);
-        Ok(())
     }
 
     /// What is damaged is passed over, once it was named.
-    fn damaged(&mut self, error: quipu_client::Error) -> Result<Step> {
-        let message = error.to_string();
-        let (from, to) = match error {
-            quipu_client::Error::CorruptRange { from: Some(from), to: Some(to), .. } => (from, to),
-            error => return Err(error.into()),
+    fn pass_over(&mut self, damage: Damage) -> Step {
+        self.reading = match (self.is_backwards, damage.from) {
+            (false, _) => Stage::ToOpen(Some(Start::Offset(damage.to))),
+            (true, 0) => Stage::Over,
+            (true, from) => Stage::ToOpen(Some(Start::Offset(from - 1))),
         };
-        self.reading = None;
-        match (self.is_backwards, from) {
-            (false, _) => self.open(Some(Start::Offset(to)))?,
-            (true, 0) => {}
-            (true, from) => self.open(Some(Start::Offset(from - 1)))?,
-        }
-        Ok(Step::Damaged { message })
+        Step::Damaged(damage)
     }
 }
 
 impl Reader for RemoteReader<'_> {
     fn next(&mut self) -> Result<Step> {
-        let Some(reading) = &mut self.reading else { return Ok(Step::End) };
-        let event = match self.remote.runtime.block_on(reading.next()) {
-            Some(Ok(event)) => event,
-            Some(Err(error)) => return self.damaged(error),
-            None => return Ok(Step::End),
+        let event = match self.event() {
+            Ok(event) => event,
+            Err(error) => return Ok(self.pass_over(damage(error)?)),
         };
         match event {
-            ReadEvent::Records(batch) => {
+            Some(ReadEvent::Records(batch)) => {
                 let mut items = items(&batch)?;
                 if let (true, Some(time)) = (self.is_backwards, self.until.time) {
                     let count = items.len();
                     items.retain(|item| item.append_time_ms >= time);
                     if items.len() < count {
-                        self.reading = None;
+                        self.reading = Stage::Over;
                     }
                 }
                 if self.left > 0 {
@@ -414,9 +447,9 @@ impl Reader for RemoteReader<'_> {
                 }
                 Ok(Step::Records(items))
             }
-            ReadEvent::Gap(found) => Ok(gap(&found)),
-            ReadEvent::End(_) => {
-                self.reading = None;
+            Some(ReadEvent::Gap(found)) => Ok(gap(&found)),
+            Some(ReadEvent::End(_)) | None => {
+                self.reading = Stage::Over;
                 Ok(Step::End)
             }
         }
@@ -425,18 +458,33 @@ impl Reader for RemoteReader<'_> {
 
 struct Follower<'a> {
     remote: &'a Remote,
-    subscription: Subscription,
+    spec: ReadSpec,
     until: Until,
     left: u64,
+    /// Where to begin, until there is a subscription.
+    start: Start,
+    subscription: Option<Subscription>,
+    /// Everything before it was handed out, left out or named as gone or damaged. The subscription itself is ahead: it
+    /// counts a message when it comes, and hands out its batches one by one.
+    next_offset: u64,
     /// Whether the caller has been told that there is nothing more right now.
     is_idle: bool,
 }
 
 impl Follower<'_> {
     /// The next event; `None` if there is none yet and the caller does not know.
-    fn event(&mut self) -> Result<Option<Event>> {
-        let (subscription, is_idle) = (&mut self.subscription, self.is_idle);
-        let event = self.remote.runtime.block_on(async {
+    fn event(&mut self) -> quipu_client::Result<Option<Event>> {
+        let runtime = &self.remote.runtime;
+        let subscription = match &mut self.subscription {
+            Some(subscription) => subscription,
+            None => {
+                let subscribe = self.remote.client.subscribe(&self.spec.topic).start(self.start);
+                let subscribe = subscribe.filter(self.spec.filter.clone()).visibility(visibility(&self.spec));
+                self.subscription.insert(runtime.block_on(subscribe.send())?)
+            }
+        };
+        let is_idle = self.is_idle;
+        let event = runtime.block_on(async {
             tokio::select! {
                 biased;
                 event = subscription.next() => Some(event),
@@ -448,8 +496,10 @@ impl Follower<'_> {
                 self.is_idle = true;
                 Ok(None)
             }
-            Some(Some(event)) => Ok(Some(event?)),
-            Some(None) => Err(Failure::new(Exit::Unavailable, "UNREACHABLE", "the subscription has ended")),
+            Some(Some(event)) => event.map(Some),
+            Some(None) => {
+                Err(quipu_client::Error::Disconnected { message: "the subscription has ended".into() })
+            }
         }
     }
 }
@@ -457,14 +507,26 @@ impl Follower<'_> {
 impl Reader for Follower<'_> {
     fn next(&mut self) -> Result<Step> {
         loop {
-            let next_offset = self.subscription.next_offset().unwrap_or(0);
-            if self.left == 0 || self.until.offset.is_some_and(|until| next_offset >= until) {
+            if self.left == 0 || self.until.offset.is_some_and(|until| self.next_offset >= until) {
                 return Ok(Step::End);
             }
-            let Some(event) = self.event()? else { return Ok(Step::Idle) };
+            let event = match self.event() {
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(Step::Idle),
+                Err(error) => {
+                    // It is named, and then passed over: what comes behind it is intact.
+                    let damage = damage(error)?;
+                    self.subscription = None;
+                    self.start = Start::Offset(damage.to);
+                    self.next_offset = damage.to;
+                    self.is_idle = false;
+                    return Ok(Step::Damaged(damage));
+                }
+            };
             match event {
                 Event::Records(batch) => {
                     self.is_idle = false;
+                    self.next_offset = batch.next_offset();
                     let mut items = items(&batch)?;
                     let count = items.len();
                     items.retain(|item| self.until.time.is_none_or(|time| item.append_time_ms < time));
@@ -479,9 +541,14 @@ impl Reader for Follower<'_> {
                         return Ok(Step::Records(items));
                     }
                 }
-                Event::Gap(found) => return Ok(gap(&found)),
+                Event::Gap(found) => {
+                    self.next_offset = found.to;
+                    return Ok(gap(&found));
+                }
                 Event::Resumed { next_offset } => return Ok(Step::Resumed { next_offset }),
-                Event::Progress(_) | Event::CaughtUp { .. } | Event::FellBehind(_) => {}
+                Event::Progress(pb::Progress { next_offset, .. })
+                | Event::CaughtUp { next_offset }
+                | Event::FellBehind(pb::FellBehind { next_offset, .. }) => self.next_offset = next_offset,
             }
         }
     }

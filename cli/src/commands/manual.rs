@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 use clap_complete::Shell;
 
-use crate::args::Cli;
+use crate::args;
 use crate::exit::{Failure, Result};
 use crate::output::Output;
 
@@ -19,10 +19,10 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(crate) fn completions(args: &CompletionsArgs, out: &mut Output) -> Result<()> {
+pub(crate) fn completions(wanted: &CompletionsArgs, out: &mut Output) -> Result<()> {
     // In memory: the generator knows no errors.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "quipu", &mut script);
+    clap_complete::generate(wanted.shell, &mut args::command(), "quipu", &mut script);
     Ok(std::io::Write::write_all(out, &script)?)
 }
 
@@ -34,10 +34,10 @@ pub(crate) struct ManArgs {
     dir: PathBuf,
 }
 
-pub(crate) fn man(args: &ManArgs, out: &mut Output) -> Result<()> {
-    let failed = |error| Failure::file("write man pages to", args.dir.display(), &error);
-    std::fs::create_dir_all(&args.dir).map_err(failed)?;
-    clap_mangen::generate_to(Cli::command(), &args.dir).map_err(failed)?;
-    out.note(format_args!("wrote man pages to {}", args.dir.display()));
+pub(crate) fn man(wanted: &ManArgs, out: &mut Output) -> Result<()> {
+    let failed = |error| Failure::file("write man pages to", wanted.dir.display(), &error);
+    std::fs::create_dir_all(&wanted.dir).map_err(failed)?;
+    clap_mangen::generate_to(args::command(), &wanted.dir).map_err(failed)?;
+    out.note(format_args!("wrote man pages to {}", wanted.dir.display()));
     Ok(())
 }

@@ -276,6 +276,7 @@ fn total_bytes(files: &[PathBuf]) -> Option<u64> {
 
 fn publish_file(shared: &Shared<'_>, path: &Path, args: &PublishArgs, out: &Output) -> Result<()> {
     let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
+    let bar = shared.borrow().bar.clone();
     let on_wait = {
         // The batcher holds no feed: nothing keeps itself alive.
         let shared = Rc::clone(shared);
@@ -284,14 +285,14 @@ fn publish_file(shared: &Shared<'_>, path: &Path, args: &PublishArgs, out: &Outp
         })
     };
     let feed = if path == Path::new("-") {
-        Feed::new(io::stdin(), on_wait)
+        Feed::new(bar.wrap_read(io::stdin()), on_wait)
     } else {
         let open = |path| {
             let file = File::open(path)?;
             if file.metadata()?.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
         };
         let file = open(path).map_err(|error| Failure::file("open", Shown(&name), &error))?;
-        Feed::new(file, on_wait)
+        Feed::new(bar.wrap_read(file), on_wait)
     };
     let entry_bytes_max = usize::try_from(args.entry_bytes_max.0).unwrap_or(usize::MAX);
     let mut entries = entries(format_of(args.format, path), feed, args.mapping(), entry_bytes_max);
@@ -431,6 +432,7 @@ struct Batcher<'a> {
     records_total: u64,
     /// What failed while the input was waited for.
     failure: Option<Failure>,
+    /// Over the bytes of the input, which is read a little ahead.
     bar: ProgressBar,
 }
 
@@ -469,7 +471,6 @@ impl<'a> Batcher<'a> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        self.bar.inc(self.bytes);
         self.bytes = 0;
         let batch = std::mem::take(&mut self.batch);
         self.records_total += batch.len() as u64;

@@ -1,16 +1,25 @@
 //! `quipu serve`: opens a store and serves it until a signal comes.
 //!
 //! The first SIGTERM or SIGINT lets calls end, commits what was accepted and closes the store; the second ends the process
-//! at once, which loses nothing that was acknowledged as synced.
+//! at once, which loses nothing that was acknowledged as synced. Every step has its bound, also if the disk never answers:
+//!
+//! | Step | At most |
+//! |---|---|
+//! | calls end | `drain_time_max` |
+//! | the connections of those that do not are closed | 1 s |
+//! | the store is closed | `drain_time_max` |
+//! | what still hangs is left behind | [`HANGING_TIME_MAX`] |
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use quipu_server::{Listeners, ServeError, check_listen_address, serve};
+use quipu_server::{Config, Listeners, ServeError, check_certificates, check_listen_address, serve};
 use quipu_storage::Store;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -19,12 +28,25 @@ use crate::config::{self, Flags, LogFormat, Settings};
 use crate::exit::{Exit, Failure, Result};
 use crate::output::Output;
 
+/// How long the end waits for blocking calls that nobody waits for any more.
+const HANGING_TIME_MAX: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "--data DIR is the store's directory, which is made if there is none [default: quipu-data] [env: QUIPU_DATA].
+
+A setting is taken from its flag, else from the environment, else from the file, else it has its default.
+In the file it is called like its flag, with _ for -.
+  SIZE      bytes, or with KiB, MiB, GiB (KB, MB, GB: thousands): 65536, 64KiB, 1.5GiB
+  DURATION  with ms, s, m, h, d, w: 250ms, 30s, 1h30m
+  BOOL      true or false
+
+Examples:
   quipu serve
   quipu serve --data /var/lib/quipu --metrics-listen 127.0.0.1:9464
   quipu serve --config quipu.toml --print-config
-  quipu serve --listen 0.0.0.0:7878 --tls-certificate server.pem --tls-key server.key")]
+  quipu serve --listen 0.0.0.0:7878 --tls-certificate server.pem --tls-key server.key"
+)]
 pub(crate) struct ServeArgs {
     /// Reads settings from this TOML file [env: QUIPU_CONFIG]
     #[arg(long, value_name = "FILE")]
@@ -63,24 +85,45 @@ pub(crate) fn run(global: &Global, mut args: ServeArgs, out: &mut Output) -> Res
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Failure, "IO", format!("cannot start a runtime: {error}")))?;
-    runtime.block_on(async {
-        // Before the store is opened: what can be refused at once is.
-        let listeners = Listeners {
-            grpc: bind("listen", settings.listen).await?,
-            metrics: match settings.metrics_listen.value() {
-                Some(address) => Some(bind("metrics_listen", address).await?),
-                None => None,
-            },
+    run_to_end(runtime, async {
+        let mut shutdown = Shutdown::new()?;
+        let (listeners, store) = tokio::select! {
+            started = start(&settings, &server) => started?,
+            // Nothing was served. Recovery goes on where it was when the store is opened the next time.
+            name = shutdown.next() => {
+                tracing::info!(signal = name, "ending before the start is complete");
+                return Ok(());
+            }
         };
-        let shutdown = Shutdown::new()?;
-        let (data, store_settings) = (settings.data.clone(), settings.store());
-        let open = move || Store::builder().settings(store_settings).open(data);
-        let store = tokio::task::spawn_blocking(open).await.map_err(|error| {
-            Failure::new(Exit::Failure, "INTERNAL", format!("cannot open the store: {error}"))
-        })??;
         announce(&settings, server.tls.is_some(), &listeners, &store, out)?;
         serve(listeners, store, server, shutdown.wait()).await.map_err(failure)
     })
+}
+
+/// Runs `work` and ends the runtime. Dropping a runtime waits for every blocking call, also for one whose disk never
+/// answers: this does not.
+fn run_to_end<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(HANGING_TIME_MAX);
+    outcome
+}
+
+/// Everything that can be refused, before anybody is told that the server is ready; what is quickly refused first.
+async fn start(settings: &Settings, server: &Config) -> Result<(Listeners, Store)> {
+    check_certificates(server).await.map_err(failure)?;
+    let listeners = Listeners {
+        grpc: bind("listen", settings.listen).await?,
+        metrics: match settings.metrics_listen.value() {
+            Some(address) => Some(bind("metrics_listen", address).await?),
+            None => None,
+        },
+    };
+    let (data, store_settings) = (settings.data.clone(), settings.store());
+    let open = move || Store::builder().settings(store_settings).open(data);
+    let store = tokio::task::spawn_blocking(open).await.map_err(|error| {
+        Failure::new(Exit::Failure, "INTERNAL", format!("cannot open the store: {error}"))
+    })??;
+    Ok((listeners, store))
 }
 
 async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener> {
@@ -193,8 +236,40 @@ fn failure(error: ServeError) -> Failure {
     match error {
         ServeError::Config(_) => Failure::usage(message),
         ServeError::Certificate { path, source } => Failure::file("read", path.display(), &source),
+        ServeError::Tls { .. } => Failure::usage(message),
         ServeError::Close(error) => Failure::from(error).while_doing("close the store"),
         ServeError::CloseTimedOut => Failure::new(Exit::StorageFailed, "STORAGE_FAILED", message),
         _ => Failure::new(Exit::Failure, "INTERNAL", message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    // The runtime was dropped, which waits for every blocking call: a read that hung in the disk kept a server whose
+    // store was closed long ago from ending.
+    #[test]
+    fn a_blocking_call_that_hangs_keeps_nobody_from_ending() {
+        let (release, released) = mpsc::channel::<()>();
+        let (hangs, is_hanging) = tokio::sync::oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let (ended, outcome) = mpsc::channel();
+        std::thread::spawn(move || {
+            let code = run_to_end(runtime, async {
+                tokio::task::spawn_blocking(move || {
+                    let _ = hangs.send(());
+                    let _ = released.recv();
+                });
+                is_hanging.await.unwrap();
+                7
+            });
+            ended.send(code).unwrap();
+        });
+        // Far longer than it takes: only one that hangs is not there by then.
+        assert_eq!(outcome.recv_timeout(Duration::from_secs(120)), Ok(7));
+        drop(release);
     }
 }

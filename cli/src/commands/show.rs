@@ -2,12 +2,13 @@
 
 use clap::Args;
 use quipu_proto::v1 as pb;
+use serde_json::json;
 
 use super::publish::parse_header;
-use crate::backend::{Reader, Step};
+use crate::backend::{Damage, Reader, Step};
 use crate::exit::{Exit, Failure, Result};
 use crate::format::Format;
-use crate::output::{Output, Shown};
+use crate::output::Output;
 use crate::template::Template;
 
 #[derive(Debug, Args)]
@@ -106,15 +107,17 @@ pub(crate) fn print(
             }
             Step::Gap { from, to, reason } => {
                 out.flush()?;
-                out.note(format_args!("offsets {from} to {} are gone: {reason}", to.saturating_sub(1)));
+                let text = format!("offsets {from} to {} are gone: {reason}", to.saturating_sub(1));
+                out.event("gap", json!({"from": from, "to": to, "reason": reason}), &text);
             }
-            Step::Damaged { message } => {
+            Step::Damaged(Damage { from, to, message }) => {
                 out.flush()?;
-                out.warn(Shown(&message));
+                out.problem("damaged", json!({"from": from, "to": to, "message": message}), &message);
                 is_damaged = true;
             }
             Step::Resumed { next_offset } => {
-                out.note(format_args!("connected again, at offset {next_offset}"))
+                let text = format!("connected again, at offset {next_offset}");
+                out.event("resumed", json!({"next_offset": next_offset}), &text);
             }
             Step::Idle => out.flush()?,
             Step::End => break,

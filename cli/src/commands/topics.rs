@@ -35,6 +35,10 @@ pub(crate) struct TopicsArgs {
 #[derive(Debug, Subcommand)]
 enum TopicsCommand {
     /// Create a topic.
+    #[command(after_help = "Examples:
+  quipu topics create orders --retention-age-max 30d --codec lz4
+  quipu topics create prices --compact --compaction-lag-min 1h --if-missing
+  quipu topics create recent --memory 64MiB")]
     Create {
         /// 1 to 255 of A-Z a-z 0-9 . _ -, in levels separated by /.
         topic: String,
@@ -46,12 +50,18 @@ enum TopicsCommand {
     },
     /// List topics by name.
     #[command(visible_alias = "ls")]
+    #[command(after_help = "Examples:
+  quipu topics list
+  quipu topics list eu/ --json | jq -r .name")]
     List {
         /// Only names that begin so.
         #[arg(default_value = "", hide_default_value = true)]
         prefix: String,
     },
     /// Show a topic's settings, bounds, size, and what retention and compaction did last.
+    #[command(after_help = "Examples:
+  quipu topics describe orders
+  quipu topics describe orders --json | jq .settings")]
     Describe {
         /// The topic.
         topic: String,
@@ -59,6 +69,9 @@ enum TopicsCommand {
     /// Change settings. What is not named stays; `none` takes a setting back to its default.
     Alter(AlterArgs),
     /// Delete a topic with all its records, for good.
+    #[command(after_help = "Examples:
+  quipu topics delete orders
+  quipu topics delete orders --if-exists")]
     Delete {
         /// The topic.
         topic: String,
@@ -67,6 +80,10 @@ enum TopicsCommand {
         if_exists: bool,
     },
     /// Remove the records before an offset or time, for good.
+    #[command(after_help = "Examples:
+  quipu topics trim orders --before 1500     # 1500 is the first one that stays
+  quipu topics trim orders --before 7d
+  quipu topics trim orders --before -1000    # the last thousand stay")]
     Trim {
         /// The topic.
         topic: String,
@@ -91,18 +108,25 @@ pub(crate) fn run(global: &Global, args: TopicsArgs, out: &mut Output) -> Result
         TopicsCommand::Describe { topic } => describe(backend, &topic, out),
         TopicsCommand::Alter(args) => alter(backend, &args, out),
         TopicsCommand::Delete { topic, if_exists } => match backend.delete_topic(&topic) {
-            Err(failure) if if_exists && failure.reason == "TOPIC_NOT_FOUND" => Ok(()),
+            Err(failure) if if_exists && failure.reason == "TOPIC_NOT_FOUND" => deleted(&topic, false, out),
             Err(failure) => Err(failure),
-            Ok(()) => {
-                out.note(format_args!("deleted {}", Shown(&topic)));
-                Ok(())
-            }
+            Ok(()) => deleted(&topic, true, out),
         },
         TopicsCommand::Trim { topic, before } => trim(backend, &topic, before, out),
         TopicsCommand::Compact(args) => upkeep::compact(backend, args, out),
         TopicsCommand::Verify(args) => upkeep::verify(backend, &args, out),
     }?;
     backend.close()
+}
+
+fn deleted(name: &str, is_deleted: bool, out: &mut Output) -> Result<()> {
+    if out.is_json {
+        return out.json(&json!({"topic": name, "deleted": is_deleted}));
+    }
+    if is_deleted {
+        out.note(format_args!("deleted {}", Shown(name)));
+    }
+    Ok(())
 }
 
 fn create(
@@ -113,7 +137,12 @@ fn create(
     out: &mut Output,
 ) -> Result<()> {
     let topic = match backend.create_topic(name, settings.settings()) {
-        Err(failure) if if_missing && failure.reason == "TOPIC_EXISTS" => return Ok(()),
+        Err(failure) if if_missing && failure.reason == "TOPIC_EXISTS" => {
+            if out.is_json {
+                out.json(&topic_json(&backend.topic(name)?))?;
+            }
+            return Ok(());
+        }
         outcome => outcome?,
     };
     if out.is_json {

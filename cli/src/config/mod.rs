@@ -112,6 +112,17 @@ pub(crate) fn load(
     Ok((Settings::from_values(&values)?, values))
 }
 
+/// Says with each flag that is a setting what it means, its default, and how the environment names it.
+pub(crate) fn explain_settings(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| {
+        let Some(name) = known(arg.get_id().as_str()) else { return arg };
+        let of =
+            |table: &[(&str, &'static str)]| table.iter().find(|row| row.0 == name).map_or("", |row| row.1);
+        let (help, default) = (of(settings::HELP), of(settings::NAMES));
+        arg.help(format!("{help} [default: {default}] [env: {PREFIX}{}]", name.to_ascii_uppercase()))
+    })
+}
+
 fn known(name: &str) -> Option<&'static str> {
     settings::NAMES.iter().map(|(known, _)| *known).find(|known| *known == name)
 }

@@ -35,10 +35,10 @@ macro_rules! settings {
     ($($doc:literal [$($arg:tt)*] $name:ident: $type:ty = $default:literal;)*) => {
         /// The settings that were given as flags.
         #[derive(Clone, Debug, Default, clap::Args)]
-        #[command(next_help_heading = "Settings (also in the file, and in the environment as QUIPU_NAME)")]
+        #[command(next_help_heading = "Settings, also in the file")]
         pub(crate) struct Flags {
             $(
-                #[doc = concat!($doc, " [default: ", $default, "]")]
+                #[doc = $doc]
                 #[arg($($arg)*)]
                 pub(crate) $name: Option<String>,
             )*
@@ -67,6 +67,9 @@ macro_rules! settings {
 
         /// Name and default of each setting.
         pub(super) const NAMES: &[(&str, &str)] = &[$((stringify!($name), $default)),*];
+
+        /// What `--help` says of each.
+        pub(super) const HELP: &[(&str, &str)] = &[$((stringify!($name), $doc)),*];
     };
 }
 

@@ -176,3 +176,17 @@ pub fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found.sort();
     found
 }
+
+/// A topic `t` in three batches: text, bytes, a tombstone; with key, type, tag, header and id.
+pub fn filled(place: &Place) {
+    place.run(&["topics", "create", "t", "--codec", "lz4", "--retention-age-max", "30d", "--compact"]).ok();
+    place.feed(&["publish", "t", "--key", "k", "--type", "x", "--tag", "g", "-H", "a=b"], "one\ntwo\n").ok();
+    let binary: Vec<u8> = [&b"\x00\x00\x00\x03\xff\x00\xfe"[..], b"\x00\x00\x00\x00"].concat();
+    place.feed(&["publish", "t", "-F", "binary"], binary).ok();
+    place
+        .feed(
+            &["publish", "t", "-F", "ndjson", "--payload-field", "p", "--id-field", "id"],
+            "{\"p\":null,\"id\":\"0198b2c0-0000-7000-8000-00000000abcd\"}\n",
+        )
+        .ok();
+}

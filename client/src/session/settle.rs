@@ -170,11 +170,14 @@ fn find(
         let record = record?;
         let Some(front) = unanswered.front().filter(|batch| batch.was_sent) else { break };
         if record.id() == Some(front.first_id) {
-            let found = unanswered.pop_front().expect("there is a front");
             let first_offset = record.offset();
+            let next_offset = first_offset
+                .checked_add(front.count)
+                .ok_or_else(|| Error::protocol("a record lies behind the last offset there can be"))?;
+            let found = unanswered.pop_front().expect("there is a front");
             let appended = Appended {
                 first_offset,
-                next_offset: first_offset + found.count,
+                next_offset,
                 append_time_ms: record.append_time_ms(),
                 durability: Durability::Synced,
             };

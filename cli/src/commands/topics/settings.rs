@@ -43,6 +43,9 @@ pub(super) struct SettingsArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  quipu topics alter orders --retention-bytes-max 10GiB --retention-age-max none
+  quipu topics alter prices --no-compact")]
 pub(super) struct AlterArgs {
     /// The topic.
     pub(super) topic: String,

@@ -11,6 +11,9 @@ use crate::output::{Output, Shown};
 use crate::units::{Size, about_bytes, grouped, time_text};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  quipu topics compact prices --dry-run
+  quipu topics compact prices --bytes-per-second-max 10MiB")]
 pub(super) struct CompactArgs {
     /// The topic.
     topic: String,
@@ -23,6 +26,9 @@ pub(super) struct CompactArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  quipu topics verify orders
+  quipu topics verify orders --json | jq .findings")]
 pub(super) struct VerifyArgs {
     /// The topic.
     topic: String,
