@@ -14,16 +14,20 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use quipu_proto::v1 as pb;
-use quipu_storage::{Append, Appended, Durability, Error, Storage, Store, Ticket, Topic};
+use quipu_storage::{Append, Appended, Durability, Error, Storage, Store, Ticket, Topic, Uid};
 use tonic::{Code, Status};
 
 use crate::error::{Problem, Violations, status};
 use crate::fence::Member;
 use crate::request;
-use crate::shared::{Counted, Shared};
+use crate::shared::Shared;
 
 /// Larger appends are scanned and copied elsewhere: this is about a tenth of a millisecond.
 const BYTES_INLINE_MAX: usize = 1 << 20;
+/// The same by the number of records, however small they are.
+const RECORDS_INLINE_MAX: u64 = 16_384;
+/// Most topics of one append.
+pub(crate) const APPEND_TOPICS_MAX: usize = 1000;
 
 /// An append as it came: its records still encoded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,6 +47,7 @@ pub(crate) struct WireAppend {
 pub(crate) struct WirePart {
     /// Protobuf `repeated Record records = 1`.
     pub(crate) records: Bytes,
+    pub(crate) record_count: u64,
     pub(crate) topic: String,
     pub(crate) records_crc: Option<u32>,
 }
@@ -69,18 +74,23 @@ impl Checked {
     fn bytes(&self) -> usize {
         self.parts.iter().map(|part| part.records.len()).sum()
     }
+
+    fn records(&self) -> u64 {
+        self.parts.iter().map(|part| part.record_count).sum()
+    }
 }
 
-/// The bounds of the engine, which it looks at itself when it appends.
-fn check_size(store: &Store, checked: &Checked) -> Result<(), Error> {
-    let (bytes, limit) = (checked.bytes() as u64, store.settings().append_bytes_max);
-    if bytes > limit {
-        return Err(Error::AppendTooLarge { what: "bytes", actual: bytes, limit });
-    }
-    let count = |part: &WirePart| quipu_storage::format::record::Records::new(&part.records).count() as u64;
-    let (records, limit) = (checked.parts.iter().map(count).sum(), store.settings().append_records_max);
-    if records > limit {
-        return Err(Error::AppendTooLarge { what: "records", actual: records, limit });
+/// The bounds of the engine, which it looks at too, but only after it has copied the records.
+fn check_size(store: &Store, parts: &[WirePart]) -> Result<(), Error> {
+    let bytes = parts.iter().map(|part| part.records.len() as u64).sum();
+    let records = parts.iter().map(|part| part.record_count).sum();
+    let settings = store.settings();
+    for (what, actual, limit) in
+        [("records", records, settings.append_records_max), ("bytes", bytes, settings.append_bytes_max)]
+    {
+        if actual > limit {
+            return Err(Error::AppendTooLarge { what, actual, limit });
+        }
     }
     Ok(())
 }
@@ -108,6 +118,7 @@ fn check(shared: &Shared, wire: WireAppend) -> Result<Checked, Status> {
         violations.require(has_records, format!("appends[{number}].records"), "must not be empty");
     }
     violations.finish()?;
+    check_size(&shared.store, &wire.parts).map_err(status)?;
     let mut topics = Vec::with_capacity(wire.parts.len());
     for part in &wire.parts {
         let actual = || crc32fast::hash(&part.records);
@@ -183,15 +194,20 @@ pub(crate) fn begin(
 ) -> Result<Pending, Status> {
     let validate_only = wire.validate_only;
     let checked = check(shared, wire)?;
+    let is_large = checked.bytes() > BYTES_INLINE_MAX || checked.records() > RECORDS_INLINE_MAX;
     if validate_only {
-        check_size(&shared.store, &checked).map_err(status)?;
-        checked.append()?;
-        return Ok(Pending { names: Vec::new(), what: What::Nothing });
+        let what = if is_large {
+            work(shared, Vec::new(), move || checked.append().map(|_| Vec::new()))
+        } else {
+            checked.append()?;
+            What::Nothing
+        };
+        return Ok(Pending { names: Vec::new(), what });
     }
     shared.counters.count_append(checked.bytes() as u64);
     let names = checked.parts.iter().map(|part| part.topic.clone()).collect();
     let in_memory = |topic: &Topic| matches!(topic.settings().storage, Storage::Memory { .. });
-    let may_take_long = checked.bytes() > BYTES_INLINE_MAX
+    let may_take_long = is_large
         || !checked.topics.iter().all(|topic| shared.has_appended(topic.uid()))
         || checked.topics.iter().any(in_memory);
     let what = if may_take_long {
@@ -221,14 +237,22 @@ fn fenced<T>(member: Option<&Member>, append: impl FnOnce() -> Result<T, Status>
 }
 
 fn on_thread(shared: &Arc<Shared>, checked: Checked, member: Option<&Member>) -> What {
-    let (shared, member) = (Arc::clone(shared), member.cloned());
+    let (store, member) = (shared.store.clone(), member.cloned());
+    let uids: Vec<_> = checked.topics.iter().map(Topic::uid).collect();
+    work(shared, uids, move || {
+        let append = checked.append()?;
+        fenced(member.as_ref(), || store.append(append).map_err(status))
+    })
+}
+
+/// Runs what appends to these topics on a thread that may block.
+fn work(
+    shared: &Arc<Shared>,
+    uids: Vec<Uid>,
+    append: impl FnOnce() -> Result<Vec<Appended>, Status> + Send + 'static,
+) -> What {
+    let shared = Arc::clone(shared);
     What::Thread(Box::pin(async move {
-        let store = shared.store.clone();
-        let uids: Vec<_> = checked.topics.iter().map(Topic::uid).collect();
-        let append = move || {
-            let append = checked.append()?;
-            fenced(member.as_ref(), || store.append(append).map_err(status))
-        };
         let appended = shared.append(append).await??;
         uids.into_iter().for_each(|uid| shared.note_append(uid));
         Ok(appended)
@@ -237,13 +261,10 @@ fn on_thread(shared: &Arc<Shared>, checked: Checked, member: Option<&Member>) ->
 
 /// Appends, and answers when it is as durable as was asked for.
 pub(crate) async fn unary(shared: &Arc<Shared>, wire: WireAppend) -> Result<pb::AppendResponse, Status> {
-    let bytes = wire.bytes as u64;
-    let limit = shared.config.append_bytes_in_flight_max as u64;
-    let in_flight = Counted::new(shared, bytes, |counters| &counters.append_bytes_in_flight);
-    if shared.counters.append_bytes_in_flight.load(Ordering::Relaxed) > limit.max(bytes) {
+    let Some(_room) = shared.budget.try_take(wire.bytes) else {
+        shared.counters.appends_overloaded.fetch_add(1, Ordering::Relaxed);
+        let limit = shared.config.append_bytes_in_flight_max;
         return Err(Problem::overloaded("the bytes of appends in flight", limit).into());
-    }
-    let answer = begin(shared, wire, None)?.await;
-    drop(in_flight);
-    answer
+    };
+    begin(shared, wire, None)?.await
 }

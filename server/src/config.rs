@@ -16,7 +16,10 @@ const MIB: usize = 1 << 20;
 /// | requests that the server has not taken yet | `connection_window_bytes` |
 /// | requests that have come in part | `connection_request_bytes_max` |
 /// | each subscription or read that is not read by its client | about 2 responses (`response_bytes`, or one record that is larger) and 400 KiB |
-/// | each append session | one message; what it has sent is in the store's memory, which is bounded there |
+/// | each append session | one message, and about 1 MiB if its client takes no answers; what it has sent is in the store's memory, which is bounded there |
+///
+/// All appends together have `append_bytes_in_flight_max` on their way, beside the one message of each session that waits
+/// for room.
 ///
 /// A response that comes from the disk lies in the page cache until it is put on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +30,9 @@ pub struct Config {
     pub streams_max: usize,
     /// Most subscriptions of one topic. 10,000.
     pub subscriptions_max: usize,
-    /// Bytes of appends that may be on their way at a time, over all unary calls; those beyond are refused as
-    /// OVERLOADED. 64 MiB. At least as much as one append may have.
+    /// Bytes of appends that may be on their way at a time, over all calls and sessions. A unary call beyond is refused
+    /// as OVERLOADED; a session waits for its turn. Sessions together get three quarters of it. 64 MiB. At least as much
+    /// as one append may have.
     pub append_bytes_in_flight_max: usize,
     /// Bytes of requests of one connection that have come in part only; a stream beyond is refused as OVERLOADED. 64 MiB.
     /// At least as much as one message may have.
@@ -47,6 +51,13 @@ pub struct Config {
     pub keepalive_interval: Duration,
     /// How long the answer to that may take before the connection is closed. 20 s.
     pub keepalive_timeout: Duration,
+    /// Within which time a client has to begin: to end the handshake of TLS, to send the settings of HTTP/2, or to send a
+    /// request. 10 s.
+    pub handshake_time_max: Duration,
+    /// How long a client may stop in the middle of a request before the call is ended. 30 s.
+    pub request_stall_time_max: Duration,
+    /// How long a connection may be without calls before it is closed. 10 min.
+    pub connection_idle_max: Duration,
     /// How long a shutdown waits for calls to end, before it closes their connections. 10 s.
     pub drain_time_max: Duration,
     /// Certificates. None: plain text.
@@ -86,6 +97,9 @@ impl Default for Config {
             connection_window_bytes: 8 * MIB,
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(20),
+            handshake_time_max: Duration::from_secs(10),
+            request_stall_time_max: Duration::from_secs(30),
+            connection_idle_max: Duration::from_secs(600),
             drain_time_max: Duration::from_secs(10),
             tls: None,
             web_origins: Vec::new(),
@@ -133,6 +147,18 @@ impl Config {
         within("connection_window_bytes", self.connection_window_bytes, 64 * KIB, most, rule)?;
         within("response_bytes", self.response_bytes, 4 * KIB, 2 * MIB, "4 KiB to 2 MiB")?;
         within("reads_max", self.reads_max, 1, 256, "1 to 256")?;
+        for (setting, value) in [
+            ("keepalive_interval", self.keepalive_interval),
+            ("keepalive_timeout", self.keepalive_timeout),
+            ("handshake_time_max", self.handshake_time_max),
+            ("request_stall_time_max", self.request_stall_time_max),
+            ("connection_idle_max", self.connection_idle_max),
+        ] {
+            let (least, most) = (Duration::from_millis(10), Duration::from_secs(24 * 3600));
+            if !(least..=most).contains(&value) {
+                return Err(InvalidConfig { setting, rule: "10 ms to 24 h" });
+            }
+        }
         within("metrics_topics_max", self.metrics_topics_max, 0, 100_000, "0 to 100,000")
     }
 }

@@ -1,7 +1,8 @@
 //! Connections: accepted, counted, and closed when the server says so.
 //!
-//! Those beyond the limit are served an error for a moment, so that their clients learn why, and closed; those that say
-//! nothing at all are closed too.
+//! Those beyond the limit are served an error for a moment, so that their clients learn why, and closed. So that a place is
+//! not held for nothing, those are closed too on which nobody begins in time, or that are without calls for too long. (On
+//! one whose client has vanished HTTP/2's pings are not answered.)
 
 use std::collections::HashMap;
 use std::io;
@@ -11,21 +12,21 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 use tonic::transport::server::Connected;
 
+use crate::preface::Preface;
 use crate::shared::Shared;
 
 /// How long a connection beyond the limit is kept.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
 /// How many of them at a time.
 const REFUSED_MAX: u64 = 64;
-/// Within which time a client has to say something.
-const SILENT_FOR: Duration = Duration::from_secs(10);
 /// After an error of accepting: often there are too many open files, which does not change at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -38,12 +39,53 @@ pub(crate) struct ConnectionInfo {
 }
 
 /// What is held for a connection, and bounded.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct HeldByConnection {
     /// Streams that are open on it.
-    pub(crate) streams: AtomicUsize,
+    streams: AtomicUsize,
     /// Bytes of requests that are not complete.
     pub(crate) request_bytes: AtomicUsize,
+    /// Somebody speaks on it: HTTP/2 has begun, a request has come, or a certificate was agreed upon.
+    has_begun: AtomicBool,
+    accepted: Instant,
+    /// When it had a stream last, in milliseconds since it was accepted.
+    used_ms: AtomicU64,
+}
+
+impl Default for HeldByConnection {
+    fn default() -> Self {
+        Self {
+            streams: AtomicUsize::new(0),
+            request_bytes: AtomicUsize::new(0),
+            has_begun: AtomicBool::new(false),
+            accepted: Instant::now(),
+            used_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+impl HeldByConnection {
+    /// Counts a stream; says how many there were before.
+    pub(crate) fn begin_stream(&self) -> usize {
+        self.has_begun.store(true, Ordering::Relaxed);
+        self.streams.fetch_add(1, Ordering::AcqRel)
+    }
+
+    pub(crate) fn end_stream(&self) {
+        let since = u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // Before the count: whoever finds no stream finds this time.
+        self.used_ms.store(since, Ordering::Release);
+        self.streams.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// How long it has been without streams.
+    fn idle_for(&self) -> Duration {
+        if self.streams.load(Ordering::Acquire) > 0 {
+            return Duration::ZERO;
+        }
+        let used = Duration::from_millis(self.used_ms.load(Ordering::Acquire));
+        self.accepted.elapsed().saturating_sub(used)
+    }
 }
 
 /// All connections that are open.
@@ -100,16 +142,31 @@ impl Connections {
         let stream = Arc::new(stream);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.open().insert(id, Arc::downgrade(&stream));
-        let has_spoken = Arc::new(AtomicBool::new(false));
-        let (watched, spoken) = (Arc::downgrade(&stream), Arc::clone(&has_spoken));
-        tokio::spawn(async move {
-            tokio::time::sleep(if is_refused { REFUSED_FOR } else { SILENT_FOR }).await;
-            if is_refused || !spoken.load(Ordering::Relaxed) {
-                close(&watched);
+        let held = Arc::<HeldByConnection>::default();
+        let watch = self.clone().watch(Arc::downgrade(&stream), Arc::clone(&held), is_refused);
+        let watch = tokio::spawn(watch).abort_handle();
+        let info = ConnectionInfo { held, is_refused };
+        let preface = Some(Preface::default());
+        Some(Connection { stream, id, info, preface, watch, connections: Arc::clone(self) })
+    }
+
+    /// Closes a connection when its time is over. Ends with the connection.
+    async fn watch(self: Arc<Self>, stream: Weak<TcpStream>, held: Arc<HeldByConnection>, is_refused: bool) {
+        let config = &self.shared.config;
+        if is_refused {
+            tokio::time::sleep(REFUSED_FOR).await;
+            close(&stream);
+            return;
+        }
+        tokio::time::sleep(config.handshake_time_max).await;
+        while held.has_begun.load(Ordering::Relaxed) {
+            match config.connection_idle_max.checked_sub(held.idle_for()) {
+                Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
+                _ => break,
             }
-        });
-        let info = ConnectionInfo { held: Arc::default(), is_refused };
-        Some(Connection { stream, id, info, has_spoken, connections: Arc::clone(self) })
+        }
+        self.shared.counters.connections_overdue.fetch_add(1, Ordering::Relaxed);
+        close(&stream);
     }
 
     /// Closes all that are left.
@@ -136,12 +193,15 @@ pub(crate) struct Connection {
     stream: Arc<TcpStream>,
     id: u64,
     info: ConnectionInfo,
-    has_spoken: Arc<AtomicBool>,
+    /// Until HTTP/2 has begun.
+    preface: Option<Preface>,
+    watch: AbortHandle,
     connections: Arc<Connections>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.watch.abort();
         self.connections.open().remove(&self.id);
         self.connections.shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -150,22 +210,32 @@ impl Drop for Connection {
 impl Connected for Connection {
     type ConnectInfo = ConnectionInfo;
 
+    /// Asked for when requests can come: over TLS, when its handshake is done.
     fn connect_info(&self) -> ConnectionInfo {
+        if self.connections.shared.config.tls.is_some() {
+            self.info.held.has_begun.store(true, Ordering::Relaxed);
+        }
         self.info.clone()
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         loop {
             ready!(self.stream.poll_read_ready(task))?;
             match self.stream.try_read_buf(buf) {
                 Ok(_) => {
-                    self.has_spoken.store(true, Ordering::Relaxed);
+                    if let Some(preface) = &mut self.preface
+                        && preface.is_over(&buf.filled()[before..])
+                    {
+                        self.info.held.has_begun.store(true, Ordering::Relaxed);
+                        self.preface = None;
+                    }
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

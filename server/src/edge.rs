@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 
 use crate::connection::{ConnectionInfo, HeldByConnection};
 use crate::error::Problem;
-use crate::incoming_body::IncomingBody;
+use crate::incoming_body::{IncomingBody, Limits};
 use crate::shared::{Drain, Shared};
 
 /// See the [module](self).
@@ -68,12 +68,17 @@ where
             }
         };
         let is_ours = request.uri().path().starts_with("/quipu.v1.");
-        let message_bytes_max = self.shared.message_bytes_max();
+        let message_bytes_max = self.shared.request_bytes_max(request.uri().path());
         // Ours end by themselves when the server goes down; those of the libraries would not.
         let drain = (!is_ours).then(|| self.shared.drain());
         if let Some(OpenStream(held)) = &open {
-            let limit = self.shared.config.connection_request_bytes_max.max(message_bytes_max);
-            request = request.map(|body| Body::new(IncomingBody::new(body, held, limit)));
+            let config = &self.shared.config;
+            let limits = Limits {
+                bytes_max: config.connection_request_bytes_max.max(self.shared.message_bytes_max()),
+                stall_time_max: config.request_stall_time_max,
+            };
+            let is_one_message = is_ours && !request.uri().path().ends_with("/AppendSession");
+            request = request.map(|body| Body::new(IncomingBody::new(body, held, limits, is_one_message)));
         }
         let answer = self.inner.call(request);
         Box::pin(async move {
@@ -100,7 +105,7 @@ fn admit(shared: &Shared, request: &Request<Body>) -> Result<Option<OpenStream>,
         return too_many("TOO_MANY_CONNECTIONS", "connections", shared.config.connections_max);
     }
     let open = OpenStream(Arc::clone(&info.held));
-    if open.0.streams.fetch_add(1, Ordering::Relaxed) >= shared.config.streams_max {
+    if open.0.begin_stream() >= shared.config.streams_max {
         return too_many("TOO_MANY_STREAMS", "streams on this connection", shared.config.streams_max);
     }
     Ok(Some(open))
@@ -112,7 +117,7 @@ struct OpenStream(Arc<HeldByConnection>);
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.end_stream();
     }
 }
 
@@ -133,6 +138,9 @@ pub(crate) fn translated(status: &Status, message_bytes_max: usize) -> Option<St
     let message = status.message();
     Some(match status.code() {
         Code::OutOfRange => Problem::message_too_large(message_bytes_max).into(),
+        Code::Unimplemented if message.contains("compress") => {
+            Problem::unsupported("the compression of messages").into()
+        }
         Code::Unimplemented => Problem::unsupported("the method").into(),
         Code::Internal => {
             Problem::new(Code::InvalidArgument, "MALFORMED_REQUEST", format!("not a request: {message}"))

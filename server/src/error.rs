@@ -18,6 +18,8 @@ const RETRY_SOON: Duration = Duration::from_millis(100);
 const RETRY_LATER: Duration = Duration::from_secs(1);
 /// Field violations in one answer; a header has little room.
 const VIOLATIONS_MAX: usize = 32;
+/// Bytes of all their texts. They come twice, one of them in base64 and the other escaped, in 16 KiB of headers.
+const VIOLATION_BYTES_MAX: usize = 2 << 10;
 /// Most characters of a value that an answer repeats.
 const VALUE_CHARS_MAX: usize = 300;
 
@@ -81,6 +83,14 @@ impl Problem {
     pub(crate) fn message_too_large(limit: usize) -> Self {
         let message = format!("the message is larger than {limit} bytes");
         Self::new(Code::InvalidArgument, "MESSAGE_TOO_LARGE", message).with("limit", limit)
+    }
+
+    /// The client stopped in the middle of its request.
+    pub(crate) fn stalled(time_max: Duration) -> Self {
+        let message = format!("no more of the request has come for {time_max:?}");
+        Self::new(Code::Unavailable, "REQUEST_STALLED", message)
+            .with("limit_ms", time_max.as_millis())
+            .retry_after(RETRY_SOON)
     }
 
     /// Something that is not there yet.
@@ -234,13 +244,18 @@ pub(crate) fn status(error: Error) -> Status {
 #[derive(Debug, Default)]
 pub(crate) struct Violations {
     found: Vec<FieldViolation>,
+    bytes: usize,
     left_out: usize,
 }
 
 impl Violations {
     pub(crate) fn add(&mut self, field: impl Into<String>, rule: impl Into<String>) {
-        if self.found.len() < VIOLATIONS_MAX {
-            self.found.push(FieldViolation::new(field, rule));
+        let rule: String = rule.into().chars().take(VALUE_CHARS_MAX).collect();
+        let violation = FieldViolation::new(field, rule);
+        let bytes = self.bytes + violation.field.len() + violation.description.len();
+        if self.found.len() < VIOLATIONS_MAX && bytes <= VIOLATION_BYTES_MAX {
+            self.bytes = bytes;
+            self.found.push(violation);
         } else {
             self.left_out += 1;
         }
@@ -418,5 +433,18 @@ mod tests {
         let status = violations.finish().expect_err("there are some");
         assert_eq!(status.get_details_bad_request().expect("listed").field_violations.len(), VIOLATIONS_MAX);
         assert!(status.message().ends_with("and 2 more"), "{}", status.message());
+    }
+
+    /// A request with long wrong names was once answered with headers that no client takes: it saw a broken stream.
+    #[test]
+    fn whatever_is_wrong_the_answer_fits_into_the_headers_that_clients_take() {
+        let mut violations = Violations::default();
+        for _ in 0..100 {
+            violations.add("update_mask.paths", "\u{1f4a5}".repeat(10_000));
+        }
+        let status = violations.finish().expect_err("there are some");
+        let headers = status.into_http::<()>().headers().clone();
+        let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        assert!(bytes < 16 << 10, "{bytes}");
     }
 }

@@ -6,8 +6,10 @@ use quipu_storage::RecordView;
 
 use crate::error::Violations;
 
-/// Keys, prefixes, types, sets of tags and headers of a filter, together.
+/// Keys, prefixes, types, tags and headers of a filter, together.
 const ENTRIES_MAX: usize = 256;
+/// Entries that make a look at a record about twice as long.
+const ENTRIES_OF_A_LOOK: usize = 16;
 /// Bytes of them all.
 const BYTES_MAX: usize = 64 << 10;
 /// Tags of one set.
@@ -21,13 +23,16 @@ pub(crate) struct Filter {
     types: Vec<String>,
     tags: Vec<Vec<String>>,
     headers: Vec<(String, Bytes)>,
+    entries: usize,
 }
 
 impl Filter {
     /// The filter of a request; `None` if every record passes.
     pub(crate) fn from_wire(wire: Option<pb::Filter>, violations: &mut Violations) -> Option<Self> {
         let pb::Filter { mut keys, key_prefixes, types, tags, headers } = wire?;
-        let entries = keys.len() + key_prefixes.len() + types.len() + tags.len() + headers.len();
+        let all_tags = tags.iter().map(|set| set.all.len()).sum::<usize>();
+        let entries =
+            keys.len() + key_prefixes.len() + types.len() + all_tags.max(tags.len()) + headers.len();
         let bytes = keys.iter().chain(&key_prefixes).map(Bytes::len).sum::<usize>()
             + types.iter().chain(tags.iter().flat_map(|set| &set.all)).map(String::len).sum::<usize>()
             + headers.iter().map(|header| header.name.len() + header.value.len()).sum::<usize>();
@@ -45,12 +50,18 @@ impl Filter {
             types,
             tags: tags.into_iter().map(|set| set.all).collect(),
             headers: headers.into_iter().map(|header| (header.name, header.value)).collect(),
+            entries,
         })
+    }
+
+    /// About how many times as long as a look at a record takes this one.
+    pub(crate) fn weight(&self) -> usize {
+        1 + self.entries / ENTRIES_OF_A_LOOK
     }
 
     /// Whether the record passes.
     pub(crate) fn passes(&self, record: &RecordView<'_>) -> bool {
-        let Self { keys, key_prefixes, types, tags, headers } = self;
+        let Self { keys, key_prefixes, types, tags, headers, entries: _ } = self;
         let has_key =
             || record.key.is_some_and(|key| keys.binary_search_by(|wanted| wanted[..].cmp(key)).is_ok());
         let has_prefix =
@@ -125,6 +136,10 @@ mod tests {
             pb::Filter { types: vec!["x".into(); ENTRIES_MAX + 1], ..Default::default() },
             pb::Filter { keys: vec![vec![0; BYTES_MAX + 1].into()], ..Default::default() },
             pb::Filter { tags: vec![pb::filter::TagSet::default()], ..Default::default() },
+            pb::Filter {
+                tags: vec![pb::filter::TagSet { all: vec!["x".into(); TAGS_MAX] }; 5],
+                ..Default::default()
+            },
         ] {
             let mut violations = Violations::default();
             let _ = Filter::from_wire(Some(filter), &mut violations);

@@ -1,20 +1,23 @@
 //! The body of a request on its way in: bounds what the messages of one connection may have in memory while they are not
-//! complete.
+//! complete, and how long they may stay so.
 //!
 //! A message is put together in memory before it is decoded. A client that opens many streams and sends the first part of
-//! a large message on each would otherwise hold as much as all of them may have.
+//! a large message on each would otherwise hold as much as all of them may have, for as long as it likes.
 //!
 //! ```text
 //! body = (1 byte: compressed? | 4 bytes: length, big-endian | message) ...
 //! ```
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -23,12 +26,55 @@ use crate::error::Problem;
 
 /// Bytes before each message.
 const PREFIX_BYTES: usize = 5;
+/// So much more of a message gives its client time for the next; a byte now and then does not.
+const PROGRESS_BYTES: usize = 1 << 10;
 
 /// See the [module](self).
 pub(crate) struct IncomingBody {
     inner: Body,
     place: Place,
     held: Held,
+    stall: Stall,
+}
+
+/// How long the client has let us wait for more of a message.
+struct Stall {
+    time_max: Duration,
+    /// While we wait.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// That have come since the timer was set.
+    bytes: usize,
+    /// A message has to come; behind it the client may be silent.
+    is_expected: bool,
+}
+
+impl Stall {
+    fn came(&mut self, bytes: usize, has_completed: bool) {
+        self.bytes += bytes;
+        if has_completed || self.bytes >= PROGRESS_BYTES {
+            self.timer = None;
+            self.bytes = 0;
+        }
+        self.is_expected &= !has_completed;
+    }
+
+    /// Whether it is too long now.
+    fn poll(&mut self, is_incomplete: bool, task: &mut Context<'_>) -> bool {
+        if !is_incomplete && !self.is_expected {
+            return false;
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.time_max)));
+        timer.as_mut().poll(task).is_ready()
+    }
+}
+
+/// What is bounded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Of incomplete messages on one connection.
+    pub(crate) bytes_max: usize,
+    /// For more of a message to come.
+    pub(crate) stall_time_max: Duration,
 }
 
 /// What one stream holds of its connection's bytes; given back when it goes.
@@ -70,6 +116,11 @@ struct Place {
 }
 
 impl Place {
+    /// A message has come in part.
+    fn is_inside(&self) -> bool {
+        self.prefix_bytes > 0
+    }
+
     /// Goes over `data`; answers how many of its bytes belong to a message that is not complete.
     fn advance(&mut self, mut data: &[u8]) -> (usize, bool) {
         let mut incomplete = 0;
@@ -101,9 +152,18 @@ impl Place {
 }
 
 impl IncomingBody {
-    pub(crate) fn new(inner: Body, of_connection: &Arc<HeldByConnection>, limit: usize) -> Self {
-        let held = Held { bytes: 0, of_connection: Arc::clone(of_connection), limit };
-        Self { inner, place: Place::default(), held }
+    /// With `is_one_message` its first message is waited for only so long too; between those of a stream of requests
+    /// the client may take its time.
+    pub(crate) fn new(
+        inner: Body,
+        of_connection: &Arc<HeldByConnection>,
+        config: Limits,
+        is_one_message: bool,
+    ) -> Self {
+        let held = Held { bytes: 0, of_connection: Arc::clone(of_connection), limit: config.bytes_max };
+        let stall =
+            Stall { time_max: config.stall_time_max, timer: None, bytes: 0, is_expected: is_one_message };
+        Self { inner, place: Place::default(), held, stall }
     }
 }
 
@@ -115,12 +175,16 @@ impl HttpBody for IncomingBody {
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = Pin::new(&mut self.inner).poll_frame(task);
+        let this = &mut *self;
+        let frame = Pin::new(&mut this.inner).poll_frame(task);
+        if frame.is_pending() && this.stall.poll(this.place.is_inside(), task) {
+            return Poll::Ready(Some(Err(Problem::stalled(this.stall.time_max).into())));
+        }
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(data) = frame.data_ref()
         {
-            let this = &mut *self;
             let (incomplete, has_completed) = this.place.advance(data);
+            this.stall.came(data.len(), has_completed);
             if has_completed {
                 this.held.release();
             }

@@ -7,6 +7,7 @@
 //! edge.rs        streams and bytes of a connection, errors that the library answers
 //! cors.rs        what browsers ask for gRPC-web
 //! log.rs         ── append.rs, session.rs        the engine's `submit`, a ticket waited for without a thread
+//!                   budget.rs                   what all appends together may have on their way
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
 //! wire.rs        appends and batches as bytes, not as objects
@@ -26,6 +27,7 @@
 mod admin;
 mod append;
 mod batch;
+mod budget;
 mod config;
 mod connection;
 mod cors;
@@ -37,6 +39,7 @@ mod http;
 mod incoming_body;
 mod log;
 mod metrics;
+mod preface;
 mod read;
 mod request;
 mod scan;

@@ -21,7 +21,7 @@ use crate::append::{self, WireAppend};
 use crate::edge::translated;
 use crate::error::{Problem, Violations, status};
 use crate::read::{Read, ReadEvent};
-use crate::session::{Session, SessionRequest};
+use crate::session::{self, SessionRequest};
 use crate::shared::Shared;
 use crate::subscribe::{SubscribeEvent, Subscription};
 use crate::wire::{FromWire, ToWire, Wire};
@@ -62,22 +62,22 @@ impl tower::Service<http::Request<Body>> for Log {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let method = request.uri().path().rsplit('/').next();
+            let limit = shared.request_bytes_max(request.uri().path());
             Ok(match method {
-                Some("Append") => grpc(&shared).unary(Append(shared), request).await,
-                Some("AppendSession") => grpc(&shared).streaming(AppendSession(shared), request).await,
-                Some("Read") => grpc(&shared).server_streaming(ReadTopic(shared), request).await,
-                Some("Subscribe") => grpc(&shared).server_streaming(Subscribe(shared), request).await,
-                Some("GetRecord") => grpc(&shared).unary(GetRecord(shared), request).await,
-                Some("GetBounds") => grpc(&shared).unary(GetBounds(shared), request).await,
+                Some("Append") => grpc(limit).unary(Append(shared), request).await,
+                Some("AppendSession") => grpc(limit).streaming(AppendSession(shared), request).await,
+                Some("Read") => grpc(limit).server_streaming(ReadTopic(shared), request).await,
+                Some("Subscribe") => grpc(limit).server_streaming(Subscribe(shared), request).await,
+                Some("GetRecord") => grpc(limit).unary(GetRecord(shared), request).await,
+                Some("GetBounds") => grpc(limit).unary(GetBounds(shared), request).await,
                 _ => Status::from(Problem::unsupported("the method")).into_http(),
             })
         })
     }
 }
 
-fn grpc<T: ToWire, R: FromWire>(shared: &Shared) -> Grpc<Wire<T, R>> {
-    Grpc::new(Wire::default())
-        .apply_max_message_size_config(Some(shared.message_bytes_max()), Some(usize::MAX))
+fn grpc<T: ToWire, R: FromWire>(request_bytes_max: usize) -> Grpc<Wire<T, R>> {
+    Grpc::new(Wire::default()).apply_max_message_size_config(Some(request_bytes_max), Some(usize::MAX))
 }
 
 /// The topic of that name, which is a field of the request.
@@ -114,8 +114,8 @@ impl StreamingService<SessionRequest> for AppendSession {
             let requests = request
                 .into_inner()
                 .map(move |request| request.map_err(|status| translated(&status, limit).unwrap_or(status)));
-            let session = Session::begin(&shared, requests)?;
-            Ok(Response::new(responses!(session)))
+            let answers = session::begin(&shared, requests)?;
+            Ok(Response::new(responses!(answers)))
         })
     }
 }

@@ -139,8 +139,18 @@ impl Snapshot {
         let counters = &self.shared.counters;
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         for (name, help, counter) in [
+            (
+                "quipu_appends_overloaded",
+                "Single appends refused because as much is on its way as may be",
+                &counters.appends_overloaded,
+            ),
             ("quipu_connections_accepted", "Connections accepted", &counters.connections_total),
             ("quipu_connections_refused", "Connections beyond the limit", &counters.connections_refused),
+            (
+                "quipu_connections_overdue",
+                "Connections closed because nobody began in time or they had no calls for long",
+                &counters.connections_overdue,
+            ),
             ("quipu_requests", "Requests", &counters.requests),
             (
                 "quipu_requests_refused",
@@ -152,20 +162,19 @@ impl Snapshot {
         ] {
             out.counter(name, help, value(counter))?;
         }
-        for (name, help, unit, counter) in [
-            ("quipu_connections", "Connections that are open", None, &counters.connections),
-            ("quipu_append_sessions", "Append sessions that are open", None, &counters.append_sessions),
-            ("quipu_subscriptions", "Subscriptions that are open", None, &counters.subscriptions),
-            ("quipu_reads", "Reads that are open", None, &counters.reads),
-            (
-                "quipu_append_in_flight",
-                "Requests of single appends that are not answered",
-                Some(Unit::Bytes),
-                &counters.append_bytes_in_flight,
-            ),
+        for (name, help, counter) in [
+            ("quipu_connections", "Connections that are open", &counters.connections),
+            ("quipu_append_sessions", "Append sessions that are open", &counters.append_sessions),
+            ("quipu_subscriptions", "Subscriptions that are open", &counters.subscriptions),
+            ("quipu_reads", "Reads that are open", &counters.reads),
         ] {
-            out.gauge(name, help, unit, value(counter))?;
+            out.gauge(name, help, None, value(counter))?;
         }
+        let budget = &self.shared.budget;
+        let help = "Requests of appends that are on their way, single ones and those of sessions";
+        out.gauge("quipu_append_in_flight", help, Some(Unit::Bytes), budget.in_flight())?;
+        let help = "Append sessions that wait because as much is on its way as may be";
+        out.gauge("quipu_append_sessions_waiting", help, None, budget.waiting())?;
         let bounds = APPEND_BYTES.iter().map(|bound| *bound as f64).chain([f64::MAX]);
         let sizes: Vec<_> = bounds.zip(counters.append_sizes.iter().map(value)).collect();
         let count = sizes.iter().map(|(_, count)| count).sum();

@@ -11,7 +11,7 @@ use crate::batch::{Taken, Wanted, WireBatch, take_backwards};
 use crate::error::{Problem, Violations, status};
 use crate::filter::Filter;
 use crate::request;
-use crate::scan::{self, Puller, Scan, Then};
+use crate::scan::{self, LOOK_BYTES, Puller, Scan, Then};
 use crate::shared::{Counted, Drain, Shared};
 
 /// What a read sends.
@@ -211,10 +211,11 @@ async fn before(
 }
 
 impl Back {
-    /// A response's worth, and whether that was all.
+    /// A response's worth, and whether that was all. Less than that, or nothing, if a filter leaves out much: nobody can
+    /// cancel it while it looks.
     fn chunk(&mut self) -> Result<(Vec<WireBatch>, bool), Error> {
-        let (mut batches, mut bytes) = (Vec::new(), 0);
-        while bytes < self.bytes {
+        let (mut batches, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
+        while bytes < self.bytes && looked_at < LOOK_BYTES {
             if self.records_left == 0 || self.lowest <= self.floor {
                 return Ok((batches, true));
             }
@@ -236,6 +237,7 @@ impl Back {
             };
             let Taken { batch: taken, next, .. } = take_backwards(batch.batch(), &wanted)?;
             self.lowest = next;
+            looked_at += scan::looked_at_for(&batch, self.filter.as_ref());
             if next > wanted.from.max(batch.batch().base_offset()) {
                 self.held = Some((batch, next));
             }
@@ -249,5 +251,46 @@ impl Back {
             }
         }
         Ok((batches, false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quipu_storage::{Durability, Record, Store, TopicSettings};
+
+    use super::*;
+
+    /// One call once looked at the whole topic for a record that is not there: nobody could cancel it, and it kept a
+    /// thread from others.
+    #[test]
+    fn a_read_backwards_that_finds_nothing_looks_at_a_bounded_part_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("data")).unwrap();
+        let topic = store.create_topic("orders", TopicSettings::default()).unwrap();
+        let records = 4 * LOOK_BYTES as u64 / (64 << 10);
+        for _ in 0..records {
+            topic.append_with(&[Record::new(vec![0; 64 << 10])], Durability::Accepted).unwrap();
+        }
+        let wire = pb::Filter { keys: vec!["none".into()], ..Default::default() };
+        let mut back = Back {
+            batches: topic.batches_backwards(Offset(records), Visibility::Written),
+            held: None,
+            filter: Filter::from_wire(Some(wire), &mut Violations::default()),
+            floor: Offset(0),
+            records_left: u64::MAX,
+            lowest: Offset(records),
+            bytes: 256 << 10,
+        };
+        let mut calls = 0;
+        let mut lowest = back.lowest;
+        while let (batches, false) = back.chunk().unwrap() {
+            assert!(batches.is_empty());
+            let looked_at = usize::try_from(lowest.value() - back.lowest.value()).unwrap() * (64 << 10);
+            assert!((1..=LOOK_BYTES).contains(&looked_at), "{looked_at}");
+            lowest = back.lowest;
+            calls += 1;
+        }
+        assert_eq!((calls, back.lowest), (4, Offset(0)));
+        store.close().unwrap();
     }
 }

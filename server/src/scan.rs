@@ -17,7 +17,7 @@ use crate::filter::Filter;
 use crate::shared::Shared;
 
 /// Bytes that are looked at in one go on a thread that may block, with a filter that lets nothing pass.
-const LOOK_BYTES: usize = 4 << 20;
+pub(crate) const LOOK_BYTES: usize = 4 << 20;
 /// The same where others wait for the thread.
 const LOOK_BYTES_IN_MEMORY: usize = 512 << 10;
 
@@ -134,7 +134,7 @@ impl Scan {
             };
             self.next = self.next.max(next);
             chunk.left_out += left_out;
-            looked_at += batch.batch().body().len();
+            looked_at += looked_at_for(&batch, self.filter.as_ref());
             if self.next < batch.batch().next_offset() {
                 self.held = Some(batch);
             }
@@ -174,6 +174,11 @@ impl Scan {
     }
 }
 
+/// What it costs to look at a batch, in bytes of records that are looked at by a small filter or none.
+pub(crate) fn looked_at_for(batch: &ReadBatch, filter: Option<&Filter>) -> usize {
+    batch.batch().body().len() * filter.map_or(1, Filter::weight)
+}
+
 /// Makes a cursor; where that takes a look at the disk, on a thread that may block.
 pub(crate) async fn open(
     shared: &Shared,
@@ -197,11 +202,13 @@ pub(crate) struct Puller {
     /// `None`: it is being read on another thread.
     scan: Option<Scan>,
     reading: Option<Reading>,
+    /// The last look into memory took its time and found nothing: others have their turn before the next.
+    must_yield: bool,
 }
 
 impl Puller {
     pub(crate) fn new(shared: &Arc<Shared>, scan: Scan) -> Self {
-        Self { shared: Arc::clone(shared), scan: Some(scan), reading: None }
+        Self { shared: Arc::clone(shared), scan: Some(scan), reading: None, must_yield: false }
     }
 
     /// The scan, when it is not being read.
@@ -219,10 +226,14 @@ impl Puller {
                 self.scan = Some(scan);
                 return Ok(chunk);
             }
+            if std::mem::take(&mut self.must_yield) {
+                tokio::task::yield_now().await;
+            }
             let Some(scan) = &mut self.scan else {
                 return Err(Problem::internal("a read failed before").into());
             };
             let chunk = scan.chunk(true, left_out_max);
+            self.must_yield = chunk.batches.is_empty() && matches!(chunk.then, Then::More);
             if !matches!(chunk.then, Then::Disk) || !chunk.batches.is_empty() || chunk.left_out > 0 {
                 return Ok(chunk);
             }
@@ -238,5 +249,47 @@ impl Puller {
                 reading
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use quipu_proto::v1 as pb;
+    use quipu_storage::{Durability, Record, Storage, Store, TopicSettings};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::error::Violations;
+
+    /// A filter that matches nothing of a large topic in memory once kept its thread until it had seen all of it.
+    #[tokio::test]
+    async fn a_long_look_into_memory_lets_others_have_their_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("data")).unwrap();
+        let storage = Storage::Memory { bytes_max: 1 << 30 };
+        let topic =
+            store.create_topic("orders", TopicSettings { storage, ..TopicSettings::default() }).unwrap();
+        for _ in 0..16 * LOOK_BYTES_IN_MEMORY / (64 << 10) {
+            topic.append_with(&[Record::new(vec![0; 64 << 10])], Durability::Accepted).unwrap();
+        }
+        let shared = Shared::new(store, Config::default());
+        let wire = pb::Filter { keys: vec!["none".into()], ..Default::default() };
+        let filter = Filter::from_wire(Some(wire), &mut Violations::default());
+        let cursor = topic.cursor(Start::Earliest, Visibility::Written).unwrap();
+        let mut puller = Puller::new(&shared, Scan::new(cursor, filter, 256 << 10));
+        let turns = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&turns);
+        let other = tokio::spawn(async move {
+            loop {
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        while matches!(puller.pull(u64::MAX).await.unwrap().then, Then::More) {}
+        assert_eq!(puller.scan().unwrap().next_offset(), topic.log_end_offset());
+        assert!(turns.load(Ordering::Relaxed) >= 15, "{turns:?}");
+        other.abort();
     }
 }

@@ -26,7 +26,7 @@ use crate::connection::Connections;
 use crate::cors::CorsLayer;
 use crate::edge::EdgeLayer;
 use crate::log::Log;
-use crate::shared::Shared;
+use crate::shared::{REQUEST_BYTES_MAX, Shared};
 use crate::topics::Topics;
 
 /// HTTP/2 streams that a client may open beyond our own limit, so that it gets our error instead of waiting.
@@ -176,8 +176,10 @@ async fn run(
     }
     let (health, health_service) = tonic_health::server::health_reporter();
     let log = Log { shared: Arc::clone(shared) };
-    let topics = TopicServiceServer::new(Topics { shared: Arc::clone(shared) });
-    let admin = AdminServiceServer::new(Admin { shared: Arc::clone(shared) });
+    let topics = TopicServiceServer::new(Topics { shared: Arc::clone(shared) })
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let admin = AdminServiceServer::new(Admin { shared: Arc::clone(shared) })
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
     let reflection = if config.reflection { Some(reflection()?) } else { None };
     let router = server
         .layer(CorsLayer { origins: config.web_origins.clone().into() })

@@ -25,6 +25,9 @@ const PATHS: [&str; 11] = [
     "compaction.bytes_per_second_max",
 ];
 
+/// Paths in a mask.
+const MASK_PATHS_MAX: usize = 64;
+
 /// The settings of a new topic.
 pub(crate) fn from_wire(wire: &pb::TopicSettings) -> Result<TopicSettings, Violations> {
     let mut settings = TopicSettings::default();
@@ -47,7 +50,10 @@ pub(crate) fn update(
     }
     let mut violations = Violations::default();
     let mut paths = Vec::new();
-    for name in mask {
+    if mask.len() > MASK_PATHS_MAX {
+        violations.add("update_mask.paths", format!("has at most {MASK_PATHS_MAX} paths"));
+    }
+    for name in mask.iter().take(MASK_PATHS_MAX) {
         let below = |path: &&str| {
             *path == name || path.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('.'))
         };

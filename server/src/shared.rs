@@ -7,15 +7,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use quipu_proto::v1 as pb;
 use quipu_storage::{Store, Topic, Uid};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 use tonic::Status;
 
+use crate::append::APPEND_TOPICS_MAX;
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::error::{Problem, status};
 use crate::fence::Fences;
 
 /// Bytes that a message may have beyond the records of the largest append: names, lengths, sums.
 const MESSAGE_OVERHEAD_BYTES: u64 = 1 << 20;
+/// Most bytes of a request that brings no records. Decoded, a message of many small values takes many times its size.
+pub(crate) const REQUEST_BYTES_MAX: usize = 128 << 10;
 /// Long upkeep (compaction, verification) that runs at a time.
 const UPKEEP_MAX: usize = 4;
 /// Appends that run on threads of their own at a time; see `append.rs`.
@@ -44,6 +49,8 @@ pub(crate) struct Shared {
     next_subscription: AtomicU64,
     /// Topics that were appended to: the engine has looked at their files.
     appended: RwLock<HashSet<Uid>>,
+    /// Bytes of appends on their way.
+    pub(crate) budget: Budget,
     /// Append sessions that have names.
     pub(crate) fences: Fences,
 }
@@ -57,8 +64,9 @@ pub(crate) struct Counters {
     pub(crate) connections: AtomicU64,
     pub(crate) connections_total: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
+    pub(crate) connections_overdue: AtomicU64,
     pub(crate) append_sessions: AtomicU64,
-    pub(crate) append_bytes_in_flight: AtomicU64,
+    pub(crate) appends_overloaded: AtomicU64,
     pub(crate) subscriptions: AtomicU64,
     pub(crate) reads: AtomicU64,
     pub(crate) records_sent: AtomicU64,
@@ -85,6 +93,7 @@ impl Counters {
 impl Shared {
     pub(crate) fn new(store: Store, config: Config) -> Arc<Self> {
         Arc::new(Self {
+            budget: Budget::new(config.append_bytes_in_flight_max),
             reads: Arc::new(Semaphore::new(config.reads_max)),
             appends: Arc::new(Semaphore::new(APPENDS_MAX)),
             changes: Arc::new(Semaphore::new(CHANGES_MAX)),
@@ -123,10 +132,18 @@ impl Shared {
         Drain(self.drain.subscribe())
     }
 
-    /// Most bytes of a request.
+    /// Most bytes of a request that brings records.
     pub(crate) fn message_bytes_max(&self) -> usize {
         let bytes = self.store.settings().append_bytes_max + MESSAGE_OVERHEAD_BYTES;
         usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Most bytes of a request to the method with this path.
+    pub(crate) fn request_bytes_max(&self, path: &str) -> usize {
+        match path {
+            "/quipu.v1.LogService/Append" | "/quipu.v1.LogService/AppendSession" => self.message_bytes_max(),
+            _ => REQUEST_BYTES_MAX,
+        }
     }
 
     pub(crate) fn limits(&self) -> pb::Limits {
@@ -134,6 +151,7 @@ impl Shared {
         pb::Limits {
             append_bytes_max: settings.append_bytes_max,
             append_records_max: settings.append_records_max,
+            append_topics_max: APPEND_TOPICS_MAX as u32,
             message_bytes_max: self.message_bytes_max() as u64,
             streams_max: u32::try_from(self.config.streams_max).unwrap_or(u32::MAX),
             connections_max: u32::try_from(self.config.connections_max).unwrap_or(u32::MAX),
@@ -166,7 +184,7 @@ impl Shared {
     }
 
     /// A permit for long upkeep, which does not wait for a place.
-    pub(crate) fn upkeep(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Status> {
+    pub(crate) fn upkeep(&self) -> Result<OwnedSemaphorePermit, Status> {
         Arc::clone(&self.upkeep)
             .try_acquire_owned()
             .map_err(|_| Problem::overloaded("compactions and verifications at a time", UPKEEP_MAX).into())
@@ -224,8 +242,35 @@ async fn blocking<T: Send + 'static>(
     places: &Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Status> {
-    let permit = Arc::clone(places).acquire_owned().await;
-    let permit = permit.map_err(|_| Problem::draining())?;
+    let permit = match Arc::clone(places).try_acquire_owned() {
+        Ok(permit) => permit,
+        // On a task of its own: a permit that is handed to a call which is not polled, because its client reads nothing,
+        // would be lost to all others meanwhile. When the call goes, the task goes.
+        Err(_) => {
+            let mut waiting = JoinSet::new();
+            waiting.spawn(with_permit(Arc::clone(places), work));
+            return match waiting.join_next().await {
+                Some(Ok(outcome)) => outcome,
+                Some(Err(error)) => Err(Problem::internal(error.to_string()).into()),
+                None => Err(Problem::internal("there was no work").into()),
+            };
+        }
+    };
+    on_thread(permit, work).await
+}
+
+async fn with_permit<T: Send + 'static>(
+    places: Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    let permit = places.acquire_owned().await.map_err(|_| Problem::draining())?;
+    on_thread(permit, work).await
+}
+
+async fn on_thread<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
         work()
@@ -304,4 +349,29 @@ pub(crate) fn now_ms() -> u64 {
 pub(crate) fn to_ms(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+
+    /// A client that lets its window go to nothing stops its call from being polled. The place that such a call waited
+    /// for was handed to it and lost to all others.
+    #[tokio::test]
+    async fn a_call_that_nobody_polls_keeps_no_place_from_others() {
+        let places = Arc::new(Semaphore::new(1));
+        let (go_on, may_end) = std::sync::mpsc::channel::<()>();
+        let mut first = Box::pin(blocking(&places, move || may_end.recv().is_ok()));
+        assert!(poll!(&mut first).is_pending());
+        let mut unpolled = Box::pin(blocking(&places, || ()));
+        assert!(poll!(&mut unpolled).is_pending());
+        let mut last = Box::pin(blocking(&places, || ()));
+        assert!(poll!(&mut last).is_pending());
+        go_on.send(()).unwrap();
+        assert!(first.await.unwrap());
+        let patience = std::time::Duration::from_secs(60);
+        tokio::time::timeout(patience, last).await.expect("it gets its turn").unwrap();
+    }
 }

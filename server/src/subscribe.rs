@@ -130,8 +130,9 @@ impl Subscription {
             let happened = tokio::select! {
                 biased;
                 () = self.drain.begun() => Happened::Draining,
-                happened = advance(&mut self.puller, self.is_waiting, self.progress_records) => happened,
+                // Before what may be ready for a long time, such as a filter that leaves out everything.
                 () = &mut self.timer => Happened::Time,
+                happened = advance(&mut self.puller, self.is_waiting, self.progress_records) => happened,
             };
             match happened {
                 Happened::Draining => {

@@ -16,14 +16,15 @@ use std::marker::PhantomData;
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use quipu_proto::v1 as pb;
+use quipu_storage::Error;
 use quipu_storage::format::Invalid;
 use quipu_storage::format::wire::{Fields, varint_bytes};
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Status};
 
-use crate::append::{WireAppend, WirePart};
+use crate::append::{APPEND_TOPICS_MAX, WireAppend, WirePart};
 use crate::batch::WireBatch;
-use crate::error::Problem;
+use crate::error::{Problem, status};
 use crate::read::ReadEvent;
 use crate::session::SessionRequest;
 use crate::subscribe::SubscribeEvent;
@@ -127,33 +128,47 @@ fn malformed(detail: &impl std::fmt::Display) -> Status {
     Problem::new(Code::InvalidArgument, "MALFORMED_REQUEST", format!("not a request: {detail}")).into()
 }
 
-impl FromWire for WireAppend {
-    fn from_wire(message: Bytes) -> Result<Self, Status> {
-        append(&message).map_err(|invalid| malformed(&invalid.detail))
-    }
+fn invalid(invalid: Invalid) -> Status {
+    malformed(&invalid.detail)
 }
 
-fn append(message: &Bytes) -> Result<WireAppend, Invalid> {
-    let mut append = WireAppend { bytes: message.len(), ..WireAppend::default() };
-    for field in Fields::new(message) {
-        match field? {
-            (1, value) => append.parts.push(part(&message.slice_ref(value.bytes()?))?),
-            // An enum is an i32: what does not fit is cut, as protobuf has it.
-            (2, value) => append.durability = value.number()? as i32,
-            (3, value) => append.has_conditions = value.bytes().map(|_| true)?,
-            (4, value) => append.has_producer = value.bytes().map(|_| true)?,
-            (5, value) => append.has_request_id = !value.bytes()?.is_empty(),
-            (6, value) => append.validate_only = value.number()? != 0,
-            _ => {}
+impl FromWire for WireAppend {
+    fn from_wire(message: Bytes) -> Result<Self, Status> {
+        let mut append = WireAppend { bytes: message.len(), ..WireAppend::default() };
+        let mut topics = 0;
+        for field in Fields::new(&message) {
+            match field.map_err(invalid)? {
+                // An empty part takes two bytes of the message and many times that here: beyond the bound they are
+                // only counted.
+                (1, value) => {
+                    topics += 1;
+                    let bytes = value.bytes().map_err(invalid)?;
+                    if topics <= APPEND_TOPICS_MAX {
+                        append.parts.push(part(&message.slice_ref(bytes)).map_err(invalid)?);
+                    }
+                }
+                // An enum is an i32: what does not fit is cut, as protobuf has it.
+                (2, value) => append.durability = value.number().map_err(invalid)? as i32,
+                (3, value) => append.has_conditions = value.bytes().map(|_| true).map_err(invalid)?,
+                (4, value) => append.has_producer = value.bytes().map(|_| true).map_err(invalid)?,
+                (5, value) => append.has_request_id = !value.bytes().map_err(invalid)?.is_empty(),
+                (6, value) => append.validate_only = value.number().map_err(invalid)? != 0,
+                _ => {}
+            }
         }
+        let limit = APPEND_TOPICS_MAX as u64;
+        if topics > APPEND_TOPICS_MAX {
+            return Err(status(Error::AppendTooLarge { what: "topics", actual: topics as u64, limit }));
+        }
+        Ok(append)
     }
-    Ok(append)
 }
 
 fn part(message: &Bytes) -> Result<WirePart, Invalid> {
     let mut part = WirePart::default();
     // The records come in one run, unless a client is strange.
-    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut run = 0..0;
+    let mut runs_before: Vec<u8> = Vec::new();
     let mut fields = Fields::new(message);
     let mut start = 0;
     while let Some(field) = fields.next() {
@@ -161,10 +176,12 @@ fn part(message: &Bytes) -> Result<WirePart, Invalid> {
         match field? {
             (1, value) => {
                 value.bytes()?;
-                match runs.last_mut() {
-                    Some(run) if run.end == start => run.end = end,
-                    _ => runs.push(start..end),
+                part.record_count += 1;
+                if run.end != start {
+                    runs_before.extend_from_slice(&message[run]);
+                    run = start..end;
                 }
+                run.end = end;
             }
             (2, value) => value.text()?.clone_into(&mut part.topic),
             (3, value) => part.records_crc = Some(value.small()?),
@@ -172,10 +189,11 @@ fn part(message: &Bytes) -> Result<WirePart, Invalid> {
         }
         start = end;
     }
-    part.records = match &runs[..] {
-        [] => Bytes::new(),
-        [run] => message.slice(run.clone()),
-        runs => runs.iter().flat_map(|run| &message[run.clone()]).copied().collect(),
+    part.records = if runs_before.is_empty() {
+        message.slice(run)
+    } else {
+        runs_before.extend_from_slice(&message[run]);
+        runs_before.into()
     };
     Ok(part)
 }
@@ -183,27 +201,48 @@ fn part(message: &Bytes) -> Result<WirePart, Invalid> {
 /// [`WireAppend`] in a field of its own, or the name of the session.
 impl FromWire for SessionRequest {
     fn from_wire(message: Bytes) -> Result<Self, Status> {
-        let (mut appends, mut openings) = (Vec::new(), Vec::new());
+        let (mut append, mut opening) = (None, None);
         for field in Fields::new(&message) {
-            let invalid = |invalid: Invalid| malformed(&invalid.detail);
             match field.map_err(invalid)? {
-                (1, value) => appends.push(value.bytes().map_err(invalid)?),
-                (2, value) => openings.push(value.bytes().map_err(invalid)?),
+                (1, value) => join(&mut append, &message, value.bytes().map_err(invalid)?),
+                (2, value) => join(&mut opening, &message, value.bytes().map_err(invalid)?),
                 _ => {}
             }
         }
-        if !openings.is_empty() {
-            let opening = pb::SessionOpening::decode(Bytes::from(openings.concat()));
+        if let Some(opening) = opening {
+            let opening = pb::SessionOpening::decode(opening.bytes());
             let opening = opening.map_err(|error| malformed(&error))?;
-            return Ok(Self::Opening { opening, has_append: !appends.is_empty() });
+            return Ok(Self::Opening { opening, has_append: append.is_some() });
         }
-        let append = match appends[..] {
-            [append] => message.slice_ref(append),
-            // Several are one in parts, as protobuf has it.
-            _ => appends.concat().into(),
-        };
+        let append = append.map(Joined::bytes).unwrap_or_default();
         WireAppend::from_wire(append).map(Self::Append)
     }
+}
+
+/// The content of a message field. One that comes several times is one in parts, as protobuf has it.
+enum Joined {
+    Once(Bytes),
+    Parts(Vec<u8>),
+}
+
+impl Joined {
+    fn bytes(self) -> Bytes {
+        match self {
+            Self::Once(bytes) => bytes,
+            Self::Parts(bytes) => bytes.into(),
+        }
+    }
+}
+
+fn join(joined: &mut Option<Joined>, message: &Bytes, content: &[u8]) {
+    *joined = Some(match joined.take() {
+        None => Joined::Once(message.slice_ref(content)),
+        Some(Joined::Once(first)) => Joined::Parts([&first, content].concat()),
+        Some(Joined::Parts(mut parts)) => {
+            parts.extend_from_slice(content);
+            Joined::Parts(parts)
+        }
+    });
 }
 
 /// Bytes of a field with this many bytes of content, for field numbers below 16.
@@ -405,6 +444,7 @@ mod tests {
         let found = WireAppend::from_wire(message.clone()).expect("valid");
         let expected = |topic: &str, records_crc| WirePart {
             records: records(&[record("a"), record("b")]),
+            record_count: 2,
             topic: topic.into(),
             records_crc,
         };
@@ -431,7 +471,37 @@ mod tests {
         message.extend(pb::TopicAppend { topic: "orders".into(), ..Default::default() }.encode_to_vec());
         message.extend(records(&[record("b")]));
         let found = part(&message.into()).expect("valid");
+        assert_eq!(found.record_count, 2);
         assert_eq!((found.topic.as_str(), found.records), ("orders", records(&[record("a"), record("b")])));
+    }
+
+    /// A message of empty parts, two bytes each, once took 35 times its size.
+    #[test]
+    fn parts_beyond_the_bound_are_counted_and_not_kept() {
+        let parts = |count: usize| Bytes::from([0x0a, 0x00].repeat(count));
+        let append = WireAppend::from_wire(parts(APPEND_TOPICS_MAX)).expect("within the bound");
+        assert_eq!(append.parts.len(), APPEND_TOPICS_MAX);
+        let Err(error) = WireAppend::from_wire(parts(4 << 20)) else { panic!("beyond the bound") };
+        let info = tonic_types::StatusExt::get_details_error_info(&error).expect("every error has it");
+        assert_eq!((error.code(), info.reason.as_str()), (Code::InvalidArgument, "APPEND_TOO_LARGE"));
+        assert_eq!((info.metadata["what"].as_str(), info.metadata["actual"].as_str()), ("topics", "4194304"));
+    }
+
+    #[test]
+    fn an_append_of_a_session_that_comes_in_pieces_is_put_together() {
+        let request = |topic: &str| pb::AppendRequest {
+            appends: vec![pb::TopicAppend { topic: topic.into(), ..Default::default() }],
+            ..Default::default()
+        };
+        let mut message = Vec::new();
+        for topic in ["a", "b", "c"] {
+            let piece = pb::AppendSessionRequest { append: Some(request(topic)), opening: None };
+            piece.encode(&mut message).expect("there is room");
+        }
+        let Ok(SessionRequest::Append(found)) = SessionRequest::from_wire(message.into()) else {
+            panic!("an append");
+        };
+        assert_eq!(found.parts.iter().map(|part| part.topic.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
     }
 
     #[test]

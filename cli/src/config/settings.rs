@@ -98,7 +98,7 @@ settings! {
     streams_max: usize = "256";
     "Most subscriptions of a topic" [long, value_name = "N"]
     subscriptions_max: usize = "10000";
-    "Bytes of unary appends that may be on their way at a time" [long, value_name = "SIZE"]
+    "Bytes of appends that may be on their way at a time; three quarters are for sessions" [long, value_name = "SIZE"]
     append_bytes_in_flight_max: Size = "64MiB";
     "Bytes of a connection's requests that have come in part only" [long, value_name = "SIZE"]
     connection_request_bytes_max: Size = "64MiB";
@@ -116,6 +116,12 @@ settings! {
     keepalive_interval: Span = "20s";
     "How long the answer to that may take" [long, value_name = "DURATION"]
     keepalive_timeout: Span = "20s";
+    "Within which time a client has to begin to speak on its connection" [long, value_name = "DURATION"]
+    handshake_time_max: Span = "10s";
+    "How long a client may stop in the middle of a request" [long, value_name = "DURATION"]
+    request_stall_time_max: Span = "30s";
+    "How long a connection may be without calls" [long, value_name = "DURATION"]
+    connection_idle_max: Span = "10m";
     "How long a shutdown waits for calls to end" [long, value_name = "DURATION"]
     drain_time_max: Span = "10s";
     "Origins whose pages may use gRPC-web, with commas between them, or *; none: no other page" [long, value_name = "ORIGINS"]
@@ -204,6 +210,9 @@ impl Settings {
             connection_window_bytes: bytes(self.connection_window_bytes),
             keepalive_interval: self.keepalive_interval.0,
             keepalive_timeout: self.keepalive_timeout.0,
+            handshake_time_max: self.handshake_time_max.0,
+            request_stall_time_max: self.request_stall_time_max.0,
+            connection_idle_max: self.connection_idle_max.0,
             drain_time_max: self.drain_time_max.0,
             tls,
             web_origins: match self.web_origins.clone().value() {

@@ -195,6 +195,85 @@ async fn connections_beyond_the_limit_are_told_so_and_closed() {
     server.stop().await.unwrap();
 }
 
+/// The preface of HTTP/2, and settings with one value.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+
+/// Sends bytes and returns when the server has closed the connection.
+async fn held_until_closed(address: std::net::SocketAddr, bytes: &[u8]) {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    // The server may close it before all is written.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = [0; 1024];
+    let read = async { while stream.read(&mut answer).await.is_ok_and(|bytes| bytes > 0) {} };
+    tokio::time::timeout(PATIENCE, read).await.expect("the server closes it");
+}
+
+/// A client that had sent one byte once held its connection, one of a thousand, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_nobody_begins_is_closed() {
+    let handshake_time_max = Duration::from_millis(100);
+    let tls = crate::lifecycle::tls();
+    for tls in [None, Some(tls)] {
+        let config = Config { handshake_time_max, tls: tls.clone(), ..Config::default() };
+        let server = Server::with_metrics(config).await;
+        let beginnings: [&[u8]; 7] = [
+            b"",
+            b"P",
+            &PREFACE[..24],
+            &PREFACE[..PREFACE.len() - 1],
+            b"POST /quipu.v1.LogService/Read HT",
+            // A hello of TLS, without its end.
+            b"\x16\x03\x01\x02\x00\x01",
+            b"\x16",
+        ];
+        for bytes in beginnings {
+            held_until_closed(server.address, bytes).await;
+        }
+        let gone = async { while server.metric("quipu_connections").await > 0 {} };
+        tokio::time::timeout(PATIENCE, gone).await.expect("their places are free");
+        assert!(server.metric("quipu_connections_overdue_total").await > 0);
+        if tls.is_none() {
+            // One that has begun may take its time with its first call.
+            let mut begun = tokio::net::TcpStream::connect(server.address).await.unwrap();
+            begun.write_all(PREFACE).await.unwrap();
+            let begun = tokio::spawn(async move { begun.read_to_end(&mut Vec::new()).await });
+            for _ in 0..2 {
+                held_until_closed(server.address, b"P").await;
+            }
+            assert!(!begun.is_finished());
+            begun.abort();
+        }
+        server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
+    let connection_idle_max = Duration::from_millis(200);
+    let handshake_time_max = Duration::from_millis(100);
+    let config = Config { connection_idle_max, handshake_time_max, ..Config::default() };
+    let server = Server::with(config, Store::builder()).await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    let request = pb::SubscribeRequest { topic: "orders".into(), ..Default::default() };
+    let mut events = log.subscribe(request).await.unwrap().into_inner();
+    assert!(matches!(events.message().await.unwrap().unwrap().event, Some(Event::CaughtUp(_))));
+    for bytes in [
+        PREFACE,
+        // Headers that never end.
+        &[PREFACE, b"\0\0\x01\x01\0\0\0\0\x01\x82"].concat(),
+        // A call that has ended, on a connection that is kept.
+        b"POST /quipu.v1.LogService/Read HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
+    ] {
+        held_until_closed(server.address, bytes).await;
+        held_until_closed(server.address, bytes).await;
+    }
+    // On the same connection, as long as all of those were.
+    log.append(append("orders", vec![record("x")])).await.unwrap();
+    assert!(matches!(events.message().await.unwrap().unwrap().event, Some(Event::Batches(_))));
+    server.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_request_close_their_connection_and_nothing_else() {
     let server = Server::start().await;
@@ -274,6 +353,43 @@ async fn messages_that_come_in_part_only_are_bounded_for_each_connection() {
     // Others are not concerned.
     server.log().await.append(append("orders", vec![record("x")])).await.unwrap();
     drop(calls);
+    server.stop().await.unwrap();
+}
+
+/// A client that answers pings and sends nothing more once held the memory of its half requests for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_stops_in_its_middle_is_ended() {
+    use tokio_stream::StreamExt;
+    let config = Config { request_stall_time_max: Duration::from_millis(100), ..Config::default() };
+    let server = Server::with(config, Store::builder()).await;
+    let mut channel = server.channel().await;
+    let body = |bytes: Vec<u8>| {
+        let first = tokio_stream::iter([Ok::<_, std::convert::Infallible>(frame_of(bytes))]);
+        tonic::body::Body::new(http_body_util::StreamBody::new(first.chain(tokio_stream::pending())))
+    };
+    let message = || vec![0, 0, 0, 1, 0, 7, 7];
+    for (method, bytes) in
+        [("Append", message()), ("Append", vec![]), ("Read", vec![0, 0]), ("AppendSession", message())]
+    {
+        let request = http::Request::post(format!("http://{}/quipu.v1.LogService/{method}", server.address))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(body(bytes))
+            .unwrap();
+        let call = async {
+            std::future::poll_fn(|task| tower::Service::poll_ready(&mut channel, task)).await.unwrap();
+            let response = tower::Service::call(&mut channel, request).await.unwrap();
+            match tonic::Status::from_header_map(response.headers()) {
+                Some(status) => status,
+                None => {
+                    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+                    tonic::Status::from_header_map(body.trailers().unwrap()).unwrap()
+                }
+            }
+        };
+        let error = tokio::time::timeout(PATIENCE, call).await.expect("it is ended");
+        assert_reason(&error, Code::Unavailable, "REQUEST_STALLED", "NOT_APPLIED");
+    }
     server.stop().await.unwrap();
 }
 

@@ -43,8 +43,12 @@ impl Server {
     }
 
     pub(crate) async fn with_metrics(config: Config) -> Self {
+        Self::with_metrics_and(config, Store::builder()).await
+    }
+
+    pub(crate) async fn with_metrics_and(config: Config, store: StoreBuilder) -> Self {
         let metrics = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self::build(config, Store::builder(), Some(metrics)).await
+        Self::build(config, store, Some(metrics)).await
     }
 
     pub(crate) async fn with(config: Config, store: StoreBuilder) -> Self {

@@ -154,6 +154,46 @@ async fn what_is_too_large_names_its_size_and_the_limit() {
     let message_error = log.append(append("orders", vec![record(vec![0; 8 << 20])])).await.unwrap_err();
     assert_reason(&message_error, Code::InvalidArgument, "MESSAGE_TOO_LARGE", NOT_APPLIED);
     assert!(metadata(&message_error, "limit").parse::<u64>().unwrap() > 64 << 10);
+    let parts = vec![pb::TopicAppend::default(); 1001];
+    let request = pb::AppendRequest { appends: parts, ..Default::default() };
+    let topics_error = log.append(request).await.unwrap_err();
+    assert_reason(&topics_error, Code::InvalidArgument, "APPEND_TOO_LARGE", NOT_APPLIED);
+    assert_eq!(
+        (metadata(&topics_error, "what").as_str(), metadata(&topics_error, "limit").as_str()),
+        ("topics", "1000")
+    );
+    server.stop().await.unwrap();
+}
+
+/// A filter of many small values once took many times its size, up to the size of the largest append.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_without_records_may_be_only_so_large() {
+    let server = Server::start().await;
+    server.create("orders").await;
+    let (mut log, mut topics) = (server.log().await, server.topics().await);
+    let filter = || Some(pb::Filter { keys: vec![Default::default(); 100_000], ..Default::default() });
+    let topic = || "orders".to_owned();
+    let paths = vec![String::new(); 100_000];
+    let errors = [
+        log.read(pb::ReadRequest { topic: topic(), filter: filter(), ..Default::default() })
+            .await
+            .unwrap_err(),
+        log.subscribe(pb::SubscribeRequest { topic: topic(), filter: filter(), ..Default::default() })
+            .await
+            .unwrap_err(),
+        topics
+            .update_topic(pb::UpdateTopicRequest {
+                name: topic(),
+                update_mask: Some(prost_types::FieldMask { paths }),
+                ..Default::default()
+            })
+            .await
+            .unwrap_err(),
+    ];
+    for error in errors {
+        assert_reason(&error, Code::InvalidArgument, "MESSAGE_TOO_LARGE", NOT_APPLIED);
+        assert_eq!(metadata(&error, "limit"), "131072");
+    }
     server.stop().await.unwrap();
 }
 
@@ -256,4 +296,68 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_the_store_takes_nothing_mo
     assert!(status.failure.contains("the test wants it so"), "{}", status.failure);
     let error = server.stop().await.unwrap_err();
     assert!(matches!(error, quipu_server::ServeError::Close(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_appends_and_names_no_time_while_reads_and_trims_go_on() {
+    let disk = std::sync::Arc::new(StallingDisk::default());
+    let gate = std::sync::Arc::clone(&disk.gate);
+    let settings = StoreSettings {
+        journal_file_bytes: 256 << 10,
+        journal_bytes_max: 3 * (256 << 10),
+        append_bytes_max: 128 << 10,
+        tail_bytes_max: 256 << 10,
+        ..StoreSettings::default()
+    };
+    let server = Server::with(Config::default(), Store::builder().settings(settings).disk(disk)).await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    log.append(append("orders", vec![record("x"), record("y")])).await.unwrap();
+    gate.fill();
+    let mut appends = 0;
+    let error = loop {
+        match log.append(append("orders", vec![record(vec![b'z'; 50_000])])).await {
+            Ok(_) => appends += 1,
+            Err(error) => break error,
+        }
+        assert!(appends < 100, "more than all journal files have room for");
+    };
+    assert_reason(&error, Code::ResourceExhausted, "DISK_FULL", NOT_APPLIED);
+    assert!(error.get_details_retry_info().is_none(), "nobody knows when there is room");
+    let request = pb::ReadRequest { topic: "orders".into(), records_max: 2, ..Default::default() };
+    assert_eq!(read_all(&mut log, request).await.unwrap().0, [(0, "x".into()), (1, "y".into())]);
+    let trim = pb::TrimTopicRequest { name: "orders".into(), before_offset: 1 };
+    let trimmed = server.topics().await.trim_topic(trim).await.unwrap().into_inner();
+    assert_eq!(trimmed.log_start_offset, 1);
+    let _ = server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_cannot_be_read_are_refused_with_a_reason() {
+    let server = Server::start().await;
+    server.create("orders").await;
+    let mut channel = server.channel().await;
+    // A record, of the topic `orders`, that says that it is longer than it is; and something that is no message at all.
+    let record = b"\x0a\x0c\x0a\x02\x0a\x09\x12\x06orders";
+    for (bytes, encoding, code, reason) in [
+        (&record[..], "identity", Code::InvalidArgument, "INVALID_ENCODING"),
+        (b"\xff", "identity", Code::InvalidArgument, "MALFORMED_REQUEST"),
+        (b"\xff", "gzip", Code::Unimplemented, "UNSUPPORTED"),
+    ] {
+        let mut body = vec![u8::from(encoding == "gzip")];
+        body.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
+        body.extend(bytes);
+        let request = http::Request::post(format!("http://{}/quipu.v1.LogService/Append", server.address))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("grpc-encoding", encoding)
+            .body(tonic::body::Body::new(http_body_util::Full::new(bytes::Bytes::from(body))))
+            .unwrap();
+        std::future::poll_fn(|task| tower::Service::poll_ready(&mut channel, task)).await.unwrap();
+        let response = tower::Service::call(&mut channel, request).await.unwrap();
+        let error = tonic::Status::from_header_map(response.headers()).unwrap();
+        assert_reason(&error, code, reason, NOT_APPLIED);
+    }
+    assert_eq!(server.store.topic("orders").unwrap().log_end_offset().value(), 0);
+    server.stop().await.unwrap();
 }

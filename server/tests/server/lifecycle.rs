@@ -81,6 +81,11 @@ fn pem(name: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/server/tls").join(name)
 }
 
+/// Of a server that takes every client.
+pub(crate) fn tls() -> Tls {
+    Tls { certificate: pem("server.pem"), key: pem("server.key"), client_ca: None }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tls_a_server_is_known_by_its_certificate_and_its_clients_by_theirs() {
     let tls = |client_ca| Tls { certificate: pem("server.pem"), key: pem("server.key"), client_ca };

@@ -139,6 +139,97 @@ async fn a_session_reads_no_further_than_it_has_granted() {
     server.stop().await.unwrap();
 }
 
+/// Each session was bounded, and a thousand of them were not.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_sessions_together_have_only_so_much_on_its_way_and_each_goes_on_in_the_end() {
+    // Nobody syncs: what is read stays unanswered.
+    let settings = StoreSettings { background: false, ..StoreSettings::default() };
+    let config =
+        Config { append_bytes_in_flight_max: 128 << 10, session_bytes_max: 128 << 10, ..Config::default() };
+    let server = Server::with_metrics_and(config, Store::builder().settings(settings)).await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    log.append(append("orders", vec![record("0")])).await.unwrap();
+    let mut sessions = Vec::new();
+    for _ in 0..6 {
+        let session = Session::open(&server).await;
+        for _ in 0..5 {
+            session.send(append("orders", vec![record(vec![0; 20_000])])).await;
+        }
+        sessions.push(session);
+    }
+    let all_wait = async { while server.metric("quipu_append_sessions_waiting").await < 6 {} };
+    tokio::time::timeout(PATIENCE, all_wait).await.expect("all wait");
+    // Three quarters of the room are for sessions, four appends.
+    assert_eq!(server.store.topic("orders").unwrap().log_end_offset().value(), 1 + 4);
+    let in_flight = server.metric("quipu_append_in_flight_bytes").await;
+    assert!((80_000..=96 << 10).contains(&in_flight), "{in_flight}");
+    let error = log.append(append("orders", vec![record(vec![0; 60_000])])).await.unwrap_err();
+    assert_reason(&error, Code::Unavailable, "OVERLOADED", "NOT_APPLIED");
+    assert!(tonic_types::StatusExt::get_details_retry_info(&error).unwrap().retry_delay.is_some());
+    let mut single = tokio::spawn(async move { log.append(append("orders", vec![record("single")])).await });
+    let mut answers = tokio::task::JoinSet::new();
+    for mut session in sessions {
+        session.requests = None;
+        answers.spawn(async move {
+            for _ in 0..5 {
+                session.answer().await.unwrap().unwrap();
+            }
+            assert_eq!(session.answer().await.unwrap(), None);
+        });
+    }
+    let store = server.store.clone();
+    let all = async {
+        let (mut is_single_answered, mut ended) = (false, 0);
+        while !is_single_answered || ended < 6 {
+            store.sync().unwrap();
+            tokio::select! {
+                answer = &mut single, if !is_single_answered => {
+                    answer.unwrap().unwrap();
+                    is_single_answered = true;
+                }
+                Some(session) = answers.join_next(), if ended < 6 => {
+                    session.unwrap();
+                    ended += 1;
+                }
+                () = tokio::time::sleep(std::time::Duration::from_millis(1)) => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("each goes on");
+    assert_eq!(server.metric("quipu_append_in_flight_bytes").await, 0);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_client_takes_no_answers_keeps_no_room_from_others() {
+    let config =
+        Config { append_bytes_in_flight_max: 64 << 10, session_bytes_max: 64 << 10, ..Config::default() };
+    let server = Server::with(config, Store::builder()).await;
+    server.create("orders").await;
+    // A window with room for the greeting and an answer or two.
+    let narrow = endpoint(server.address).initial_stream_window_size(100);
+    let mut log = quipu_proto::v1::log_service_client::LogServiceClient::new(narrow.connect().await.unwrap());
+    let (requests, received) = mpsc::channel(100);
+    let unread = log.append_session(ReceiverStream::new(received)).await.unwrap().into_inner();
+    for _ in 0..20 {
+        let append = Some(append("orders", vec![record(vec![0; 10_000])]));
+        requests.send(pb::AppendSessionRequest { append, opening: None }).await.unwrap();
+    }
+    let topic = server.store.topic("orders").unwrap();
+    let applied = async {
+        while topic.log_end_offset().value() < 20 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, applied).await.expect("it goes on without its client");
+    let mut other = Session::open(&server).await;
+    other.send(append("orders", vec![record(vec![0; 40_000])])).await;
+    assert_eq!(other.answer().await.unwrap().unwrap().first_offset, 20);
+    drop((unread, requests));
+    server.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn appends_that_find_no_room_wait_for_it_and_keep_their_order() {
     let settings = StoreSettings {

@@ -1,4 +1,4 @@
-//! A disk whose reads of segments stall for as long as a test wants, and whose syncs fail when it wants.
+//! A disk whose reads of segments stall for as long as a test wants, and which is full or fails syncs when it wants.
 
 use std::io;
 use std::ops::Range;
@@ -17,6 +17,7 @@ pub(crate) struct Gate {
     state: Mutex<(bool, usize)>,
     changed: Condvar,
     fails_syncs: AtomicBool,
+    is_full: AtomicBool,
     timed_out: AtomicBool,
 }
 
@@ -32,6 +33,11 @@ impl Gate {
 
     pub(crate) fn fail_syncs(&self) {
         self.fails_syncs.store(true, Ordering::Release);
+    }
+
+    /// There is no room for another file, nor for more in the segments.
+    pub(crate) fn fill(&self) {
+        self.is_full.store(true, Ordering::Release);
     }
 
     /// Whether a read waited longer than any test wants.
@@ -134,6 +140,9 @@ impl File for StallingFile {
     }
 
     fn write_at(&self, parts: &[io::IoSlice<'_>], position: u64) -> io::Result<()> {
+        if self.is_segment && self.gate.is_full.load(Ordering::Acquire) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         self.file.write_at(parts, position)
     }
 
@@ -149,6 +158,9 @@ impl File for StallingFile {
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
+        if self.gate.is_full.load(Ordering::Acquire) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         self.file.allocate(bytes)
     }
 
