@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Place, files, filled, quipu};
+use quipu_storage::{Record, Store, StoreSettings};
 use serde_json::Value;
 
 #[test]
@@ -29,6 +30,95 @@ fn an_intact_store_is_verified_and_a_flipped_bit_is_named() {
     place.run(&["export", "t"]).fails(8).says("damaged");
     let ran = place.run(&["topics", "verify", "t"]);
     assert_eq!(ran.code, 8, "{ran:?}");
+}
+
+/// A store as a killed process leaves it, with records in several files of the journal; answers those that were used, in
+/// the order of their use.
+fn killed(place: &Place) -> Vec<std::path::PathBuf> {
+    let settings = StoreSettings {
+        journal_file_bytes: 64 << 10,
+        journal_bytes_max: 1 << 20,
+        append_bytes_max: 16 << 10,
+        background: false,
+        ..StoreSettings::default()
+    };
+    let source = place.path("source");
+    let store = Store::builder().settings(settings).open(&source).unwrap();
+    let topic = store.topic_or_create("t").unwrap();
+    for number in 0..400 {
+        topic.append(&[Record::new(format!("record {number} {}", "x".repeat(300)))]).unwrap();
+    }
+    // Before it is closed; and nobody holds the lock of a copy.
+    copy_dir(&source, &place.store());
+    drop((topic, store));
+    let mut used: Vec<_> = files(&place.store().join("journal"))
+        .into_iter()
+        .map(|(path, bytes)| (u64::from_le_bytes(bytes[32..40].try_into().unwrap()), path))
+        .filter(|(generation, _)| *generation > 0)
+        .collect();
+    used.sort();
+    assert!(used.len() >= 3, "{used:?}");
+    used.into_iter().map(|(_, path)| path).collect()
+}
+
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let copy = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_dir(&path, &copy);
+        } else {
+            std::fs::copy(&path, copy).unwrap();
+        }
+    }
+}
+
+/// These commands showed what is before the damage, and ended as if that had been all.
+#[test]
+fn damage_of_the_journal_is_named_by_every_command_that_reads_a_directory() {
+    for damage in ["a flipped bit", "a missing file"] {
+        let place = Place::new();
+        let used = killed(&place);
+        place.run(&["read", "t"]).ok();
+        let is_missing = damage == "a missing file";
+        if is_missing {
+            std::fs::remove_file(&used[1]).unwrap();
+        } else {
+            let mut bytes = std::fs::read(&used[1]).unwrap();
+            bytes[4096 + 60] ^= 1;
+            std::fs::write(&used[1], bytes).unwrap();
+        }
+        // A missing file has no name any more: the one that leads to it is named.
+        let named = used[usize::from(!is_missing)].to_str().unwrap();
+        let damaged = |args: &[&str]| place.run(args).fails(8).says(named);
+
+        let read = damaged(&["read", "t", "-f", "%o\n"]).lines();
+        assert!(read.len() > 50 && read.len() < 350, "{}", read.len());
+        assert!(read.iter().enumerate().all(|(number, line)| *line == number.to_string()));
+        let last = damaged(&["read", "t", "--from", "-3", "-f", "%o\n"]).lines();
+        assert_eq!(last, read[read.len() - 3..]);
+        let backwards = damaged(&["read", "t", "--reverse", "-f", "%o\n"]).lines();
+        assert!(backwards.iter().rev().eq(&read));
+        assert_eq!(damaged(&["tail", "t", "-n", "2", "-F", "%o\n"]).lines(), read[read.len() - 2..]);
+        damaged(&["read", "t", "--from", "399"]);
+        // What was wanted is there.
+        assert_eq!(place.run(&["read", "t", "--until", "20", "-f", "%o\n"]).ok().lines(), read[..20]);
+        assert_eq!(place.run(&["read", "t", "--count", "20", "-f", "%o\n"]).ok().lines(), read[..20]);
+
+        damaged(&["export", "t"]);
+        let listed = damaged(&["topics", "list"]);
+        assert!(listed.text().contains('t'), "{}", listed.text());
+        damaged(&["topics", "describe", "t"]);
+        damaged(&["read", "made-behind-the-damage"]);
+        damaged(&["inspect"]);
+        let status = place.run(&["status"]);
+        assert!(status.code == 8 && status.text().contains(named), "{status:?}");
+        let verified = place.run(&["verify"]);
+        assert!(verified.code == 8 && verified.text().contains(named), "{verified:?}");
+        // Nor does anybody write behind it.
+        place.feed(&["publish", "t"], "one more\n").fails(8).says(named);
+    }
 }
 
 #[test]

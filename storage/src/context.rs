@@ -99,10 +99,12 @@ impl Context {
 
     /// Whether changes are taken: an error if the store has failed, is closed or is read-only.
     pub(crate) fn check_writable(&self) -> Result<()> {
+        // In this order: a store that failed and was closed between the two looks has failed.
+        let is_closed = self.is_closed();
         if let Some(failure) = self.failure.get() {
             return Err(failure.clone());
         }
-        if self.is_closed.load(Ordering::Acquire) {
+        if is_closed {
             return Err(Error::Closed);
         }
         if self.is_read_only {

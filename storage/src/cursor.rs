@@ -35,7 +35,15 @@ pub(crate) trait Owner: fmt::Debug + Send + Sync {
     fn refresh(&self) -> Result<()> {
         Ok(())
     }
+
+    /// What keeps the end of what is there from being known.
+    fn damage(&self) -> Option<Error> {
+        None
+    }
 }
+
+/// What is said of offsets that were in the topic and are neither in its tail nor in a segment.
+const NOWHERE: &str = "no segment holds them";
 
 /// How often a reader looks again that has met files which another process has just removed.
 const LOOKS_MAX: u32 = 8;
@@ -51,11 +59,28 @@ impl Source {
     /// Whether it is worth trying again what ended in `error`, at a time when the owner had this `version`.
     fn has_moved_on(&self, looks: &mut u32, version: u64, error: &Error) -> Result<bool> {
         *looks += 1;
-        if *looks > LOOKS_MAX || !matches!(error, Error::Io { .. } | Error::TopicRefused { .. }) {
+        let may_be_over = match error {
+            Error::Io { .. } | Error::TopicRefused { .. } => true,
+            // The topic may just be set to what a checkpoint says.
+            Error::Corrupt { detail, .. } => *detail == NOWHERE,
+            _ => false,
+        };
+        if *looks > LOOKS_MAX || !may_be_over {
             return Ok(false);
         }
         self.owner.refresh()?;
         Ok(self.owner.version() != version)
+    }
+
+    /// What keeps it from being known whether there is more from `next` on, behind what is seen.
+    fn damage(&self, next: Offset) -> Option<Error> {
+        Some(match self.owner.damage()? {
+            Error::CorruptFile { path, position, detail } => {
+                let detail = format!("{detail}; what topic {} has from offset {next} on", self.inner.name);
+                Error::CorruptFile { path, position, detail: format!("{detail} cannot be read") }
+            }
+            other => other,
+        })
     }
 }
 
@@ -294,6 +319,14 @@ impl Cursor {
         visible_end(&self.topic.inner, self.visibility)
     }
 
+    /// What keeps it from being known whether there are more records, if the cursor has got to the end of those that it
+    /// sees: the journal of a store that is open for reading only may be damaged there.
+    pub fn damage(&self) -> Option<Error> {
+        // In this order: what is before the damage is seen before it is told.
+        let damage = self.topic.damage(self.next)?;
+        (self.next >= self.visible_end()).then_some(damage)
+    }
+
     /// Goes on at `offset`.
     pub fn seek(&mut self, offset: Offset) {
         self.next = offset;
@@ -303,8 +336,9 @@ impl Cursor {
     /// The next batch, or `None` if there is none yet.
     ///
     /// # Errors
-    /// [`Error::OffsetTrimmed`] if the next record was removed; [`Error::Corrupt`] if it is damaged. The cursor stays
-    /// where it is.
+    /// [`Error::OffsetTrimmed`] if the next record was removed; [`Error::Corrupt`] if it is damaged;
+    /// [`Error::CorruptFile`] if the journal is damaged where it comes, which happens only in a store that is open for
+    /// reading only. The cursor stays where it is.
     pub fn next_batch(&mut self) -> Result<Option<ReadBatch>> {
         let topic = Arc::clone(&self.topic.inner);
         let mut looks = 0;
@@ -324,7 +358,7 @@ impl Cursor {
                 self.report_counts();
                 self.place = None;
                 self.reader.release();
-                return Ok(None);
+                return self.damage().map_or(Ok(None), Err);
             }
             let found = match self.step(&topic) {
                 Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => None,
@@ -462,15 +496,8 @@ impl Cursor {
         if self.next < topic.log_start() || topic.check_alive().is_err() {
             return Ok(None);
         }
-        topic.context.counters.damage_found.add(1);
         let end = topic.tail().first_offset().max(self.next + 1);
-        Err(Error::Corrupt {
-            topic: topic.name.clone(),
-            offsets: self.next..end,
-            path: topic.dir.clone(),
-            position: Position::ZERO,
-            detail: "no segment holds them",
-        })
+        Err(lost(topic, self.next..end))
     }
 
     /// Blocks until there is a next record, or the time is up; says whether there is one. `None`: for ever.
@@ -504,6 +531,7 @@ impl Cursor {
             || topic.context.is_closed()
             || topic.context.failure().is_some()
             || topic.check_alive().is_err()
+            || self.topic.owner.damage().is_some()
     }
 
     fn readiness(&self) -> Result<bool> {
@@ -511,11 +539,16 @@ impl Cursor {
         if self.next < self.visible_end() || self.next < topic.log_start() {
             return Ok(true);
         }
+        // In this order: a store that failed and was closed between the two looks has failed.
+        let is_closed = topic.context.is_closed();
         topic.check_alive()?;
         if let Some(failure) = topic.context.failure() {
             return Err(failure.clone());
         }
-        if topic.context.is_closed() {
+        if let Some(damage) = self.damage() {
+            return Err(damage);
+        }
+        if is_closed {
             return Err(Error::Closed);
         }
         Ok(false)
@@ -530,7 +563,8 @@ impl Cursor {
             if offset < first {
                 Err(Error::OffsetTrimmed { topic: name(), offset, log_start_offset: first })
             } else if offset > end {
-                Err(Error::OffsetUnwritten { topic: name(), offset, next_offset: end })
+                let unwritten = Error::OffsetUnwritten { topic: name(), offset, next_offset: end };
+                Err(self.topic.damage(end).unwrap_or(unwritten))
             } else {
                 Ok(offset)
             }
@@ -556,6 +590,7 @@ impl Cursor {
                 if is_dense {
                     return Ok(end.saturating_sub(count).max(first));
                 }
+                // What is behind the end is told to the reader that gets there.
                 let mut backwards = Backwards::new(self.topic.clone(), end, self.visibility);
                 let (mut left, mut at) = (count, end);
                 while left > 0
@@ -631,6 +666,13 @@ impl Drop for Cursor {
     }
 }
 
+/// These offsets were there and are nowhere.
+fn lost(topic: &TopicInner, offsets: std::ops::Range<Offset>) -> Error {
+    topic.context.counters.damage_found.add(1);
+    let (topic, path) = (topic.name.clone(), topic.dir.clone());
+    Error::Corrupt { topic, offsets, path, position: Position::ZERO, detail: NOWHERE }
+}
+
 fn is_listed(topic: &TopicInner, segment: &Arc<Segment>) -> bool {
     topic.segments().iter().any(|listed| Arc::ptr_eq(listed, segment))
 }
@@ -641,13 +683,15 @@ pub struct Backwards {
     topic: Source,
     /// What comes next lies below this offset.
     before: Offset,
+    /// Whether it begins at the end of what is seen: there may be damage behind it, which is told first.
+    is_at_end: bool,
     reader: SegmentReader,
 }
 
 impl Backwards {
     pub(crate) fn new(topic: Source, before: Offset, visibility: Visibility) -> Self {
-        let before = before.min(visible_end(&topic.inner, visibility));
-        Self { topic, before, reader: SegmentReader::new() }
+        let end = visible_end(&topic.inner, visibility);
+        Self { topic, before: before.min(end), is_at_end: before > end, reader: SegmentReader::new() }
     }
 
     /// Goes on below `offset`.
@@ -659,9 +703,15 @@ impl Backwards {
     /// count; the first one may be followed by others.
     ///
     /// # Errors
-    /// [`Error::Corrupt`].
+    /// [`Error::Corrupt`]. [`Error::CorruptFile`] once, before all else, if the journal of a store that is open for reading
+    /// only is damaged behind what is seen: what is before that follows.
     pub fn previous_batch(&mut self) -> Result<Option<ReadBatch>> {
         let topic = Arc::clone(&self.topic.inner);
+        if std::mem::take(&mut self.is_at_end)
+            && let Some(damage) = self.topic.damage(self.before)
+        {
+            return Err(damage);
+        }
         let mut looks = 0;
         loop {
             let version = self.topic.owner.version();
@@ -695,6 +745,17 @@ impl Backwards {
                     let Some(segment) = number.checked_sub(1).map(|number| &segments[number]) else {
                         return Ok(None);
                     };
+                    let end = segment.next_offset();
+                    if number == segments.len() && end < self.before && topic.log_start() < self.before {
+                        // What comes before this segment must not be taken for what comes next.
+                        let error = lost(&topic, end..self.before);
+                        if self.topic.has_moved_on(&mut looks, version, &error)? {
+                            // A failed disk may have taken the last ones back.
+                            self.before = self.before.min(topic.log_end());
+                            continue;
+                        }
+                        return Err(error);
+                    }
                     match self.last_below(&topic.context, segment) {
                         Err(Error::Io { .. }) if !is_listed(&topic, segment) => continue,
                         Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => continue,
@@ -846,6 +907,8 @@ impl Iterator for RecordsBackwards {
                             self.before = offsets.start.min(self.before.saturating_sub(1));
                             self.batches.seek(self.before);
                         }
+                        // Of what is behind the end: not told again.
+                        Error::CorruptFile { .. } => {}
                         _ => self.has_ended = true,
                     }
                     return Some(Err(error));
@@ -858,6 +921,9 @@ impl Iterator for RecordsBackwards {
 /// One record by its offset.
 pub(crate) fn get(topic: Source, offset: Offset, visibility: Visibility) -> Result<Option<StoredRecord>> {
     let mut cursor = Cursor::new(topic, Start::Offset(offset), visibility)?;
+    if let Some(damage) = cursor.damage() {
+        return Err(damage);
+    }
     if offset >= cursor.visible_end() {
         let next_offset = cursor.visible_end();
         return Err(Error::OffsetUnwritten { topic: cursor.topic.inner.name.clone(), offset, next_offset });

@@ -398,6 +398,249 @@ fn a_reader_follows_a_busy_writer_that_is_opened_again_and_again() {
     assert!(reader.stats().damage.is_none());
 }
 
+/// Fails unless the records are those that were appended, up to an error that names a file of the journal and is the last
+/// item; returns how many records there were.
+fn check_to_damage(records: impl Iterator<Item = quipu_storage::Result<StoredRecord>>) -> u64 {
+    let mut records: Vec<_> = records.collect();
+    let error = records.pop().expect("the damage was not told").unwrap_err();
+    assert!(is_journal_damage(&error), "{error}");
+    assert!(error.to_string().contains("topic t"), "{error}");
+    check(0, records.into_iter())
+}
+
+fn is_journal_damage(error: &Error) -> bool {
+    matches!(error, Error::CorruptFile { path, .. } if path.components().any(|part| part.as_os_str() == "journal"))
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// The journal files that were used, in the order of their use.
+fn journal_files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut files: Vec<_> = std::fs::read_dir(dir.join("journal"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (u64::from_le_bytes(std::fs::read(&path).unwrap()[32..40].try_into().unwrap()), path))
+        .filter(|(generation, _)| *generation > 0)
+        .collect();
+    files.sort();
+    files.into_iter().map(|(_, path)| path).collect()
+}
+
+/// What the writer has told, as it would have been told in another run of the machine.
+fn put_into_another_boot(live: &Path) {
+    let mut file = std::fs::read(live).unwrap();
+    for slot in [0, 512] {
+        // The boot id and the checksum, as `format::live` draws them.
+        file[slot + 32] ^= 1;
+        let sum = crc32fast::hash(&file[slot..slot + 80]);
+        file[slot + 80..slot + 84].copy_from_slice(&sum.to_le_bytes());
+    }
+    std::fs::write(live, file).unwrap();
+}
+
+/// Without the writer's word a look went from one journal file to the next and no further, so that who opened a store, read
+/// it and left got half of it. Reading ended at damage of the journal as if nothing had been behind it; and a file that was missing in the middle was
+/// not noticed by anybody, since the files before it end with an intact frame.
+#[test]
+fn whoever_gets_to_damage_of_the_journal_is_told_and_a_missing_file_is_damage() {
+    const RECORDS: u64 = 900;
+    let killed = tempfile::tempdir().unwrap();
+    // No checkpoint has to make room.
+    let store = open(killed.path(), StoreSettings { journal_bytes_max: 1 << 20, ..quiet() });
+    let topic = store.topic_or_create("t").unwrap();
+    for n in 0..RECORDS {
+        append(&topic, n..n + 1, if n % 10 == 9 { Durability::Synced } else { Durability::Written });
+    }
+    // As a killed process leaves it.
+    std::mem::forget((store, topic));
+    let used = journal_files(killed.path());
+    assert!(used.len() >= 3, "{used:?}");
+    let names: Vec<_> = used.iter().map(|path| path.file_name().unwrap().to_owned()).collect();
+
+    for damage in ["none", "bit", "header", "cut", "first", "middle", "last", "directory"] {
+        for word in ["live", "none", "another boot"] {
+            let what = format!("{damage}, {word}");
+            let dir = tempfile::tempdir().unwrap();
+            let dir = dir.path();
+            copy_dir(killed.path(), dir);
+            let path = |number: usize| dir.join("journal").join(&names[number]);
+            let flip = |position: usize| {
+                let mut bytes = std::fs::read(path(1)).unwrap();
+                bytes[position] ^= 4;
+                std::fs::write(path(1), bytes).unwrap();
+            };
+            match damage {
+                "bit" => flip(4096 + 60),
+                "header" => flip(50),
+                "cut" => std::fs::OpenOptions::new()
+                    .write(true)
+                    .open(path(1))
+                    .and_then(|file| file.set_len(8192))
+                    .unwrap(),
+                "first" => std::fs::remove_file(path(0)).unwrap(),
+                "middle" => std::fs::remove_file(path(1)).unwrap(),
+                "last" => std::fs::remove_file(path(names.len() - 1)).unwrap(),
+                "directory" => std::fs::remove_dir_all(dir.join("journal")).unwrap(),
+                _ => {}
+            }
+            match word {
+                "none" => std::fs::remove_file(dir.join("live")).unwrap(),
+                "another boot" => put_into_another_boot(&dir.join("live")),
+                _ => {}
+            }
+            if damage == "directory" {
+                let error = Store::open_read_only(dir).unwrap_err();
+                assert!(is_journal_damage(&error), "{what}: {error}");
+                assert!(is_journal_damage(&open_to_write(dir).unwrap_err()), "{what}");
+                continue;
+            }
+            let reader = open_read_only(dir, quiet());
+            // That the last file was there is known from the writer only.
+            if damage == "none" || damage == "last" && word != "live" {
+                assert!(reader.stats().damage.is_none(), "{what}: {:?}", reader.stats().damage);
+                let seen = reader.topic("t").unwrap();
+                let read = check(0, seen.read(Start::Earliest).unwrap());
+                // Without a word nobody knows of the last sync.
+                assert!(if damage == "none" { read >= RECORDS - 20 } else { read > 0 }, "{what}: {read}");
+                continue;
+            }
+            let told = reader.stats().damage.unwrap_or_else(|| panic!("{what}: not noticed"));
+            assert!(is_journal_damage(&told), "{what}: {told}");
+            assert!(is_journal_damage(&reader.topic("made-behind-the-damage").unwrap_err()), "{what}");
+            if damage == "first" {
+                assert!(is_journal_damage(&reader.topic("t").unwrap_err()), "{what}");
+            } else {
+                let seen = reader.topic("t").unwrap();
+                let read = check_to_damage(seen.read(Start::Earliest).unwrap());
+                assert!(0 < read && read < RECORDS, "{what}: {read}");
+                assert_eq!(check_to_damage(seen.follow(Start::Earliest).unwrap()), read, "{what}");
+                let mut cursor = seen.cursor(Start::Latest, Visibility::Written).unwrap();
+                assert_eq!(cursor.next_offset(), Offset(read), "{what}");
+                assert!(is_journal_damage(&cursor.wait(None).unwrap_err()), "{what}");
+                assert!(is_journal_damage(&cursor.next_batch().unwrap_err()), "{what}");
+                for offset in [read, RECORDS - 1] {
+                    assert!(is_journal_damage(&seen.get(Offset(offset)).unwrap_err()), "{what}");
+                }
+                assert!(seen.get(Offset(read - 1)).unwrap().is_some(), "{what}");
+                let mut backwards = seen.read_backwards(Offset::MAX);
+                assert!(is_journal_damage(&backwards.next().unwrap().unwrap_err()), "{what}");
+                let offsets: Vec<_> = backwards.map(|record| record.unwrap().offset().0).collect();
+                assert!(offsets.into_iter().eq((0..read).rev()), "{what}");
+                // It stays so, and what can be read too.
+                for _ in 0..3 {
+                    reader.refresh().unwrap();
+                    assert_eq!(check_to_damage(seen.read(Start::Earliest).unwrap()), read, "{what}");
+                }
+            }
+            if damage != "last" {
+                let report = quipu_storage::verify::verify(
+                    dir,
+                    std::sync::Arc::new(quipu_storage::disk::OsDisk),
+                    quipu_storage::verify::VerifyOptions::default(),
+                )
+                .unwrap();
+                assert!(!report.is_intact(), "{what}");
+                let error = open_to_write(dir).unwrap_err();
+                assert!(is_journal_damage(&error), "{what}: {error}");
+            }
+        }
+    }
+}
+
+fn open_to_write(dir: &Path) -> quipu_storage::Result<Store> {
+    Store::builder().settings(quiet()).open(dir)
+}
+
+/// Beside a writer everything that damage is known by can be seen for a moment: files go and come, and frames stand in
+/// files that nothing seems to lead to.
+#[test]
+fn beside_a_busy_writer_nothing_is_taken_for_damage() {
+    const RECORDS: u64 = 20_000;
+    for has_word in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), busy());
+        if !has_word {
+            std::fs::remove_file(dir.path().join("live")).unwrap();
+        }
+        let topic = store.create_topic("t", small_segments()).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let is_done = || done.load(std::sync::atomic::Ordering::Acquire);
+        std::thread::scope(|scope| {
+            let following = |background: bool| {
+                let (path, is_done) = (dir.path(), &is_done);
+                move || {
+                    let reader = open_read_only(path, StoreSettings { background, ..quiet() });
+                    let seen = reader.topic("t").unwrap();
+                    let mut cursor = seen.cursor(Start::Earliest, Visibility::Synced).unwrap();
+                    let mut next = 0;
+                    loop {
+                        let is_last = is_done();
+                        if is_last || !background {
+                            reader.refresh().unwrap();
+                        } else {
+                            cursor.wait(Some(Duration::from_millis(100))).unwrap();
+                        }
+                        catch_up(&mut cursor, &mut next);
+                        let backwards: Vec<_> = seen
+                            .read_backwards(Offset::MAX)
+                            .take(50)
+                            .map(|record| record.unwrap().offset().0)
+                            .collect();
+                        assert!(backwards.windows(2).all(|pair| pair[0] == pair[1] + 1), "{backwards:?}");
+                        assert!(reader.stats().damage.is_none(), "{:?}", reader.stats());
+                        if is_last {
+                            return next;
+                        }
+                    }
+                }
+            };
+            let opening = || {
+                let mut opened = 0;
+                let mut before = 0;
+                while !is_done() {
+                    let reader = open_read_only(dir.path(), quiet());
+                    let read = check(0, reader.topic("t").unwrap().read(Start::Earliest).unwrap());
+                    assert!(read >= before, "{read} after {before}");
+                    before = if has_word { read } else { 0 };
+                    opened += 1;
+                }
+                opened
+            };
+            let readers = [true, false].map(|background| scope.spawn(following(background)));
+            let opening = scope.spawn(opening);
+            // Also when this thread panics: the readers must not wait for it.
+            let done = SetOnDrop(&done);
+            for n in 0..RECORDS {
+                append(&topic, n..n + 1, Durability::Written);
+                if n % 50 == 49 {
+                    store.sync().unwrap();
+                }
+            }
+            // The last frame says that all before it is synced, if nothing else does.
+            append(&topic, RECORDS..RECORDS + 1, Durability::Synced);
+            drop(done);
+            for reader in readers {
+                let read = reader.join().unwrap();
+                assert!(read >= RECORDS && (read == RECORDS + 1 || !has_word), "{read}");
+            }
+            assert!(opening.join().unwrap() > 3);
+        });
+        let stats = store.stats();
+        assert!(stats.journal_position.0 > 20 * (64 << 10), "the journal was used again and again");
+        assert!(stats.checkpoints > 20, "{}", stats.checkpoints);
+    }
+}
+
 /// The records of a busy store: what its readers may see without a word is that the beginning was trimmed.
 fn catch_up(cursor: &mut Cursor, next: &mut u64) {
     loop {
@@ -596,17 +839,9 @@ fn after_another_boot_everything_intact_counts_as_synced() {
     let store = open(dir.path(), quiet());
     append(&store.topic_or_create("t").unwrap(), 0..10, Durability::Written);
     std::mem::forget(store);
-    let path = dir.path().join("live");
-    let mut file = std::fs::read(&path).unwrap();
-    for slot in [0, 512] {
-        // The boot id and the checksum, as `format::live` draws them.
-        file[slot + 32] ^= 1;
-        let sum = crc32fast::hash(&file[slot..slot + 80]);
-        file[slot + 80..slot + 84].copy_from_slice(&sum.to_le_bytes());
-    }
     let reader = open_read_only(dir.path(), quiet());
     assert_eq!(reader.topic("t").unwrap().read(Start::Earliest).unwrap().count(), 0);
-    std::fs::write(&path, file).unwrap();
+    put_into_another_boot(&dir.path().join("live"));
     reader.refresh().unwrap();
     assert_eq!(check(0, reader.topic("t").unwrap().read(Start::Earliest).unwrap()), 10);
 }
@@ -627,7 +862,7 @@ fn rot_in_the_journal_is_reported_and_what_is_before_it_is_read() {
     std::fs::write(&path, bytes).unwrap();
     let reader = open_read_only(dir.path(), quiet());
     let seen = reader.topic("t").unwrap();
-    assert_eq!(check(0, seen.read(Start::Earliest).unwrap()), 50);
+    assert_eq!(check_to_damage(seen.read(Start::Earliest).unwrap()), 50);
     let damage = reader.stats().damage;
     assert!(matches!(&damage, Some(Error::CorruptFile { path: found, .. }) if *found == path), "{damage:?}");
     // The writer still has these records in memory; when they are in segments the reader gets there.

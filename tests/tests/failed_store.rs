@@ -208,3 +208,33 @@ fn whoever_closes_a_store_at_the_same_time_or_again_is_told_the_same() {
         assert_eq!(outcomes, [again.clone(), again]);
     }
 }
+
+/// The thread that tells of a failure had not come to it when the store was closed: whoever waited then was told that the
+/// store had been closed, and never that it had failed.
+#[test]
+fn a_ticket_is_told_what_failed_the_store_although_it_was_closed_at_once() {
+    for _ in 0..20 {
+        let disk = disk();
+        let store = open(&disk, false);
+        let topic = store.create_topic("t", TopicSettings::default()).unwrap();
+        let append = Append::new().records(&topic, [&Record::new("in doubt")]).unwrap();
+        let mut polled = pin!(store.submit(append).unwrap());
+        let append = Append::new().records(&topic, [&Record::new("in doubt too")]).unwrap();
+        let waited = store.submit(append).unwrap();
+
+        disk.fail(Fault::of(OpKind::WriterWrite, 1, EIO).below("/store/journal"));
+        let failure = topic.append_with(&[Record::new("refused")], Durability::Written).unwrap_err();
+        assert_eq!(failure.kind(), ErrorKind::Reopen);
+        let told = failure.to_string();
+
+        assert_eq!(store.close().unwrap_err().to_string(), told);
+        let (waker, _rung) = bell();
+        let Poll::Ready(outcome) = polled.as_mut().poll(&mut Context::from_waker(&waker)) else {
+            panic!("it is to wait on")
+        };
+        assert_eq!(outcome.unwrap_err().to_string(), told);
+        assert_eq!(waited.wait().unwrap_err().to_string(), told);
+        assert_eq!(store.sync().unwrap_err().to_string(), told);
+        assert_eq!(store.close().unwrap_err().to_string(), told);
+    }
+}

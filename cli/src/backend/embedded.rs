@@ -200,6 +200,10 @@ impl Backend for Embedded {
     }
 
     fn close(&self) -> Result<()> {
+        // What was shown may not be all: there may be more behind the damage.
+        if let Some(damage) = self.read_only.get().and_then(|store| store.stats().damage) {
+            return Err(damage.into());
+        }
         match self.writable.get() {
             Some(store) => Ok(store.close()?),
             None => Ok(()),

@@ -74,11 +74,22 @@ pub(super) fn reader(topic: AnyTopic, spec: ReadSpec) -> Result<Box<dyn Reader>>
         Some(Position::Time(time)) => end_time = time,
         Some(position) => end = topic.offset_of(position, visibility)?.0,
     }
-    if !follows {
-        end = end.min(cursor.visible_end().0);
+    let mut ends_where_it_ends = false;
+    if !follows && cursor.visible_end().0 < end {
+        end = cursor.visible_end().0;
+        ends_where_it_ends = true;
     }
     let left = if spec.records_max == 0 { u64::MAX } else { spec.records_max };
-    Ok(Box::new(ForwardsReader { cursor, filter: spec.filter, end, end_time, left, follows, is_idle: false }))
+    Ok(Box::new(ForwardsReader {
+        cursor,
+        filter: spec.filter,
+        end,
+        end_time,
+        left,
+        follows,
+        ends_where_it_ends,
+        is_idle: false,
+    }))
 }
 
 /// The offset of the first of the last `count` records that the filter wants.
@@ -101,6 +112,7 @@ fn nth_last_match(
                 backwards.seek(offsets.start);
                 continue;
             }
+            Err(Error::CorruptFile { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
         let mut offsets = Vec::new();
@@ -141,6 +153,8 @@ struct ForwardsReader {
     end_time: u64,
     left: u64,
     follows: bool,
+    /// Whether `end` is where the topic ended, and not where the caller wants to end.
+    ends_where_it_ends: bool,
     /// Whether the caller has been told that there is nothing more right now.
     is_idle: bool,
 }
@@ -148,14 +162,18 @@ struct ForwardsReader {
 impl Reader for ForwardsReader {
     fn next(&mut self) -> Result<Step> {
         loop {
-            if self.left == 0 || self.cursor.next_offset().0 >= self.end {
+            if self.left == 0 {
                 return Ok(Step::End);
+            }
+            if self.cursor.next_offset().0 >= self.end {
+                let damage = self.cursor.damage().filter(|_| self.ends_where_it_ends);
+                return damage.map_or(Ok(Step::End), |damage| Err(damage.into()));
             }
             match self.cursor.next_batch() {
                 Ok(Some(batch)) => {
                     self.is_idle = false;
                     if batch.batch().append_time().0 >= self.end_time {
-                        self.end = 0;
+                        self.left = 0;
                         return Ok(Step::End);
                     }
                     let mut items = wanted(&batch, &self.filter)?;
@@ -252,6 +270,10 @@ impl Reader for BackwardsReader {
                 Ok(None) => break,
                 Err(error @ Error::Corrupt { .. }) => {
                     return Ok(damaged(&error, |offsets| self.batches.seek(offsets.start)));
+                }
+                // Behind the end of what can be read, which comes next.
+                Err(error @ Error::CorruptFile { .. }) => {
+                    return Ok(Step::Damaged { message: error.to_string() });
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -92,7 +92,8 @@ pub(crate) fn run(global: &Global, args: &InspectArgs, out: &mut Output) -> Resu
             ))?;
         }
     }
-    Ok(())
+    // There may be more behind the damage.
+    store.stats().damage.map_or(Ok(()), |damage| Err(damage.into()))
 }
 
 fn rows(state: &TopicState, now: u64) -> Vec<Row> {

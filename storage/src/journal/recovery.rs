@@ -5,6 +5,7 @@
 //! | frames up to a place with nothing of this generation behind it | the journal ends cleanly there |
 //! | a bad frame, and no later frame says that it was synced | a torn write, never acknowledged: keep a copy, cut |
 //! | a bad frame, and a later frame says that it was synced | rot of something acknowledged: refuse |
+//! | the chain of files ends, and a frame of a later generation says that what is behind was synced | a file in its middle is missing: the same |
 //! | frames of an earlier generation | not looked at: their position and generation are another |
 //! | a file header that is neither blank nor intact | rot: refuse, unless the store was closed cleanly |
 //! | a used file of a length that none can have | it was cut after it had been synced: the same |
@@ -86,7 +87,14 @@ impl Recovered {
 /// Finds the journal's files and reads their headers.
 pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>) -> Result<Vec<FoundFile>> {
     let dir = dir(context);
-    let entries = context.disk.list(&dir).map_err(|error| Error::io("list", &dir, error))?;
+    let entries = context.disk.list(&dir).map_err(|error| match error.kind() {
+        // It was made before the checkpoint.
+        std::io::ErrorKind::NotFound => {
+            let detail = "the journal's directory is missing".into();
+            Error::CorruptFile { path: dir.clone(), position: Position::ZERO, detail }
+        }
+        _ => Error::io("list", &dir, error),
+    })?;
     if !context.is_read_only {
         for entry in entries.iter().filter(|entry| entry.name.ends_with(super::HALF_MADE)) {
             let path = dir.join(&entry.name);
@@ -216,8 +224,8 @@ pub(crate) fn replay(
         }
         if limit != Some(recovered.end) {
             // Either this is the last file, or the next one starts behind a bad frame.
-            let later = &chain[link + 1..];
-            judge_end(files, later, &bytes, begin, &header, &mut recovered)?;
+            let is_last = link + 1 == chain.len();
+            judge_end(files, is_last, &bytes, begin, &header, &mut recovered)?;
             if is_clean {
                 // The store says itself that it ends here: what stands behind is of an earlier use.
                 recovered.how = JournalEnd::Clean;
@@ -289,7 +297,7 @@ fn frame(
 /// Nothing intact stands at `recovered.end`: a torn write, or rot?
 fn judge_end(
     files: &[FoundFile],
-    later: &[(usize, FileHeader)],
+    is_last: bool,
     bytes: &Bytes,
     begin: Position,
     header: &FileHeader,
@@ -313,33 +321,54 @@ fn judge_end(
             last_seen = (offset - at + frame.frame_bytes).min(bytes.len() - at);
         }
     }
-    for (number, header) in later {
-        let bytes = read_from(&files[*number], FILE_HEADER_BYTES as u64)?;
-        for offset in (0..bytes.len()).step_by(ALIGNMENT) {
-            let position = header.start + offset as u64;
-            if claims(&bytes[offset..], header, position)
-                && let Ok(frame) =
-                    FrameHeader::decode(&bytes[offset..], header.seed(), header.generation, position)
-            {
-                is_rot |= frame.synced > end;
-            }
-        }
-    }
+    is_rot |= later_mark(files, header.generation)? > end;
     if is_rot && !crate::planted::truncates_on_rot() {
         let number = recovered.needed.last().map_or(0, |(number, _)| *number);
         return Err(Error::CorruptFile {
             path: files[number].path.clone(),
             position: Position(file_position(header, end)),
             detail: format!(
-                "the frame at journal position {end} is damaged, and a later one says that it was synced"
+                "the frame at journal position {end} is damaged, or its file is missing, and a later one says that it \
+                 was synced"
             ),
         });
     }
-    if last_seen > 0 || !later.is_empty() {
+    if last_seen > 0 || !is_last {
         recovered.how = JournalEnd::Torn { bytes: last_seen as u64 };
         recovered.torn = bytes.slice(at..at + last_seen);
     }
     Ok(())
+}
+
+/// Every place of `bytes`, which begin at `position`, where an intact frame of this generation stands, and its mark.
+pub(crate) fn frames(
+    bytes: &Bytes,
+    header: &FileHeader,
+    position: Position,
+) -> impl Iterator<Item = (Position, Position)> {
+    (0..bytes.len()).step_by(ALIGNMENT).filter_map(move |offset| {
+        let at = position + offset as u64;
+        let rest = &bytes[offset..];
+        if !claims(rest, header, at) {
+            return None;
+        }
+        let frame = FrameHeader::decode(rest, header.seed(), header.generation, at).ok()?;
+        Some((at, frame.synced))
+    })
+}
+
+/// Up to where the frames of generations behind this one say that the journal was synced. The chain need not lead to them:
+/// a file before theirs may be missing. After a power cut there are such too, when a later file got its header and an
+/// earlier one did not; but then none of their frames speaks of more than what was synced, which is there.
+pub(crate) fn later_mark(files: &[FoundFile], generation: u64) -> Result<Position> {
+    let mut mark = Position::ZERO;
+    for file in files {
+        if let Some(header) = file.header.filter(|header| header.generation > generation) {
+            let bytes = read_from(file, FILE_HEADER_BYTES as u64)?;
+            mark = frames(&bytes, &header, header.start).map(|(_, synced)| synced).fold(mark, Position::max);
+        }
+    }
+    Ok(mark)
 }
 
 /// Whether a frame header at `position` could start here; cheap, and all that most places need.

@@ -152,10 +152,12 @@ impl LogCursor {
         if self.next < self.visible_end() || self.next < self.inner().log_start() {
             return Ok(true);
         }
+        // In this order: a log that failed and was closed between the two looks has failed.
+        let is_closed = self.inner().context.is_closed();
         if let Some(failure) = self.inner().context.failure() {
             return Err(failure.clone());
         }
-        if self.inner().context.is_closed() { Err(Error::Closed) } else { Ok(false) }
+        if is_closed { Err(Error::Closed) } else { Ok(false) }
     }
 
     fn resolve(&mut self, start: Start) -> Result<Offset> {

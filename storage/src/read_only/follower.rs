@@ -20,12 +20,23 @@
 //! | what a failed disk took back was shown to those who see unsynced records | the new generation begins before our place: start again |
 //!
 //! To start again is always right: the topics are set to what the checkpoint says, and the frames behind it are taken.
+//!
+//! What is called damage is what keeps the store from being opened for writing: something that was synced is not where it
+//! should be. That it was synced is known
+//!
+//! - from the writer ([`crate::live`]), if it told so since the machine was started: then nothing else counts;
+//! - else, as in recovery, from the marks of later frames, of whatever file; and from what the checkpoint needs.
+//!
+//! Beside a writer each of the races above could look like it for a moment. So once there is such evidence, everything is
+//! looked at once more; and if it is as before, the checkpoint is read last. While it lies at or before our place no file
+//! that holds what comes behind may be used again (J3 of the journal), and what was not found there is not there.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
 use super::ReadOnlyStats;
@@ -65,6 +76,8 @@ pub(super) struct Shared {
     pub(super) closing: Watch,
     version: AtomicU64,
     topics: RwLock<HashMap<TopicName, Arc<TopicInner>>>,
+    /// What keeps the journal from being read on. What is before it can be read.
+    damage: ArcSwapOption<Error>,
     follower: Mutex<Follower>,
 }
 
@@ -83,11 +96,22 @@ struct Follower {
     /// Segments that compaction made behind the last checkpoint, and where the journal says so.
     replaced: Vec<(Position, TopicId, SealedSegment)>,
     /// Something did not fit: only starting again helps.
-    is_strange: bool,
+    strange: Option<Error>,
     window: Window,
-    /// What keeps the journal from being read on, and what the writer had told when that was found.
-    damage: Option<(Error, Option<Live>)>,
+    /// Where the journal is damaged, and when that was found.
+    damage: Option<Damage>,
+    /// The place, and all headers, for which no mark of a frame speaks of more.
+    without_mark: Option<(Position, Vec<FileHeader>)>,
     boot: [u8; 16],
+}
+
+/// As long as nothing of this changes there is nothing else to be found.
+#[derive(Debug)]
+struct Damage {
+    position: Position,
+    checkpoint: Position,
+    headers: Vec<FileHeader>,
+    told: Option<Live>,
 }
 
 #[derive(Debug)]
@@ -105,6 +129,8 @@ struct Restarts {
     furthest: Position,
     from_same: u32,
     from_any: u32,
+    /// Where there is evidence of damage; it is looked at twice.
+    suspected: Option<Position>,
 }
 
 /// A part of the current journal file, as it was read.
@@ -141,7 +167,7 @@ enum Taken {
     /// It is not (yet) what it should be, and nothing of it was applied.
     Bad,
     /// It does not follow from what was taken before: of another use of the file, or our state is not right.
-    Strange,
+    Strange(Error),
 }
 
 impl Shared {
@@ -163,9 +189,10 @@ impl Shared {
             synced: Position::ZERO,
             unsynced: VecDeque::new(),
             replaced: Vec::new(),
-            is_strange: false,
+            strange: None,
             window: Window::default(),
             damage: None,
+            without_mark: None,
             boot: live::boot(),
         };
         let shared = Self {
@@ -173,6 +200,7 @@ impl Shared {
             closing: Watch::default(),
             version: AtomicU64::new(0),
             topics: RwLock::new(HashMap::new()),
+            damage: ArcSwapOption::empty(),
             follower: Mutex::new(follower),
         };
         shared.follower().restart(&shared)?;
@@ -209,7 +237,21 @@ impl Shared {
             checkpoint_position: follower.checkpoint,
             tail_bytes: self.context.counters.tail_bytes.value(),
             topics: follower.state.topics.len() as u64,
-            damage: follower.damage.as_ref().map(|(error, _)| error.clone()),
+            damage: self.damage(),
+        }
+    }
+
+    /// What keeps the journal from being read on, if anything does.
+    pub(super) fn damage(&self) -> Option<Error> {
+        self.damage.load().as_deref().cloned()
+    }
+
+    /// Tells it to all who wait for what comes behind.
+    fn set_damage(&self, error: Error) {
+        self.damage.store(Some(Arc::new(error)));
+        self.note_change();
+        for topic in self.all_topics() {
+            topic.watch.notify();
         }
     }
 
@@ -237,7 +279,7 @@ impl Shared {
 }
 
 impl Follower {
-    fn refresh(&mut self, shared: &Shared, mut is_thorough: bool) -> Result<()> {
+    fn refresh(&mut self, shared: &Shared, is_thorough: bool) -> Result<()> {
         let mut restarts = Restarts { furthest: self.position, ..Restarts::default() };
         loop {
             if shared.context.is_closed() {
@@ -265,11 +307,11 @@ impl Follower {
                     || live.synced > self.position
                     || live.checkpoint > self.checkpoint
             });
-            let is_known = self.damage.as_ref().is_some_and(|(_, told)| live.is_some() && *told == live);
-            if is_known || !(is_behind || is_thorough || self.is_strange) {
+            let is_known = self.damage.as_ref().is_some_and(|known| live.is_some() && known.told == live);
+            let is_due = is_behind || is_thorough || self.strange.is_some() || restarts.suspected.is_some();
+            if is_known || !is_due {
                 return Ok(());
             }
-            is_thorough = false;
             if !self.go_on(shared, live, &mut restarts)? {
                 return Ok(());
             }
@@ -280,13 +322,13 @@ impl Follower {
     fn take_frames(&mut self, shared: &Shared) -> Result<bool> {
         self.window.clear();
         let begun = self.position;
-        while !self.is_strange && self.position - begun < ROUND_BYTES as u64 {
+        while self.strange.is_none() && self.position - begun < ROUND_BYTES as u64 {
             let Some((header, bytes)) = self.next_frame()? else { break };
             match self.apply(shared, &header, &bytes)? {
                 Taken::Whole => {}
                 Taken::Bad => break,
-                Taken::Strange => {
-                    self.is_strange = true;
+                Taken::Strange(error) => {
+                    self.strange = Some(error);
                     break;
                 }
             }
@@ -295,10 +337,17 @@ impl Follower {
         }
         let has_taken = self.position != begun;
         if has_taken {
-            self.damage = None;
+            self.leave_damage(shared);
             shared.note_change();
         }
         Ok(has_taken)
+    }
+
+    /// Damage is none any more when we are behind it.
+    fn leave_damage(&mut self, shared: &Shared) {
+        if self.damage.take_if(|damage| self.position > damage.position).is_some() {
+            shared.damage.store(None);
+        }
     }
 
     /// The frame at our position, in memory of its own.
@@ -359,7 +408,7 @@ impl Follower {
         match self.state.apply(changes) {
             Ok(true) => {}
             Ok(false) => return Ok(Taken::Bad),
-            Err(Error::CorruptFile { .. }) => return Ok(Taken::Strange),
+            Err(error @ Error::CorruptFile { .. }) => return Ok(Taken::Strange(error)),
             Err(error) => return Err(error),
         }
         self.state.deleted.clear();
@@ -379,12 +428,20 @@ impl Follower {
         let told = match live {
             None => Position::ZERO,
             // Since the machine was started nobody has written: what could be read of the journal is on the disk.
-            Some(live) if live.boot != self.boot && live.boot != [0; 16] && self.boot != [0; 16] => {
-                self.position
-            }
+            Some(live) if !self.is_of_this_boot(live) => self.position,
             Some(live) => live.synced,
         };
-        self.synced = self.synced.max(told);
+        self.see_synced(shared, told);
+    }
+
+    /// Perhaps, if the system does not say which boot it is.
+    fn is_of_this_boot(&self, live: &Live) -> bool {
+        live.boot == self.boot || live.boot == [0; 16] || self.boot == [0; 16]
+    }
+
+    /// Everything below `position` is synced: readers see what we have of it.
+    fn see_synced(&mut self, shared: &Shared, position: Position) {
+        self.synced = self.synced.max(position);
         let visible = self.unsynced.partition_point(|(end, ..)| *end <= self.synced);
         for (_, topic, next_offset) in self.unsynced.drain(..visible) {
             topic.move_high_watermark(next_offset);
@@ -416,31 +473,27 @@ impl Follower {
 
     /// Step 4: the current file has no frame for us. Finds where the journal goes on; says whether to look again.
     fn go_on(&mut self, shared: &Shared, live: Option<Live>, restarts: &mut Restarts) -> Result<bool> {
+        let context = &shared.context;
         let checkpoint_position = match live {
             Some(live) => live.checkpoint,
-            None => checkpoint(&*shared.context.disk, &shared.context.dir)?.position,
+            None => checkpoint(&*context.disk, &context.dir)?.position,
         };
-        let files = journal_files(&shared.context)?;
-        let headers = || files.iter().filter_map(|file| Some((file, file.header?)));
-        let follower_of = |generation: u64| {
-            headers()
-                .filter(move |(_, header)| header.previous == generation && header.generation > generation)
-                .max_by_key(|(_, header)| header.generation)
-        };
+        let found = Files::list(context)?;
         // If the writer was opened and killed before its first frame, the next opening may pass that generation over.
         let instead_of_empty = || {
             let empty = self.current.as_ref().filter(|current| current.header.start == self.position)?.header;
-            headers()
+            found
+                .headers()
                 .filter(|(_, header)| header.previous == empty.previous && header.start == empty.start)
                 .filter(|(_, header)| header.generation > empty.generation)
                 .max_by_key(|(_, header)| header.generation)
         };
-        let next = follower_of(self.generation).or_else(instead_of_empty);
-        if !self.is_strange
+        let next = found.follower_of(self.generation).or_else(instead_of_empty);
+        if self.strange.is_none()
             && let Some((file, header)) = next
             && header.start == self.position
         {
-            let limit = follower_of(header.generation).map(|(_, header)| header.start);
+            let limit = found.follower_of(header.generation).map(|(_, header)| header.start);
             self.current = Some(Current::new(file, header, limit));
             self.generation = header.generation;
             shared.note_change();
@@ -451,41 +504,129 @@ impl Follower {
         if self.take_frames(shared)? {
             return Ok(true);
         }
+        let lies_ahead = checkpoint_position > self.position;
+        if let Some(damage) = &mut self.damage
+            && damage.position == self.position
+            && damage.checkpoint == self.checkpoint
+            && damage.headers == found.all_headers()
+            && !lies_ahead
+        {
+            damage.told = live;
+            return Ok(false);
+        }
         let is_gone = match &self.current {
-            Some(current) => !headers().any(|(_, header)| header == current.header),
-            None => self.generation > 0 && !self.is_closed(shared)?,
+            Some(current) => !found.headers().any(|(_, header)| header == current.header),
+            None => self.lacks_first(&found) && !self.is_closed(shared)?,
         };
         let is_taken_back = next.is_some_and(|(_, header)| header.start < self.position);
-        let is_beside = next.is_none() && headers().any(|(_, header)| header.generation > self.generation);
-        let lies_ahead = checkpoint_position > self.position;
-        let must_restart = self.is_strange || is_gone || is_taken_back || is_beside || lies_ahead;
+        let is_beside = next.is_none() && found.highest_generation() > self.generation;
+        let must_restart = self.strange.is_some()
+            || is_gone
+            || is_taken_back
+            || lies_ahead
+            || is_beside && !self.is_on_the_way(shared, &found)?;
         if must_restart && restarts.from_same < RESTARTS_MAX[0] {
-            let before = self.checkpoint;
-            self.restart(shared)?;
-            restarts.from_any += 1;
-            restarts.from_same = if self.checkpoint == before { restarts.from_same + 1 } else { 0 };
-            // If the writer is so fast that we get nowhere, the next look tries again.
-            return Ok(restarts.from_any < RESTARTS_MAX[1]);
+            return self.try_restart(shared, restarts);
         }
-        let is_missed = live.is_some_and(|live| live.synced > self.position);
-        if is_gone || is_missed || self.is_strange || next.is_some() {
-            self.damage = Some((self.damaged(shared), live));
+        let Some(error) = self.evidence(shared, live.as_ref(), &found)? else { return Ok(false) };
+        if restarts.suspected != Some(self.position) {
+            restarts.suspected = Some(self.position);
+            return Ok(true);
         }
+        if checkpoint(&*context.disk, &context.dir)?.position > self.position {
+            return self.try_restart(shared, restarts);
+        }
+        self.damage = Some(Damage {
+            position: self.position,
+            checkpoint: self.checkpoint,
+            headers: found.all_headers(),
+            told: live,
+        });
+        shared.set_damage(error);
         Ok(false)
+    }
+
+    /// If the writer is so fast that we get nowhere, the next look tries again.
+    fn try_restart(&mut self, shared: &Shared, restarts: &mut Restarts) -> Result<bool> {
+        let before = self.checkpoint;
+        self.restart(shared)?;
+        restarts.suspected = None;
+        restarts.from_any += 1;
+        restarts.from_same = if self.checkpoint == before { restarts.from_same + 1 } else { 0 };
+        Ok(restarts.from_any < RESTARTS_MAX[1])
+    }
+
+    /// Whether the way from the checkpoint leads through our file: then to start again would lead here again.
+    fn is_on_the_way(&self, shared: &Shared, found: &Files) -> Result<bool> {
+        let Some(current) = &self.current else { return Ok(false) };
+        let checkpoint = checkpoint(&*shared.context.disk, &shared.context.dir)?;
+        let chain = recovery::chain(&found.files, checkpoint.position, checkpoint.generation);
+        Ok(chain.iter().any(|(_, header)| *header == current.header))
+    }
+
+    /// What says that something which was synced is not where it should be, if anything does.
+    fn evidence(&mut self, shared: &Shared, live: Option<&Live>, found: &Files) -> Result<Option<Error>> {
+        if self.is_closed(shared)? {
+            return Ok(None);
+        }
+        if let Some(error) = &self.strange {
+            return Ok(Some(error.clone()));
+        }
+        let damaged = || Some(self.damaged(shared, found));
+        if let Some(live) = live.filter(|live| self.is_of_this_boot(live)) {
+            return Ok(if self.lacks_first(found) || live.synced > self.position { damaged() } else { None });
+        }
+        let Some(current) = &self.current else {
+            return Ok(if self.lacks_first(found) || !found.damaged.is_empty() { damaged() } else { None });
+        };
+        let file = found.files.iter().find(|file| file.header == Some(current.header));
+        let at = file_position(&current.header, self.position);
+        let is_odd = !found.damaged.is_empty() || file.is_some_and(|file| file.bytes < at);
+        let seen = (self.position, found.all_headers());
+        if !is_odd && self.without_mark.as_ref() == Some(&seen) {
+            return Ok(None);
+        }
+        let mut mark = recovery::later_mark(&found.files, self.generation)?;
+        if let Some(file) = file {
+            let bytes = recovery::read_from(file, at)?;
+            let marks = recovery::frames(&bytes, &current.header, self.position).map(|(_, synced)| synced);
+            mark = marks.fold(mark, Position::max);
+        }
+        if mark <= self.position && !is_odd {
+            self.without_mark = Some(seen);
+            return Ok(None);
+        }
+        let error = self.damaged(shared, found);
+        // What we have below it is synced too.
+        self.see_synced(shared, mark);
+        Ok(Some(error))
+    }
+
+    /// Whether the file that the checkpoint needs is not there. Generation 0 is that of a new store, which may have none.
+    fn lacks_first(&self, found: &Files) -> bool {
+        self.current.is_none() && (self.generation > 0 || found.highest_generation() > 0)
     }
 
     fn is_closed(&self, shared: &Shared) -> Result<bool> {
         is_closed_properly(&*shared.context.disk, &shared.context.dir, self.position)
     }
 
-    fn damaged(&self, shared: &Shared) -> Error {
+    fn damaged(&self, shared: &Shared, found: &Files) -> Error {
         let position = self.position;
+        if let Some(path) = found.damaged.first() {
+            let detail = format!(
+                "the header of the journal file is damaged, or it was cut short; the journal can be read up to \
+                 position {position}, and what was synced behind it is missing"
+            );
+            return Error::CorruptFile { path: path.clone(), position: Position::ZERO, detail };
+        }
         match &self.current {
             Some(current) => Error::CorruptFile {
                 path: current.path.clone(),
                 position: Position(file_position(&current.header, position)),
                 detail: format!(
-                    "there is no intact frame at journal position {position}, but the writer went on"
+                    "there is no intact frame at journal position {position}, which had been synced: it is damaged, or \
+                     its file is missing"
                 ),
             },
             None => Error::CorruptFile {
@@ -507,7 +648,7 @@ impl Follower {
             let detail = "another store has taken its place".into();
             return Err(Error::NotAStore { path: context.dir.clone(), detail });
         }
-        let files = journal_files(context)?;
+        let Files { files, .. } = Files::list(context)?;
         let chain = recovery::chain(&files, checkpoint.position, checkpoint.generation);
         let limit = chain.get(1).map(|(_, header)| header.start);
         self.current = chain.first().map(|&(number, header)| Current::new(&files[number], header, limit));
@@ -518,8 +659,8 @@ impl Follower {
         self.synced = checkpoint.position;
         self.unsynced.clear();
         self.replaced.clear();
-        self.is_strange = false;
-        self.damage = None;
+        self.strange = None;
+        self.leave_damage(shared);
         let mut before = std::mem::take(&mut self.state.topics);
         let mut topics = BTreeMap::new();
         for state in &checkpoint.topics {
@@ -549,15 +690,43 @@ impl Current {
     }
 }
 
-/// The journal's files, of which one may be removed while they are listed.
-fn journal_files(context: &Context) -> Result<Vec<FoundFile>> {
-    let mut listings = 0;
-    loop {
-        listings += 1;
-        match recovery::find(context, true, &mut Vec::new()) {
-            Err(Error::Io { .. }) if listings < LISTINGS_MAX => {}
-            outcome => return outcome,
+/// The journal's files as they are found at one time.
+struct Files {
+    files: Vec<FoundFile>,
+    /// Those whose headers are damaged, or that were cut short.
+    damaged: Vec<PathBuf>,
+}
+
+impl Files {
+    /// One of them may be removed while they are listed.
+    fn list(context: &Context) -> Result<Self> {
+        let mut listings = 0;
+        loop {
+            listings += 1;
+            let mut damaged = Vec::new();
+            match recovery::find(context, true, &mut damaged) {
+                Err(Error::Io { .. }) if listings < LISTINGS_MAX => {}
+                outcome => return Ok(Self { files: outcome?, damaged }),
+            }
         }
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&FoundFile, FileHeader)> {
+        self.files.iter().filter_map(|file| Some((file, file.header?)))
+    }
+
+    fn all_headers(&self) -> Vec<FileHeader> {
+        self.headers().map(|(_, header)| header).collect()
+    }
+
+    fn highest_generation(&self) -> u64 {
+        self.headers().map(|(_, header)| header.generation).max().unwrap_or(0)
+    }
+
+    fn follower_of(&self, generation: u64) -> Option<(&FoundFile, FileHeader)> {
+        self.headers()
+            .filter(|(_, header)| header.previous == generation && header.generation > generation)
+            .max_by_key(|(_, header)| header.generation)
     }
 }
 

@@ -14,7 +14,9 @@
 //!   checksum, position and generation, batches by their topic's seed and their offset.
 //! - R4 Only what a checkpoint lists is mapped: the writer never cuts or changes it, only unlinks it (M2 and M3 of the
 //!   maps hold over processes).
-//! - R5 Damage hides only what lies behind it in the journal; it is reported by [`ReadOnlyStore::stats`].
+//! - R5 Damage hides only what lies behind it in the journal. Readers that get there are told, with
+//!   [`Error::CorruptFile`]; so is whoever asks for a topic that may have been made behind it; and
+//!   [`ReadOnlyStore::stats`] has it.
 //!
 //! [`follower`] has the journal and its races. Another process cannot wake us, so a thread looks for changes: every
 //! millisecond while there are any, down to every 20 ms when there are none. It is the only place that polls.
@@ -145,11 +147,15 @@ impl ReadOnlyStore {
     /// The topic of that name.
     ///
     /// # Errors
-    /// [`Error::TopicNotFound`]; [`Error::InvalidTopicName`].
+    /// [`Error::TopicNotFound`]; [`Error::InvalidTopicName`]; [`Error::CorruptFile`] if the journal is damaged before it
+    /// tells of such a topic.
     pub fn topic(&self, name: &str) -> Result<ReadOnlyTopic> {
         match self.handle.shared.topic(name) {
             Some(inner) => Ok(ReadOnlyTopic::new(inner, Arc::clone(&self.handle))),
-            None => Err(Error::TopicNotFound { name: TopicName::new(name)? }),
+            None => {
+                let name = TopicName::new(name)?;
+                Err(self.handle.shared.damage().unwrap_or(Error::TopicNotFound { name }))
+            }
         }
     }
 
@@ -215,5 +221,9 @@ impl Owner for ReadHandle {
             Err(Error::Closed) => Ok(()),
             outcome => outcome,
         }
+    }
+
+    fn damage(&self) -> Option<Error> {
+        self.shared.damage()
     }
 }

@@ -31,6 +31,9 @@ impl TopicInner {
     /// Goes on where the checkpoint says, whatever was known before.
     pub(crate) fn restart_at(&self, state: &TopicState) {
         self.settings.store(Arc::new(state.settings.clone()));
+        // Before they go from the tail: who looks for them in vain finds out that they are not there now.
+        self.log_end.fetch_min(state.next_offset.0, Ordering::AcqRel);
+        self.high_watermark.fetch_min(state.next_offset.0, Ordering::AcqRel);
         self.take_segments(state);
         let head = Head { next_offset: state.next_offset, last_time: state.last_time, active: state.active };
         let before = std::mem::replace(&mut *self.tail(), Tail::new(head));

@@ -17,9 +17,11 @@ use crate::error::Result;
 use crate::format::batch::{self, Batch, BodyProblem};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::frame::{Change, FILE_HEADER_BYTES, FileHeader, FrameHeader, FrameProblem};
-use crate::format::{ALIGNMENT, FORMAT_VERSION, HeaderProblem};
+use crate::format::{FORMAT_VERSION, HeaderProblem};
 use crate::journal::HALF_MADE;
-use crate::journal::recovery::{CUT_SHORT, FoundFile, JournalEnd, chain, check_length, claims, read_from};
+use crate::journal::recovery::{
+    CUT_SHORT, FoundFile, JournalEnd, chain, check_length, frames, later_mark, read_from,
+};
 use crate::types::{Offset, Position, TopicId, TopicName, Uid};
 
 /// What the way through the journal must know.
@@ -89,7 +91,7 @@ pub(super) fn check(
         };
         run.pace(bytes.len() as u64)?;
         walk.position = begin;
-        let part = Part { file, header, begin, bytes, later: &chain[link + 1..], files: &files };
+        let part = Part { file, header, begin, bytes, is_last: link + 1 == chain.len(), files: &files };
         if !walk.file(run, journal, &part, limit, &mut apply)? {
             break;
         }
@@ -170,7 +172,7 @@ struct Part<'a> {
     /// Where `bytes` begins.
     begin: Position,
     bytes: Bytes,
-    later: &'a [(usize, FileHeader)],
+    is_last: bool,
     files: &'a [FoundFile],
 }
 
@@ -192,28 +194,8 @@ impl Part<'_> {
     /// Whether a later frame says that everything up to behind `position` was synced.
     fn was_synced(&self, position: Position, behind: &[(Position, Position)]) -> bool {
         behind.iter().any(|(_, synced)| *synced > position)
-            || self.later.iter().any(|(number, header)| {
-                read_from(&self.files[*number], FILE_HEADER_BYTES as u64)
-                    .is_ok_and(|bytes| frames(&bytes, header, header.start).any(|(_, mark)| mark > position))
-            })
+            || later_mark(self.files, self.header.generation).is_ok_and(|mark| mark > position)
     }
-}
-
-/// Every place of `bytes`, which begin at `position`, where an intact frame of this generation stands.
-fn frames(
-    bytes: &Bytes,
-    header: &FileHeader,
-    position: Position,
-) -> impl Iterator<Item = (Position, Position)> {
-    (0..bytes.len()).step_by(ALIGNMENT).filter_map(move |offset| {
-        let at = position + offset as u64;
-        let rest = &bytes[offset..];
-        if !claims(rest, header, at) {
-            return None;
-        }
-        let frame = FrameHeader::decode(rest, header.seed(), header.generation, at).ok()?;
-        Some((at, frame.synced))
-    })
 }
 
 /// What is wrong with a batch of a frame, and with which offsets.
@@ -273,20 +255,21 @@ impl Walk {
             };
             if !is_damage {
                 let last = behind.last().map_or(self.position, |(at, _)| *at);
-                if last > self.position || frame_bytes.is_some() || !part.later.is_empty() {
+                if last > self.position || frame_bytes.is_some() || !part.is_last {
                     run.report.journal_end = JournalEnd::Torn { bytes: last - self.position };
                 }
                 return Ok(false);
             }
             self.is_sound = false;
             let place = (&*part.file.path, part.file_position(self.position));
+            let what = if behind.is_empty() { "is damaged, or its file is missing" } else { "is damaged" };
             for BadBatch { topic, offsets, detail } in bad {
                 run.find_in_topic(
                     Severity::Unreadable,
                     topic.as_ref(),
                     offsets,
                     place,
-                    format!("the frame at journal position {} is damaged: {detail}", self.position),
+                    format!("the frame at journal position {} {what}: {detail}", self.position),
                 );
             }
             match (frame_bytes, behind.first()) {
