@@ -175,6 +175,11 @@ pub(crate) fn replay(
         needed: Vec::new(),
         torn: Bytes::new(),
     };
+    if is_clean && highest.is_none_or(|highest| highest <= generation) {
+        // The store says itself that it ends here, and no later use of a file speaks against it: what stands behind is of
+        // an earlier one, and need not be read.
+        return Ok(recovered);
+    }
     let chain = chain(files, start, generation);
     if chain.is_empty() {
         // Generation 0 is that of a new store, which has no journal yet.
