@@ -98,7 +98,7 @@ fn filled(scene: &Scene) -> Result<(Rc<Runtime>, Served, u64)> {
     store.close()?;
     let runtime = runtime()?;
     let served = Served::start(&runtime, &scene.dir)?;
-    runtime.block_on(check(&served.client(), TOPIC, 0, count, |offset| records.payloads.of(offset)))?;
+    runtime.block_on(check(served.client(), TOPIC, 0, count, |offset| records.payloads.of(offset)))?;
     Ok((runtime, served, count))
 }
 
