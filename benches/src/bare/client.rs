@@ -59,6 +59,7 @@ pub async fn connect(url: &str) -> Result<Channel> {
     Ok(Endpoint::from_shared(url.to_owned())?
         .initial_stream_window_size(settings::CLIENT_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(settings::CLIENT_CONNECTION_WINDOW_BYTES)
+        .max_frame_size(settings::FRAME_BYTES_MAX)
         .tcp_nodelay(true)
         .connect()
         .await?)

@@ -24,12 +24,13 @@ pub const ANSWER_BYTES: usize = 32;
 /// No message here is larger.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// HTTP/2 windows and buffers: those of quipu's server and client.
+/// HTTP/2 windows, frames and buffers: those of quipu's server and client.
 mod settings {
     pub(super) const SERVER_STREAM_WINDOW_BYTES: u32 = 4 << 20;
     pub(super) const SERVER_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
     pub(super) const CLIENT_STREAM_WINDOW_BYTES: u32 = 4 << 20;
     pub(super) const CLIENT_CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
+    pub(super) const FRAME_BYTES_MAX: u32 = 256 << 10;
     pub(super) const BUFFER_BYTES: usize = 16 << 10;
     pub(super) const GATHERED_BYTES: usize = 64 << 10;
 }

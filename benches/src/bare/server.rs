@@ -38,6 +38,7 @@ pub fn run() -> Result<()> {
         Server::builder()
             .initial_stream_window_size(settings::SERVER_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(settings::SERVER_CONNECTION_WINDOW_BYTES)
+            .max_frame_size(settings::FRAME_BYTES_MAX)
             .add_service(Bare)
             .serve_with_incoming(incoming)
             .await
