@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child as Process, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -37,13 +38,43 @@ impl Child {
     /// Bytes of the child's own memory that are resident: without pages of files that are mapped, which are the page
     /// cache's and which the system takes back when it needs them.
     pub fn own_bytes(&self) -> Result<u64> {
+        self.status_bytes("RssAnon:")
+    }
+
+    /// Bytes of the child's memory that are resident, with its program's and its files' pages.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&self, name: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.process.id());
         let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
         status
             .lines()
-            .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+            .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
             .map(|kib| kib * 1024)
-            .with_context(|| format!("no RssAnon in {path}"))
+            .with_context(|| format!("no {name} in {path}"))
+    }
+
+    /// Processor time of the child's threads so far, to the nanosecond.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let tasks = format!("/proc/{}/task", self.process.id());
+        let mut nanos = 0;
+        for task in fs::read_dir(&tasks).with_context(|| format!("read {tasks}"))? {
+            // A thread may have ended meanwhile.
+            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+            nanos += text.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+
+    /// Asks the child to end (SIGTERM) and waits until it has.
+    pub fn stop(&mut self) -> Result<()> {
+        let id = i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(id.context("a process id")?, rustix::process::Signal::TERM)?;
+        let status = self.process.wait().context("wait for the child")?;
+        anyhow::ensure!(status.success(), "the child ended with {status}");
+        Ok(())
     }
 
     /// Kills the child (SIGKILL) and waits until it is gone.
@@ -76,6 +107,8 @@ mod tests {
         let mut child = shell("echo ready; exec sleep 60");
         assert_eq!(child.line().unwrap(), "ready");
         assert!(child.own_bytes().unwrap() > 0);
+        assert!(child.resident_bytes().unwrap() > child.own_bytes().unwrap());
+        assert!(child.cpu_time().unwrap() > Duration::ZERO);
         child.kill().unwrap();
         assert!(child.line().is_err());
     }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use quipu_benches::args::{Args, USAGE};
 use quipu_benches::measure::measure;
 use quipu_benches::row::{Row, Scene};
-use quipu_benches::{report, roles, rows};
+use quipu_benches::{program, report, roles, rows};
 
 /// A row fell short of its bar.
 const SHORT: u8 = 1;
@@ -53,6 +53,9 @@ fn run(args: impl Iterator<Item = String>, rows: Vec<Row>, out: &mut dyn Write) 
         return Ok(0);
     }
 
+    if rows.iter().any(quipu_benches::rows::needs_quipu) {
+        program::build()?;
+    }
     let dir = args.dir.map_or_else(default_dir, Ok)?;
     warn_of_memory_disk(&dir)?;
     if !args.json {

@@ -122,12 +122,9 @@ pub fn measure(row: &Row, scene: &Scene) -> Result<Outcome> {
 
 fn run(contender: &mut dyn Contender, row: &Row, verb: &str) -> Result<Sample> {
     let sample = contender.round().with_context(|| format!("{verb} {}", row.name))?;
-    ensure!(
-        sample.figure.is_finite() && sample.figure > 0.0,
-        "{verb} {}: the figure is {}",
-        row.name,
-        sample.figure
-    );
+    // Only a share may be nothing.
+    let is_one = sample.figure > 0.0 || (sample.figure == 0.0 && row.unit == Unit::Percent);
+    ensure!(sample.figure.is_finite() && is_one, "{verb} {}: the figure is {}", row.name, sample.figure);
     Ok(sample)
 }
 

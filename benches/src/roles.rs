@@ -1,4 +1,4 @@
-//! What this program does when a row starts it as a child: `--child ROLE DIR N`.
+//! What this program does when a row starts it as a child: `--child ROLE DIR N`, or `--child bare-server`.
 
 use std::io::{Write, stdout};
 use std::path::Path;
@@ -8,11 +8,16 @@ use quipu_storage::{
     Append, Durability, Record, Start, Store, StoreSettings, Topic, TopicSettings, Visibility,
 };
 
+use crate::bare;
+
 /// Records that fill a store are this large.
 const RECORD_BYTES: usize = 1024;
 
 /// Does what `args` say, prints `ready`, and waits to be killed.
 pub fn run(args: &[String]) -> Result<()> {
+    if args == ["bare-server"] {
+        return bare::server::run();
+    }
     let [role, dir, amount] = args else { bail!("--child wants a role, a directory and a number") };
     let dir = Path::new(dir);
     let amount: u64 = amount.parse().context("a number")?;

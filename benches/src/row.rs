@@ -18,6 +18,10 @@ pub enum Unit {
     Millis,
     /// Bytes.
     Bytes,
+    /// Millions of bytes a second.
+    MegabytesPerSecond,
+    /// Hundredths: of a processor's time.
+    Percent,
 }
 
 impl Unit {
@@ -28,6 +32,8 @@ impl Unit {
             Self::Micros => "us",
             Self::Millis => "ms",
             Self::Bytes => "bytes",
+            Self::MegabytesPerSecond => "MB/s",
+            Self::Percent => "%",
         }
     }
 
@@ -41,6 +47,8 @@ impl Unit {
             Self::Millis => format!("{} ms", digits(figure)),
             Self::Bytes if figure >= 1024.0 * 1024.0 => format!("{} MiB", digits(figure / 1024.0 / 1024.0)),
             Self::Bytes => format!("{} B", digits(figure)),
+            Self::MegabytesPerSecond => format!("{} MB/s", digits(figure)),
+            Self::Percent => format!("{} %", digits(figure)),
         }
     }
 }
@@ -113,6 +121,17 @@ impl Sample {
     #[expect(clippy::cast_precision_loss, reason = "no run counts to 2^53")]
     pub fn rate(records: u64, elapsed: Duration) -> Self {
         Self::of(records as f64 / elapsed.as_secs_f64())
+    }
+
+    /// So many bytes in so much time, in MB/s.
+    #[expect(clippy::cast_precision_loss, reason = "no run counts to 2^53")]
+    pub fn bytes_rate(bytes: u64, elapsed: Duration) -> Self {
+        Self::of(bytes as f64 / 1e6 / elapsed.as_secs_f64())
+    }
+
+    /// The median of these latencies, in microseconds.
+    pub fn median(latency: Latency) -> Self {
+        Self::of(latency.micros_at(50.0)).with_latency(latency)
     }
 
     /// The same sample with latencies.

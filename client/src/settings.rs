@@ -8,6 +8,10 @@ use crate::client::Client;
 use crate::error::{Error, Result, chain};
 use crate::retry::{Backoff, Retry};
 
+/// Largest HTTP/2 frame that the server may send. Each takes its sender and us a call of the system at least; with the
+/// 16 KiB that HTTP/2 begins with, these calls cost more than the records.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+
 /// Connects to a server; made by [`Client::builder`].
 ///
 /// ```no_run
@@ -175,6 +179,7 @@ impl ClientBuilder {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(self.stream_window_bytes)
             .initial_connection_window_size(self.connection_window_bytes)
+            .max_frame_size(FRAME_BYTES_MAX)
             .tcp_nodelay(true);
         match (&self.tls, endpoint.uri().scheme_str()) {
             (Some(tls), _) => endpoint.tls_config(tls.clone()).map_err(invalid),

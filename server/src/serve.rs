@@ -31,6 +31,10 @@ use crate::topics::Topics;
 
 /// HTTP/2 streams that a client may open beyond our own limit, so that it gets our error instead of waiting.
 const STREAMS_BEYOND: usize = 64;
+/// Largest HTTP/2 frame that a client may send. Each takes its sender and us a call of the system at least; with the
+/// 16 KiB that HTTP/2 begins with, these calls cost more than the records. So much of a frame may wait in memory, for
+/// each connection, before it counts as part of a request.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
 /// How long calls have to notice that their connections are closed.
 const CLOSING_FOR: Duration = Duration::from_secs(1);
 
@@ -168,6 +172,7 @@ async fn run(
         .accept_http1(true)
         .initial_stream_window_size(window(config.stream_window_bytes))
         .initial_connection_window_size(window(config.connection_window_bytes))
+        .max_frame_size(FRAME_BYTES_MAX)
         .max_concurrent_streams(streams)
         .http2_keepalive_interval(Some(config.keepalive_interval))
         .http2_keepalive_timeout(Some(config.keepalive_timeout));
