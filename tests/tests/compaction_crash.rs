@@ -18,7 +18,7 @@ use quipu_storage::{
     Codec, Compaction, Offset, Record, Start, Store, StoreSettings, Timestamp, Topic, TopicSettings,
 };
 use quipu_storage::{Error, ErrorKind};
-use quipu_tests::faulty::{Fault, FaultyDisk};
+use quipu_tests::faulty::{EIO, Fault, FaultyDisk, OpKind};
 use quipu_tests::rng::Rng;
 use quipu_tests::sim::{CrashMode, SimDisk};
 
@@ -218,7 +218,6 @@ fn what_was_compacted_may_be_compacted_again_and_trimmed_with_a_crash_at_any_ope
 
 #[test]
 fn a_failure_of_any_operation_of_compaction_loses_nothing_and_the_next_run_goes_on() {
-    const EIO: i32 = 5;
     const ENOSPC: i32 = 28;
     let clock = Arc::new(Standing(AtomicU64::new(1_000_000)));
     let mut failed = 0;
@@ -272,4 +271,34 @@ fn a_failure_of_any_operation_of_compaction_loses_nothing_and_the_next_run_goes_
         }
     }
     assert!(failed > 20, "only {failed} runs failed");
+}
+
+/// The exception to the rule that a failed sync fails the store, and what makes it safe: what was not synced is in nobody's
+/// place, then or later.
+#[test]
+fn a_new_segment_that_cannot_be_synced_is_thrown_away_and_the_next_run_writes_another_file() {
+    let sim = SimDisk::new();
+    let disk = FaultyDisk::over_sim(sim.clone());
+    let clock = Arc::new(Standing(AtomicU64::new(1_000_000)));
+    let store = open_on(Arc::new(disk.clone()), &clock).unwrap();
+    let topic = store.create_topic("t", settings(Codec::None)).unwrap();
+    append(&topic, 0..80);
+    store.checkpoint().unwrap();
+    let before = (Seen::of(&topic), sim.files());
+    for removal_fails in [false, true] {
+        disk.fail(Fault::of(OpKind::Sync, 1, EIO).below("/store/topics"));
+        if removal_fails {
+            disk.fail(Fault::of(OpKind::Remove, 1, EIO).below("/store/topics"));
+        }
+        assert_eq!(topic.compact().unwrap_err().kind(), ErrorKind::Retry);
+        disk.heal();
+        assert_eq!(Seen::of(&topic), before.0);
+        assert_eq!(sim.files().len(), before.1.len() + usize::from(removal_fails));
+        assert!(store.stats().failure.is_none());
+    }
+    assert!(topic.compact().unwrap().is_complete);
+    let compacted = Seen::of(&topic);
+    let left = open(&sim.crash_with(CrashMode::LoseAll, &mut Rng::new(0)), &clock).unwrap();
+    assert_eq!(Seen::of(&left.topic("t").unwrap()), compacted);
+    assert_eq!(left.stats().damage_found, 0);
 }
