@@ -49,7 +49,8 @@
 //! # What can go wrong
 //!
 //! [`Error::kind`] says what to do about each error. After a failed sync the store takes no appends until it is
-//! reopened ([`ErrorKind::Reopen`]): what the disk holds is known only when it has been read again. Damage is reported
+//! reopened ([`ErrorKind::Reopen`]): what the disk holds is known only when it has been read again. (Compaction's new file is
+//! thrown away instead: nothing relies on it yet.) Damage is reported
 //! with topic, offsets, file and position ([`Error::Corrupt`]), and what is intact stays readable.
 //!
 //! # Where things are

@@ -14,7 +14,7 @@ use quipu_storage::{
     Codec, Compaction, Error, ErrorKind, Offset, Record, Start, Store, StoreSettings, Topic, TopicSettings,
 };
 
-use crate::faulty::{EIO, ENOSPC, Fault, FaultyDisk};
+use crate::faulty::{EIO, ENOSPC, Fault, FaultyDisk, OpKind};
 use crate::model::TestClock;
 use crate::rng::Rng;
 use crate::sim::{CrashMode, SimDisk};
@@ -170,6 +170,35 @@ fn check(disk: &SimDisk, clock: &Arc<TestClock>, before: &Seen, after: &Seen, wh
     drop(store);
     let store = open(disk, clock).unwrap();
     assert_eq!(Seen::of(&store.topic("t").unwrap()), compacted);
+}
+
+/// The exception to the rule that a failed sync fails the store, and what makes it safe: what was not synced is in nobody's
+/// place, then or later.
+pub fn fail_the_sync_of_a_new_segment() {
+    let sim = SimDisk::new();
+    let disk = FaultyDisk::over_sim(sim.clone());
+    let clock = TestClock::at(1_000_000);
+    let store = open_on(Arc::new(disk.clone()), &clock).unwrap();
+    let topic = store.create_topic("t", settings(Codec::None)).unwrap();
+    append(&topic, 0..80);
+    store.checkpoint().unwrap();
+    let before = (Seen::of(&topic), sim.files());
+    for removal_fails in [false, true] {
+        disk.fail(Fault::of(OpKind::Sync, 1, EIO).below("/store/topics"));
+        if removal_fails {
+            disk.fail(Fault::of(OpKind::Remove, 1, EIO).below("/store/topics"));
+        }
+        assert_eq!(topic.compact().unwrap_err().kind(), ErrorKind::Retry);
+        disk.heal();
+        assert_eq!(Seen::of(&topic), before.0);
+        assert_eq!(sim.files().len(), before.1.len() + usize::from(removal_fails));
+        assert!(store.stats().failure.is_none());
+    }
+    assert!(topic.compact().unwrap().is_complete);
+    let compacted = Seen::of(&topic);
+    let left = open(&sim.crash_with(CrashMode::LoseAll, &mut Rng::new(0)), &clock).unwrap();
+    assert_eq!(Seen::of(&left.topic("t").unwrap()), compacted);
+    assert_eq!(left.stats().damage_found, 0);
 }
 
 /// Compacts.

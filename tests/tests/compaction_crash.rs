@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use quipu_storage::Codec;
-use quipu_tests::compaction_crash::{append, compact, fail_each_operation, sweep};
+use quipu_tests::compaction_crash::{
+    append, compact, fail_each_operation, fail_the_sync_of_a_new_segment, sweep,
+};
 use quipu_tests::faults::honest as honest_faults;
 use quipu_tests::model::run::honest;
 
@@ -51,4 +53,9 @@ fn what_was_compacted_may_be_compacted_again_and_trimmed_with_a_crash_at_any_ope
 fn a_failure_of_any_operation_of_compaction_loses_nothing_and_the_next_run_goes_on() {
     let failed = fail_each_operation(honest_faults, every());
     assert!(failed > 20 / every(), "only {failed} runs failed");
+}
+
+#[test]
+fn a_new_segment_that_cannot_be_synced_is_thrown_away_and_the_next_run_writes_another_file() {
+    fail_the_sync_of_a_new_segment();
 }

@@ -325,7 +325,8 @@ impl Output {
         self.buffer.extend_from_slice(self.index.entries());
         self.buffer.extend_from_slice(&footer.encode(self.topic.seed));
         self.write()?;
-        // Nothing depends on this file yet: a failed sync costs only the file.
+        // Nothing depends on this file yet: a failed sync costs only the file. It is never put in place, also not by a
+        // later run, whose sync would not make up for this one: that begins with a new file.
         match self.file.sync() {
             Err(error) if !crate::planted::ignores_sync_errors() => {
                 return Err(Error::io("sync segment", &self.path, error));

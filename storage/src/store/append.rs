@@ -179,6 +179,7 @@ impl Append {
                 batch: BatchBuilder::from_body(part.body, count, codec),
                 record_count: part.record_count,
                 rolls: false,
+                reserves: None,
             }
         });
         Ok((prepared.collect(), self.durability))
@@ -192,6 +193,15 @@ struct Prepared {
     record_count: u64,
     /// Whether it starts a new segment.
     rolls: bool,
+    /// The offset up to which it sets offsets aside, in a topic in memory that has no more of them.
+    reserves: Option<Offset>,
+}
+
+/// An append that is in the tails.
+struct Written {
+    position: Position,
+    awaits_sync: bool,
+    appended: Vec<Appended>,
 }
 
 /// An append that was written and may still have to be synced.
@@ -202,7 +212,8 @@ struct Prepared {
 pub struct Ticket {
     handle: Arc<Handle>,
     position: Position,
-    durability: Durability,
+    /// Whether it is done only when everything below `position` is synced.
+    awaits_sync: bool,
     appended: Vec<Appended>,
     waker: Option<u64>,
     /// For the latency of those that wait for the disk; the others would spend more on the clock than on the append.
@@ -221,7 +232,7 @@ impl Ticket {
     /// [`Error::StorageFailed`]: whether the records survive is known when the store is reopened.
     pub fn wait(mut self) -> Result<Vec<Appended>> {
         let inner = &self.handle.inner;
-        if self.durability == Durability::Synced {
+        if self.awaits_sync {
             inner.wait_synced(self.position)?;
         }
         self.record_latency();
@@ -243,7 +254,7 @@ impl Future for Ticket {
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let inner = &this.handle.inner;
-        if this.durability == Durability::Synced {
+        if this.awaits_sync {
             match inner.commit.poll(this.position.0, &mut this.waker, task.waker()) {
                 Some(Ok(())) => {}
                 Some(Err(error)) => return Poll::Ready(Err(error)),
@@ -275,7 +286,8 @@ impl Store {
         self.start(append, true)?.wait()
     }
 
-    /// Appends without waiting, neither for room nor for the sync. Appends of one thread keep their order.
+    /// Appends without waiting, neither for room nor for the sync. Appends of one thread keep their order. The first one to
+    /// a topic looks at its files.
     ///
     /// # Errors
     /// As [`append`](Self::append); [`Error::Overloaded`] if there is no room right now.
@@ -286,23 +298,17 @@ impl Store {
     fn start(&self, append: Append, may_wait: bool) -> Result<Ticket> {
         let begun = (append.durability == Durability::Synced).then(Instant::now);
         let inner = &self.handle.inner;
-        let outcome = append
-            .prepare(inner)
-            .and_then(|(parts, durability)| Ok((inner.write(parts, durability, may_wait)?, durability)));
-        let ((position, appended), durability) =
+        let outcome =
+            append.prepare(inner).and_then(|(parts, durability)| inner.write(parts, durability, may_wait));
+        let Written { position, awaits_sync, appended } =
             outcome.inspect_err(|_| inner.context.counters.appends_refused.add(1))?;
-        Ok(Ticket { handle: Arc::clone(&self.handle), position, durability, appended, waker: None, begun })
+        Ok(Ticket { handle: Arc::clone(&self.handle), position, awaits_sync, appended, waker: None, begun })
     }
 }
 
 impl StoreInner {
     /// Steps 2 to 5.
-    fn write(
-        &self,
-        mut parts: Vec<Prepared>,
-        asked: Durability,
-        may_wait: bool,
-    ) -> Result<(Position, Vec<Appended>)> {
+    fn write(&self, mut parts: Vec<Prepared>, asked: Durability, may_wait: bool) -> Result<Written> {
         let context = &*self.context;
         // A frame has its header, its list and each batch padded.
         let frame_bytes_most = parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
@@ -312,16 +318,6 @@ impl StoreInner {
             context.check_writable()?;
             for part in &parts {
                 part.topic.check_alive()?;
-            }
-            let beyond_reserved = |part: &&Prepared| {
-                part.topic.is_in_memory()
-                    && part.topic.log_end().0 + part.record_count
-                        > part.topic.reserved.load(Ordering::Relaxed)
-            };
-            if let Some(part) = parts.iter().find(beyond_reserved) {
-                drop(writer);
-                self.reserve_offsets(&part.topic, part.record_count)?;
-                continue;
             }
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
@@ -351,6 +347,13 @@ impl StoreInner {
             part.batch.seal(topic.seed, head.next_offset, append_time);
             let in_memory = topic.is_in_memory();
             part.rolls = !in_memory && head.rolls(&settings, part.batch.len(), append_time);
+            if in_memory && next_offset.0 > topic.reserved.load(Ordering::Relaxed) {
+                // Whatever happens, a later run goes on behind the offsets that are given now: see `settle_reserved`.
+                let free = next_offset.saturating_add(RESERVED_AT_ONCE);
+                writer.frame.put(&Change::OffsetsReserved { topic: topic.id, next_offset: free });
+                part.reserves = Some(free);
+                is_journaled = true;
+            }
             if !in_memory {
                 writer.frame.put_batch(&BatchEntry {
                     topic: topic.id,
@@ -385,6 +388,7 @@ impl StoreInner {
                 .write(&mut writer.frame, frame_bytes, batches, synced, reach)
                 .map_err(|error| self.context.fail(error))?;
         }
+        let mut awaits_sync = asked == Durability::Synced;
         let mut bytes = 0;
         for (part, appended) in parts.iter_mut().zip(&appended) {
             let topic = &part.topic;
@@ -393,7 +397,13 @@ impl StoreInner {
             topic.push(stored, appended.next_offset, appended.append_time, part.rolls);
             topic.records_appended.add_alone(part.record_count);
             context.counters.records_appended.add_alone(part.record_count);
-            if topic.is_in_memory() {
+            if let Some(free) = part.reserves {
+                topic.reserved.store(free.0, Ordering::Relaxed);
+                topic.reserved_at.store(position.0, Ordering::Relaxed);
+            }
+            let is_settled = topic.is_in_memory() && topic.reserved_at.load(Ordering::Relaxed) == 0;
+            awaits_sync |= topic.is_in_memory() && !is_settled;
+            if is_settled {
                 topic.move_high_watermark(appended.next_offset);
             } else if !topic.is_unsynced.load(Ordering::Relaxed) {
                 topic.is_unsynced.store(true, Ordering::Relaxed);
@@ -407,18 +417,18 @@ impl StoreInner {
         for part in &parts {
             part.topic.watch.notify();
         }
-        Ok((position, appended))
+        Ok(Written { position, awaits_sync, appended })
     }
 
-    /// Sets offsets of a topic in memory aside, durably, before any of them is given: whatever happens, a later run goes
-    /// on behind them.
-    fn reserve_offsets(&self, topic: &TopicInner, count: u64) -> Result<()> {
-        let free = Offset((topic.log_end().0 + count).saturating_add(RESERVED_AT_ONCE));
-        let reserve =
-            |_: &mut super::Writer| Ok(Change::OffsetsReserved { topic: topic.id, next_offset: free });
-        self.change(reserve, |_| ())?;
-        topic.reserved.fetch_max(free.0, Ordering::Relaxed);
-        Ok(())
+    /// Everything below `synced` is durable: a topic in memory whose offsets were set aside there gives them from now on
+    /// without waiting for the disk. Until then its records are shown to nobody, and their appends wait.
+    pub(crate) fn settle_reserved(&self, topic: &TopicInner, synced: Position) {
+        // Whoever appends now sees either this or that there is something to wait for.
+        let _writer = self.writer();
+        if topic.reserved_at.load(Ordering::Relaxed) <= synced.0 {
+            topic.reserved_at.store(0, Ordering::Relaxed);
+            topic.move_high_watermark(topic.log_end());
+        }
     }
 
     /// Writes a frame with one change and waits until it is durable; `apply` runs under the writer lock.

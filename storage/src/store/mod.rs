@@ -194,6 +194,9 @@ impl StoreInner {
         self.live().synced(work.end, generation);
         for (topic, end) in topics {
             topic.move_high_watermark(end);
+            if topic.is_in_memory() {
+                self.settle_reserved(&topic, work.end);
+            }
         }
         Ok(work.end.0)
     }

@@ -66,6 +66,8 @@ pub(crate) struct TopicInner {
     pub(crate) is_unsynced: AtomicBool,
     /// Offsets of a topic in memory that the journal has set aside. Guarded by the store's writer lock.
     pub(crate) reserved: AtomicU64,
+    /// Where the frame ends that has set them aside, or 0 when it is known to be synced. Guarded in the same way.
+    pub(crate) reserved_at: AtomicU64,
     pub(crate) records_appended: Counter,
     pub(crate) bytes_appended: Counter,
     pub(crate) last_retention: Mutex<Option<RetentionReport>>,
@@ -129,6 +131,7 @@ impl TopicInner {
             is_deleted: AtomicBool::new(false),
             is_unsynced: AtomicBool::new(false),
             reserved: AtomicU64::new(state.next_offset.0),
+            reserved_at: AtomicU64::new(0),
             records_appended: Counter::default(),
             bytes_appended: Counter::default(),
             last_retention: Mutex::new(None),
