@@ -5,10 +5,10 @@
 use std::path::Path;
 
 use quipu_storage::format::batch::{self, BatchHeader};
-use quipu_storage::format::segment::{FOOTER_BYTES, HEADER_BYTES};
-use quipu_storage::{Durability, Error, Log, Offset, Record, Start, Uid};
+use quipu_storage::format::segment::{FOOTER_BYTES, HEADER_BYTES, INDEX_ENTRY_BYTES};
+use quipu_storage::{Durability, Error, Log, LogRecovery, Offset, Record, Start, Uid};
 use quipu_tests::bare_log::rot::{a_bad_batch_that_was_synced_is_refused, batches, damage, refused_at};
-use quipu_tests::bare_log::{DIR, open, segments};
+use quipu_tests::bare_log::{DIR, SEGMENT_BYTES, open, segments};
 use quipu_tests::sim::SimDisk;
 
 fn text(n: u64) -> String {
@@ -27,6 +27,14 @@ fn killed(synced: u64, end: u64) -> (SimDisk, Uid) {
         }
     }
     (disk.after_kill(), log.uid())
+}
+
+/// Where the batches of a segment end.
+fn data_end(disk: &SimDisk, path: &Path, uid: Uid) -> u64 {
+    let last = batches(disk, path, uid).last().unwrap().1;
+    let bytes = disk.read_file(path).unwrap();
+    let header = BatchHeader::decode(&bytes[usize::try_from(last).unwrap()..], batch::seed(uid)).unwrap();
+    last + header.stored_bytes() as u64
 }
 
 fn check(log: &Log, end: u64) {
@@ -80,11 +88,84 @@ fn rot_a_bad_batch_that_a_later_one_says_was_synced_is_refused_and_named() {
 }
 
 #[test]
-fn rot_a_bad_batch_of_a_log_that_was_closed_is_refused_and_named() {
+fn rot_a_bad_batch_that_the_identity_file_says_was_synced_is_refused_and_named() {
     let (disk, uid) = killed(5, 5);
-    open(&disk).unwrap().close().unwrap();
+    let log = open(&disk).unwrap();
+    // Opening syncs what it finds and notes that.
+    let disk = disk.after_kill();
+    drop(log);
     let place = damage(&disk, uid, 4);
     assert_eq!(refused_at(&disk), place);
+}
+
+/// A log with `end` records in one segment, closed.
+fn closed(end: u64) -> (SimDisk, Uid) {
+    let (disk, uid) = killed(end, end);
+    open(&disk).unwrap().close().unwrap();
+    (disk, uid)
+}
+
+#[test]
+fn closed_a_log_goes_on_in_its_last_segment_without_a_look_at_its_batches() {
+    let (disk, _) = closed(3);
+    let files = segments(&disk);
+    let log = open(&disk).unwrap();
+    assert_eq!(log.recovery(), &LogRecovery::default());
+    assert_eq!(segments(&disk), files);
+    check_and_go_on(&disk, log, 3);
+}
+
+#[test]
+fn closed_a_log_takes_no_more_room_than_its_batches_index_and_footer() {
+    let (disk, uid) = closed(3);
+    let path = &segments(&disk)[0];
+    let index_and_footer = disk.files()[path] - data_end(&disk, path, uid);
+    assert_eq!(index_and_footer, (INDEX_ENTRY_BYTES + FOOTER_BYTES) as u64);
+}
+
+#[test]
+fn closed_a_segment_that_is_more_than_half_full_stays_sealed() {
+    let (disk, uid) = closed(7);
+    let path = segments(&disk).pop().unwrap();
+    let before = disk.read_file(&path).unwrap();
+    assert!(before.len() as u64 > SEGMENT_BYTES / 2, "the test wants a segment that is half full");
+    assert_eq!(batches(&disk, &path, uid).len(), 7);
+    let log = open(&disk).unwrap();
+    assert_eq!(log.recovery(), &LogRecovery::default());
+    check_and_go_on(&disk, log, 7);
+    assert_eq!(disk.read_file(&path).unwrap(), before);
+}
+
+#[test]
+fn closed_a_bad_batch_costs_its_own_records_and_no_others() {
+    let (disk, uid) = closed(7);
+    damage(&disk, uid, 4);
+    let log = open(&disk).unwrap();
+    log.append(&[Record::new(text(7))]).unwrap();
+    let found: Vec<_> = log
+        .read(Start::Earliest)
+        .unwrap()
+        .map(|record| match record {
+            Ok(record) => record.offset().value()..record.offset().value() + 1,
+            Err(Error::Corrupt { offsets, .. }) => offsets.start.value() + 100..offsets.end.value() + 100,
+            Err(error) => panic!("{error}"),
+        })
+        .collect();
+    assert_eq!(found, [0..1, 1..2, 2..3, 3..4, 104..105, 5..6, 6..7, 7..8]);
+}
+
+#[test]
+fn closed_a_log_with_a_damaged_index_or_footer_is_looked_at_batch_by_batch() {
+    let (disk, uid) = closed(3);
+    let path = &segments(&disk)[0];
+    let bytes = disk.files()[path];
+    for bit in (data_end(&disk, path, uid) * 8..bytes * 8).step_by(7) {
+        let disk = disk.after_kill();
+        disk.flip_bit(path, bit).unwrap();
+        let log = open(&disk).unwrap();
+        assert_eq!(log.recovery().records_checked, 3, "bit {bit}");
+        check_and_go_on(&disk, log, 3);
+    }
 }
 
 #[test]
@@ -92,9 +173,7 @@ fn unsealed_a_segment_gets_the_footer_that_the_crash_kept_from_it() {
     let (disk, uid) = killed(1, 25);
     let path = &segments(&disk)[0];
     let whole = disk.read_file(path).unwrap();
-    let last = batches(&disk, path, uid).last().unwrap().1;
-    let end =
-        last + BatchHeader::decode(&whole[last as usize..], batch::seed(uid)).unwrap().stored_bytes() as u64;
+    let end = data_end(&disk, path, uid);
     disk.truncate(path, end).unwrap();
     disk.truncate(path, 8192).unwrap();
     let log = open(&disk).unwrap();

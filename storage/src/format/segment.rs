@@ -258,6 +258,23 @@ impl IndexBuilder {
         }
     }
 
+    /// As it was when it wrote `footer`, with these index entries.
+    pub fn of_footer(footer: &Footer, entries: Vec<u8>) -> Self {
+        let last = entries.len().checked_sub(INDEX_ENTRY_BYTES);
+        Self {
+            indexed_up_to: last.map(|at| IndexEntry::at(&entries, at / INDEX_ENTRY_BYTES).position.0),
+            entries,
+            first_time: footer.first_time,
+            last_time: footer.last_time,
+            record_count: footer.record_count,
+            batch_hash: footer.batch_hash,
+            unhashed: Vec::new(),
+            base_offset: footer.base_offset,
+            next_offset: footer.next_offset,
+            position: footer.data_bytes,
+        }
+    }
+
     /// Takes in the next batch, which starts at [`position`](Self::position) and has `header`, whose encoding
     /// begins with `header_bytes`.
     pub fn push(&mut self, header: &super::batch::BatchHeader, header_bytes: &[u8]) {
@@ -363,6 +380,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::batch::{self, BatchBuilder, BatchHeader, Codec};
 
     proptest! {
         #[test]
@@ -383,6 +401,28 @@ mod tests {
         fn any_bytes_are_a_header_or_an_error(bytes: Vec<u8>, file_bytes: u64) {
             let _ = (SegmentHeader::decode(&bytes), Footer::decode(&bytes, 0, file_bytes));
         }
+    }
+
+    #[test]
+    fn what_a_footer_brings_back_goes_on_as_what_wrote_it() {
+        let header = |offset: u64, bytes| BatchHeader {
+            base_offset: Offset(offset),
+            append_time: Timestamp(7 + offset),
+            ..*BatchBuilder::from_body(vec![0; batch::HEADER_BYTES + bytes], 1, Codec::None).header()
+        };
+        let mut builder = IndexBuilder::new(Offset(3));
+        for offset in 3..40_u64 {
+            builder.push(&header(offset, 700), &offset.to_le_bytes());
+        }
+        let footer = builder.footer(Uid([2; 16]), builder.next_offset());
+        let mut again = IndexBuilder::of_footer(&footer, builder.entries().to_vec());
+        for offset in 40..90_u64 {
+            builder.push(&header(offset, 300), &offset.to_le_bytes());
+            again.push(&header(offset, 300), &offset.to_le_bytes());
+        }
+        assert_eq!(again.entries(), builder.entries());
+        let end = builder.next_offset();
+        assert_eq!(again.footer(Uid([2; 16]), end), builder.footer(Uid([2; 16]), end));
     }
 
     #[test]

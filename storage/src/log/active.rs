@@ -234,9 +234,11 @@ impl Active {
                 || self.position() + bytes > data_bytes_for(self.fill.capacity))
     }
 
-    /// Writes a sealed batch, and lets readers of the unsynced end see it.
+    /// Writes a sealed batch, and lets readers of the unsynced end see it. `is_for_sync`: a sync follows at once. Then it
+    /// does not go through the map: storing into a page marks all blocks dirty that the kernel keeps together with it, up
+    /// to [`FILL_BYTES`], and the sync would write them all.
     #[inline]
-    pub(super) fn write(&mut self, batch: &mut BatchBuilder) -> io::Result<()> {
+    pub(super) fn write(&mut self, batch: &mut BatchBuilder, is_for_sync: bool) -> io::Result<()> {
         let header = *batch.header();
         let bytes = batch.stored_bytes();
         let position = self.index.position();
@@ -244,7 +246,13 @@ impl Active {
         if end > self.filled || self.stale_to != 0 {
             self.make_ready(position, end)?;
         }
-        if let Err(error) = self.writer.write_at(&[IoSlice::new(bytes)], position) {
+        let parts = [IoSlice::new(bytes)];
+        let outcome = if is_for_sync {
+            self.file.write_at(&parts, position)
+        } else {
+            self.writer.write_at(&parts, position)
+        };
+        if let Err(error) = outcome {
             self.stale_to = end;
             return Err(error);
         }
@@ -282,6 +290,18 @@ impl Active {
             self.segment.index_batch(position, header, &header_crc);
         }
         self.segment.publish_end(end, header.next_offset());
+    }
+
+    /// Writes index and footer behind the batches, all of them synced, and cuts the file there, if there is a batch: the
+    /// next opening need not look at any. It takes them away again if there is room for more.
+    pub(super) fn finish(&self, context: &Context, seed: u32) -> Result<()> {
+        if self.position() == HEADER_BYTES as u64 || self.stale_to != 0 {
+            return Ok(());
+        }
+        self.fill.stop();
+        let sealed = seal(&*self.file, self.segment.path(), &self.index, context.store, seed);
+        self.segment.seal(sealed.map_err(|error| context.fail(error))?);
+        context.sync_file(&*self.file, self.segment.path())
     }
 
     /// Nothing is written any more: whoever opens the log next has the only writer of the file.

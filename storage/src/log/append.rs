@@ -206,10 +206,11 @@ impl LogInner {
     /// All five steps.
     fn append(&self, records: &[Record], durability: Durability) -> Result<Appended> {
         let now = self.context.clock.now();
-        let place = BATCH.with_borrow_mut(|batch| self.encode_and_write(batch, records, now));
+        let is_for_sync = durability == Durability::Synced;
+        let place = BATCH.with_borrow_mut(|batch| self.encode_and_write(batch, records, now, is_for_sync));
         let Place { first_offset, append_time } = place.map_err(|error| *error)?;
         let next_offset = first_offset + records.len() as u64;
-        if durability == Durability::Synced {
+        if is_for_sync {
             self.wait_synced(next_offset)?;
         }
         // What is in the segment is in the page cache.
@@ -224,6 +225,7 @@ impl LogInner {
         batch: &mut BatchBuilder,
         records: &[Record],
         now: Timestamp,
+        is_for_sync: bool,
     ) -> Result<Place, Box<Error>> {
         let too_large = |what, actual, limit| Err(Box::new(Error::AppendTooLarge { what, actual, limit }));
         if records.is_empty() {
@@ -242,14 +244,19 @@ impl LogInner {
         if raw_bytes > self.settings.append_bytes_max {
             return too_large("bytes", raw_bytes, self.settings.append_bytes_max);
         }
-        let place = self.write(batch, now);
+        let place = self.write(batch, now, is_for_sync);
         batch.shrink(BATCH_BYTES_KEPT);
         place
     }
 
     /// Steps 2 to 4.
     #[inline]
-    fn write(&self, batch: &mut BatchBuilder, now: Timestamp) -> Result<Place, Box<Error>> {
+    fn write(
+        &self,
+        batch: &mut BatchBuilder,
+        now: Timestamp,
+        is_for_sync: bool,
+    ) -> Result<Place, Box<Error>> {
         let record_count = u64::from(batch.header().record_count);
         let mut tail = self.tail();
         tail.interrupt();
@@ -264,7 +271,7 @@ impl LogInner {
         let first_offset = tail_.next_offset;
         let append_time = now.max(tail_.last_time);
         batch.seal(self.seed, first_offset, append_time);
-        if let Err(error) = tail_.active.write(batch) {
+        if let Err(error) = tail_.active.write(batch, is_for_sync) {
             return Err(Box::new(self.refuse(Error::io(
                 "write segment",
                 tail_.active.segment.path(),

@@ -124,7 +124,7 @@ impl LogBuilder {
         }
         let seed = batch::seed(identity.uid);
         let capacity = active::capacity_for(settings.segment_bytes_max);
-        let recovered = recover(&context, &identity, seed, capacity)?;
+        let recovered = recover(&context, &identity, seed, settings.segment_bytes_max)?;
         let Recovered { sealed, tail, last_time, next_offset, report } = recovered;
         let name = TopicName::new("log").expect("a name within the rules");
         let mut segments: Vec<_> = sealed
@@ -276,7 +276,7 @@ impl Handle {
         assert_eq!(panicked, 0, "a thread of the log panicked");
         let outcome = match context.failure() {
             Some(failure) => Err(failure.clone()),
-            None => inner.sync().and_then(|()| inner.note_end()),
+            None => inner.sync().and_then(|()| inner.finish()),
         };
         inner.tail().active.close();
         inner.ahead.discard(context);
@@ -311,13 +311,16 @@ impl LogInner {
         self.written.notify();
     }
 
-    /// Notes where the log ends, all of it synced: so what is damaged there later is known to be no torn write.
-    fn note_end(&self) -> Result<()> {
+    /// Finishes the active segment and notes where the log ends, all of it synced: so what is damaged there later is known
+    /// to be no torn write.
+    fn finish(&self) -> Result<()> {
         let synced = {
             let tail = self.tail();
             if self.high_watermark.load(Ordering::Acquire) < tail.next_offset.0 {
                 return Ok(());
             }
+            // Nobody else wants the lock any more: appends are refused before it, and the threads have ended.
+            tail.active.finish(&self.context, self.seed)?;
             (tail.active.segment.base_offset, tail.active.position())
         };
         self.note_synced(synced.0, synced.1)

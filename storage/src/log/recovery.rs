@@ -5,6 +5,7 @@
 //!
 //! | Case | Found | Decision |
 //! |---|---|---|
+//! | `closed` | the last segment has a footer, and the identity file says that all before it was synced | its batches need no look; take index and footer away and go on behind the last one, or with a new segment if this one is more than half full |
 //! | `clean` | batches, and zeros to the end of the file | go on behind the last one |
 //! | `torn` | a bad batch, and nothing says that it was synced | never acknowledged as synced: zero it and what is behind it |
 //! | `rot` | a bad batch, and a later one or the identity file says that it was synced | refuse, name file and position |
@@ -32,7 +33,7 @@ use std::sync::Arc;
 
 use super::active::{self, NEXT};
 use super::identity::{Identity, NAME_ASIDE};
-use super::scan::{Scan, scan};
+use super::scan::{self, Scan};
 use crate::context::Context;
 use crate::disk::{EntryKind, File, OpenMode};
 use crate::error::{Error, Result};
@@ -88,7 +89,13 @@ struct Found {
 }
 
 /// Recovers the log. When it returns, everything it returns is on the disk.
-pub(super) fn recover(context: &Context, identity: &Identity, seed: u32, capacity: u64) -> Result<Recovered> {
+pub(super) fn recover(
+    context: &Context,
+    identity: &Identity,
+    seed: u32,
+    segment_bytes_max: u64,
+) -> Result<Recovered> {
+    let capacity = active::capacity_for(segment_bytes_max);
     let found = list(context, identity)?;
     check_known(context, identity, &found)?;
     let mut report = LogRecovery::default();
@@ -151,9 +158,12 @@ pub(super) fn recover(context: &Context, identity: &Identity, seed: u32, capacit
     }
     for (number, scanned) in scans.into_iter().enumerate() {
         last_time = last_time.max(scanned.scan.index.times().1);
-        report.records_checked += scanned.scan.index.record_count();
+        if scanned.scan.is_checked {
+            report.records_checked += scanned.scan.index.record_count();
+        }
         let is_last = number + 1 == count;
-        if scanned.scan.footer.is_some() || !is_last {
+        let goes_on = is_last && !scanned.scan.is_checked && scanned.bytes <= segment_bytes_max / 2;
+        if (scanned.scan.footer.is_some() && !goes_on) || !is_last {
             sealed.push(settle_sealed(context, scanned, seed, &mut report)?);
         } else {
             tail = Some(settle_tail(context, scanned, capacity, &mut report)?);
@@ -275,7 +285,12 @@ fn look(context: &Context, found: &Found, seed: u32, proven: u64) -> Result<Scan
         Err(HeaderProblem::Invalid(invalid)) => Some(invalid.detail),
     };
     let footer = footer(&*file, path, bytes, found.base_offset, seed)?;
-    let mut scan = scan(&*file, bytes, seed, found.base_offset, footer).map_err(io)?;
+    let closed = footer.as_ref().filter(|footer| header_problem.is_none() && proven == footer.data_bytes);
+    let closed = closed.map(|footer| scan::by_footer(&*file, footer)).transpose().map_err(io)?.flatten();
+    let mut scan = match closed {
+        Some(closed) => closed,
+        None => scan::scan(&*file, bytes, seed, found.base_offset, footer).map_err(io)?,
+    };
     let corrupt = |position: u64, detail: String| {
         Err(Error::CorruptFile { path: path.clone(), position: Position(position), detail })
     };
@@ -413,7 +428,8 @@ fn settle_tail(
     let io = |error| Error::io("write segment", &path, error);
     let capacity = capacity.max(bytes);
     report.torn_bytes += scan.used_to.saturating_sub(end);
-    if proven < end || proven == 0 || end < scan.used_to {
+    let was_closed = scan.footer.is_some();
+    if proven < end || proven == 0 || end < scan.used_to || was_closed {
         // What is read behind a cut is zeros; and a length whose sync has failed must be given once more.
         file.set_len(end).map_err(io)?;
     }

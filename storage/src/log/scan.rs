@@ -4,7 +4,7 @@ use std::io;
 
 use crate::disk::File;
 use crate::format::batch::{self, BATCH_BYTES_LIMIT, BatchHeader, synced_position};
-use crate::format::segment::{Footer, HEADER_BYTES, IndexBuilder};
+use crate::format::segment::{Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, index_crc};
 use crate::format::{ALIGNMENT, crc};
 use crate::types::Offset;
 
@@ -24,6 +24,26 @@ pub(super) struct Scan {
     pub(super) footer: Option<Footer>,
     /// Behind this the file has nothing but zeros.
     pub(super) used_to: u64,
+    /// Whether the batches were looked at.
+    pub(super) is_checked: bool,
+}
+
+/// What a segment holds that is known to be on the disk as far as its footer: as the footer and the index say, if they
+/// are intact.
+pub(super) fn by_footer(file: &dyn File, footer: &Footer) -> io::Result<Option<Scan>> {
+    let mut entries = vec![0; footer.index_count as usize * INDEX_ENTRY_BYTES];
+    let read = file.read_at(&mut entries, footer.data_bytes)?;
+    if read < entries.len() || index_crc(footer.base_offset, &entries) != footer.index_crc {
+        return Ok(None);
+    }
+    Ok(Some(Scan {
+        index: IndexBuilder::of_footer(footer, entries),
+        synced: footer.data_bytes,
+        has_mark: true,
+        footer: Some(*footer),
+        used_to: footer.data_bytes,
+        is_checked: false,
+    }))
 }
 
 /// Looks at the segment in `file`, which has `bytes` and perhaps a footer.
@@ -36,8 +56,14 @@ pub(super) fn scan(
 ) -> io::Result<Scan> {
     let mut window = Window { file, bytes, buffer: Vec::new(), at: 0 };
     let data_bytes = footer.map_or(bytes, |footer| footer.data_bytes);
-    let mut scan =
-        Scan { index: IndexBuilder::new(base_offset), synced: 0, has_mark: false, footer: None, used_to: 0 };
+    let mut scan = Scan {
+        index: IndexBuilder::new(base_offset),
+        synced: 0,
+        has_mark: false,
+        footer: None,
+        used_to: 0,
+        is_checked: true,
+    };
     while let Some((header, crc, mark)) = window.batch(&scan, data_bytes, seed)? {
         scan.note(mark);
         scan.index.push(&header, &crc);

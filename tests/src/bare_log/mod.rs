@@ -25,9 +25,12 @@ use crate::sim::SimDisk;
 /// Where the log lies.
 pub const DIR: &str = "/log";
 
+/// Length of a segment.
+pub const SEGMENT_BYTES: u64 = 4096;
+
 /// Small segments, and no threads: the same calls make the same operations.
 pub fn settings() -> LogSettings {
-    LogSettings { segment_bytes_max: 4096, background: false, ..LogSettings::default() }
+    LogSettings { segment_bytes_max: SEGMENT_BYTES, background: false, ..LogSettings::default() }
 }
 
 /// Opens the log on any disk.
