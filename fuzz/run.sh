@@ -12,7 +12,7 @@ seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
 shift
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-    targets=(record batch frame segment checkpoint settings clean store)
+    targets=(record batch frame segment checkpoint settings clean live store log_identity log)
 fi
 
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -30,15 +30,17 @@ done
 cargo build --release --target "$host" "${builds[@]}"
 
 golden=../tests/format/v1
-# Seeds: the golden files; for the store, as the file that they replace and as short overwrites.
+# Seeds: the golden files; for whole directories, as the file that they replace and as short overwrites.
 seed() {
     local target=$1 dir=corpus/$1 number=0 store file
     mkdir -p "$dir"
     case $target in
-    store)
+    store | log)
+        # As the files are sorted in the target: by their whole names.
+        local names=(closed killed) name
+        [ "$target" = store ] || names=(log-closed log-killed)
         for store in 0 1; do
-            local name=closed
-            [ $store = 0 ] || name=killed
+            name=${names[$store]}
             number=0
             while IFS= read -r file; do
                 { printf "\\x0$store\\x$(printf %02x $number)\\x05\\x00\\x00"; cat "$file"; } >"$dir/replace-$name-$number"
@@ -46,6 +48,12 @@ seed() {
                 printf "\\x0$store\\x$(printf %02x $number)\\x06\\x50\\x00" >"$dir/cut-$name-$number"
                 number=$((number + 1))
             done < <(cd $golden/$name && find . -type f | LC_ALL=C sort | sed "s|^\\.|$golden/$name|")
+        done
+        ;;
+    log_identity)
+        for store in 0 1; do
+            { printf "\\x0$store\\x00"; head -c 4160 $golden/log-closed/log; } >"$dir/whole-$store"
+            { printf "\\x0$store\\x01"; head -c 60 $golden/log-closed/log | tail -c +33; } >"$dir/numbers-$store"
         done
         ;;
     *)
@@ -63,6 +71,10 @@ seed() {
                 head -c 332 "$file" | tail -c +33 >"$dir/golden-$number"
                 ;;
             clean:*/clean) cp "$file" "$dir/golden-$number" ;;
+            live:*/live)
+                head -c 1024 "$file" >"$dir/golden-$number"
+                { head -c 80 "$file" | tail -c +17; head -c 592 "$file" | tail -c +529; } >"$dir/slots-$number"
+                ;;
             esac
         done < <(find $golden -type f)
         ;;
@@ -77,7 +89,7 @@ fuzz() {
     local options=(-max_total_time="$seconds" -artifact_prefix="artifacts/$target/" -rss_limit_mb=2048 -timeout=20
         -print_final_stats=1 -verbosity=0)
     # See the target: a fuzzer that learns to make right checksums can write anything.
-    [ "$target" != store ] || options+=(-use_cmp=0 -max_len=20000 -len_control=0)
+    [[ $target != store && $target != log ]] || options+=(-use_cmp=0 -max_len=20000 -len_control=0)
     "$CARGO_TARGET_DIR/$host/release/$target" "${options[@]}" "corpus/$target" > "$logs/$target" 2>&1
 }
 

@@ -1,8 +1,8 @@
 //! A golden store with one of its files damaged: it is opened, read, verified and printed without a panic, and no reader
 //! gets a record that was not written.
 //!
-//! Input: which store, which file, how (see [`Damage`]), where (2 bytes), and the bytes. It runs without guidance by
-//! compares (`-use_cmp=0`), by which the fuzzer would learn to make right checksums: then anything can be written.
+//! The input is that of [`quipu_fuzz::damage`]. It runs without guidance by compares (`-use_cmp=0`), by which the fuzzer
+//! would learn to make right checksums: then anything can be written.
 #![no_main]
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use quipu_storage::disk::Disk;
+use quipu_fuzz::damage::{of_input, planted};
 use quipu_storage::dump::{DumpOptions, dump_store};
 use quipu_storage::verify::{VerifyOptions, verify};
 use quipu_storage::{Error, Offset, Start, Store, StoreSettings};
@@ -18,49 +18,6 @@ use quipu_tests::golden::{Expected, Golden, stores};
 use quipu_tests::sim::SimDisk;
 
 static STORES: LazyLock<[Golden; 2]> = LazyLock::new(stores);
-
-enum Damage<'a> {
-    /// The bytes stand at that place.
-    Overwrite(u64, &'a [u8]),
-    /// The bytes are the file.
-    Replace(&'a [u8]),
-    /// The file ends there.
-    Cut(u64),
-    /// The file is gone.
-    Lose,
-}
-
-fn planted(golden: &Golden, file: u8, damage: &Damage<'_>) -> SimDisk {
-    let disk = SimDisk::new();
-    let root = Path::new("/store");
-    disk.create_dir(root).expect("the disk is empty");
-    for path in golden.files.keys() {
-        let mut dir = root.to_path_buf();
-        for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
-            dir.push(part);
-            disk.create_dir(&dir).expect("it is there or can be made");
-        }
-    }
-    let chosen = usize::from(file) % golden.files.len();
-    for (number, (path, bytes)) in golden.files.iter().enumerate() {
-        let mut bytes = bytes.clone();
-        let path = root.join(path);
-        if number == chosen {
-            match *damage {
-                Damage::Overwrite(at, with) => {
-                    let at = usize::try_from(at).expect("two bytes") % bytes.len();
-                    let end = (at + with.len()).min(bytes.len());
-                    bytes[at..end].copy_from_slice(&with[..end - at]);
-                }
-                Damage::Replace(with) => bytes = with.to_vec(),
-                Damage::Cut(at) => bytes.truncate(usize::try_from(at).expect("two bytes")),
-                Damage::Lose => continue,
-            }
-        }
-        disk.plant_file(path, &bytes).expect("its directory was made");
-    }
-    disk
-}
 
 fn check(disk: &SimDisk, golden: &Golden, first: &Expected) {
     let root = Path::new("/store");
@@ -115,15 +72,8 @@ fn check(disk: &SimDisk, golden: &Golden, first: &Expected) {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let [store, file, how, low, high, bytes @ ..] = input else { return };
-    let place = u64::from(u16::from_le_bytes([*low, *high]));
-    let damage = match how % 8 {
-        0..5 => Damage::Overwrite(place, bytes),
-        5 => Damage::Replace(bytes),
-        6 => Damage::Cut(place),
-        _ => Damage::Lose,
-    };
-    let golden = &STORES[usize::from(store % 2)];
+    let Some((number, file, damage)) = of_input(input) else { return };
+    let golden = &STORES[number];
     let first = &STORES[0].topics["orders"];
-    check(&planted(golden, *file, &damage), golden, first);
+    check(&planted(Path::new("/store"), golden, file, &damage), golden, first);
 });

@@ -1,4 +1,8 @@
-//! Checksums for the targets: without a right one a fuzzer never gets behind the first check of a decoder.
+//! Checksums for the targets: without a right one a fuzzer never gets behind the first check of a decoder. And damage
+//! for those that take a whole directory.
+
+pub mod damage;
+pub mod log;
 
 /// CRC-32 of `bytes`, going on from `seed`.
 pub fn crc(seed: u32, bytes: &[u8]) -> u32 {

@@ -237,7 +237,7 @@ fn a_reader_of_a_deleted_topic_is_told_so_also_if_its_records_never_reached_a_se
 }
 
 #[test]
-fn many_writers_share_syncs_and_each_gets_its_own_offsets() {
+fn many_writers_each_get_their_own_offsets() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), small());
     let topic = store.topic_or_create("t").unwrap();

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use quipu_storage::disk::{DirLock, Disk, Entry, File, Map, OpenMode, Writer};
@@ -155,23 +155,27 @@ pub struct FaultyDisk {
     /// The same disk again if it is a simulated one.
     sim: Option<SimDisk>,
     plan: Arc<Mutex<Plan>>,
+    /// The plan has changed, or a sync has begun.
+    changed: Arc<Condvar>,
 }
 
 #[derive(Debug, Default)]
 struct Plan {
     ops: Vec<Op>,
     faults: Vec<Fault>,
+    /// Syncs of files begin and do not end.
+    holds_syncs: bool,
 }
 
 impl FaultyDisk {
     /// Over any disk. There a failed sync is one that was never tried.
     pub fn new(disk: Arc<dyn Disk>) -> Self {
-        Self { disk, sim: None, plan: Arc::default() }
+        Self { disk, sim: None, plan: Arc::default(), changed: Arc::default() }
     }
 
     /// Over a simulated disk, where a failed sync has the consequences of a real one.
     pub fn over_sim(sim: SimDisk) -> Self {
-        Self { disk: Arc::new(sim.clone()), sim: Some(sim), plan: Arc::default() }
+        Self { disk: Arc::new(sim.clone()), sim: Some(sim), plan: Arc::default(), changed: Arc::default() }
     }
 
     /// Adds a fault. Each counts on its own; where two hit the same operation, the one added first decides.
@@ -182,6 +186,24 @@ impl FaultyDisk {
     /// Takes all faults away, also those that would last for ever.
     pub fn heal(&self) {
         self.plan().faults.clear();
+    }
+
+    /// Lets syncs of files begin and not end, until they are let go.
+    pub fn hold_syncs(&self) {
+        self.plan().holds_syncs = true;
+    }
+
+    /// Lets them end.
+    pub fn let_syncs_go(&self) {
+        self.plan().holds_syncs = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits until so many syncs of files have begun.
+    pub fn wait_for_syncs(&self, count: u64) {
+        let syncs = |plan: &Plan| plan.ops.iter().filter(|op| op.kind == OpKind::Sync).count() as u64;
+        let plan = self.changed.wait_while(self.plan(), |plan| syncs(plan) < count);
+        drop(plan.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Every operation so far, in order.
@@ -274,7 +296,13 @@ impl FaultyDisk {
         sync: impl FnOnce() -> io::Result<()>,
         fail: impl FnOnce(),
     ) -> io::Result<()> {
-        let Some(fault) = self.record(kind, path) else { return sync() };
+        let fault = self.record(kind, path);
+        if kind == OpKind::Sync {
+            self.changed.notify_all();
+            let plan = self.changed.wait_while(self.plan(), |plan| plan.holds_syncs);
+            drop(plan.unwrap_or_else(PoisonError::into_inner));
+        }
+        let Some(fault) = fault else { return sync() };
         if fault.effect == Effect::Whole {
             drop(sync());
         } else {

@@ -8,9 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quipu_storage::disk::OsDisk;
+use quipu_storage::format::live::Live;
 use quipu_storage::verify::{VerifyOptions, verify};
-use quipu_storage::{Error, JournalEnd, Offset, Start, Store, StoreSettings, Topic};
-use quipu_tests::golden::{Expected, Golden, stores};
+use quipu_storage::{
+    Codec, Error, JournalEnd, Log, LogRecovery, LogSettings, Offset, Record, Start, Store, StoreSettings,
+    Topic,
+};
+use quipu_tests::golden::log::identity;
+use quipu_tests::golden::{Expected, Golden, all, crc, live, logs, stores, zstandard};
 
 /// The directory of the golden files of version 1.
 fn golden_dir() -> PathBuf {
@@ -100,7 +105,7 @@ fn the_stores_of_version_1_verify_without_findings() {
 
 #[test]
 fn the_codecs_of_today_give_the_bytes_of_version_1() {
-    for golden in stores() {
+    for golden in all() {
         let mut files = BTreeMap::new();
         files_below(&golden_dir().join(golden.name), "", &mut files);
         assert_eq!(
@@ -117,20 +122,116 @@ fn the_codecs_of_today_give_the_bytes_of_version_1() {
     }
 }
 
+fn open_log(dir: &Path) -> quipu_storage::Result<Log> {
+    let settings = LogSettings { segment_bytes_max: 6000, background: false, ..LogSettings::default() };
+    Log::builder().settings(settings).create(false).open(dir)
+}
+
+fn read_log(log: &Log) -> Expected {
+    let records = log.read(Start::Earliest).unwrap().map(Result::unwrap);
+    records.map(|record| (record.offset().0, record.append_time().0, record.view().to_record())).collect()
+}
+
+#[test]
+fn the_logs_of_version_1_open_and_read_as_they_were_written() {
+    for golden in logs() {
+        let dir = copied(golden.name);
+        let log = open_log(dir.path()).unwrap();
+        if golden.name == "log-closed" {
+            assert_eq!(log.recovery(), &LogRecovery::default());
+        } else {
+            // From the last batch that was synced on; the torn one has 512 bytes.
+            assert!(log.recovery().in_doubt_bytes > 0, "{:?}", log.recovery());
+            assert_eq!(log.recovery().torn_bytes, 512);
+        }
+        assert_eq!(log.log_start_offset(), Offset(1));
+        let mut expected = golden.topics["log"].clone();
+        assert_eq!(read_log(&log), expected, "{}", golden.name);
+        // It goes on, and is found closed.
+        let record = Record::new("appended by a later version");
+        let appended = log.append(std::slice::from_ref(&record)).unwrap();
+        expected.push((appended.first_offset.0, appended.append_time.0, record));
+        log.close().unwrap();
+        drop(log);
+        let log = open_log(dir.path()).unwrap();
+        assert_eq!(read_log(&log), expected, "{}", golden.name);
+    }
+}
+
+#[test]
+fn the_logs_of_today_write_their_identity_as_version_1_did() {
+    let dir = copied("log-closed");
+    let old = fs::read(dir.path().join("log")).unwrap();
+    let log = open_log(dir.path()).unwrap();
+    // Beyond the first segment, so that nothing else has to be noted.
+    log.trim(Offset(3)).unwrap();
+    let new = fs::read(dir.path().join("log")).unwrap();
+    let number = |at: usize| u64::from_le_bytes(new[at..at + 8].try_into().unwrap());
+    assert_ne!(old, new);
+    assert_eq!(new, identity(3, number(40), number(48)), "bytes changed without a new version");
+    assert_eq!(number(40), 4);
+}
+
+#[test]
+fn the_logs_of_today_are_closed_as_version_1_was() {
+    let golden = &logs()[0];
+    let dir = copied(golden.name);
+    open_log(dir.path()).unwrap().close().unwrap();
+    let mut files = BTreeMap::new();
+    files_below(dir.path(), "", &mut files);
+    for (path, bytes) in &golden.files {
+        assert_eq!(files[path], *bytes, "{path}");
+    }
+}
+
+#[test]
+fn a_newer_log_is_refused() {
+    for (change, found) in NEWER {
+        let dir = copied("log-closed");
+        let path = dir.path().join("log");
+        let mut bytes = fs::read(&path).unwrap();
+        for copy in [0, 4096] {
+            patch(&mut bytes[copy..], 0, 60, change);
+        }
+        fs::write(&path, &bytes).unwrap();
+        assert_newer(open_log(dir.path()), &path, found);
+    }
+}
+
+#[test]
+fn the_file_live_of_version_1_says_what_it_said() {
+    let (said, _) = live();
+    let mut bytes = fs::read(golden_dir().join("reader/live")).unwrap();
+    assert_eq!(Live::decode(&bytes), Some(said));
+    // Without the later slot the earlier one counts.
+    bytes[512 + 80] ^= 1;
+    assert_eq!(Live::decode(&bytes).map(|live| live.sequence), Some(40));
+}
+
+#[test]
+fn a_batch_of_version_1_that_is_compressed_with_zstandard_is_read_or_named() {
+    let golden = zstandard();
+    let dir = copied(golden.name);
+    let store = open(dir.path()).unwrap();
+    let topic = store.topic("packed").unwrap();
+    let expected = &golden.topics["packed"];
+    if Codec::Zstd.is_available() {
+        assert_eq!(read(&topic), *expected);
+    } else {
+        let refused = topic.get(Offset(1)).unwrap_err();
+        assert!(matches!(refused, Error::CodecUnavailable { codec: "zstd" }), "{refused}");
+        // It is not damaged, and its neighbours are there.
+        assert_eq!(topic.get(Offset(2)).unwrap().unwrap().view().to_record(), expected[2].2);
+        assert_eq!(store.stats().damage_found, 0);
+    }
+}
+
 #[test]
 fn golden_files_stay_small() {
     let mut files = BTreeMap::new();
     files_below(&golden_dir(), "", &mut files);
     let bytes: usize = files.values().map(Vec::len).sum();
     assert!(bytes > 0 && bytes < 300 << 10, "{bytes}");
-}
-
-/// CRC-32 as `docs/format.md` has it, begun with `seed`.
-fn crc(seed: u32, bytes: &[u8]) -> u32 {
-    let fold = |crc: u32, byte: &u8| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ if crc & 1 == 0 { 0 } else { 0xedb8_8320 })
-    };
-    !bytes.iter().fold(!seed, fold)
 }
 
 /// Patches the preamble of a header whose checksum follows its first `covered` bytes.

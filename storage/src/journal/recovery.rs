@@ -7,7 +7,7 @@
 //! | a bad frame, and a later frame says that it was synced | rot of something acknowledged: refuse |
 //! | the chain of files ends, and a frame of a later generation says that what is behind was synced | a file in its middle is missing: the same |
 //! | frames of an earlier generation | not looked at: their position and generation are another |
-//! | a file header that is neither blank nor intact | rot: refuse, unless the store was closed cleanly |
+//! | a file header that is neither blank nor intact | rot: refuse; if the store was closed cleanly, blank it |
 //! | a used file of a length that none can have | it was cut after it had been synced: the same |
 //! | a file of another store | refuse |
 //!
@@ -18,7 +18,7 @@
 //! anybody is told of it.
 
 use std::io::IoSlice;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -130,6 +130,9 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
                 return Err(Error::NewerFormat { path, found, supported: u32::from(FORMAT_VERSION) });
             }
             Err(HeaderProblem::Invalid(_)) if is_clean => {
+                if !context.is_read_only {
+                    make_blank(context, &*file, &path, bytes)?;
+                }
                 damaged.push(path.clone());
                 None
             }
@@ -144,6 +147,15 @@ pub(crate) fn find(context: &Context, is_clean: bool, damaged: &mut Vec<PathBuf>
         files.push(FoundFile { path, file, bytes, header });
     }
     Ok(files)
+}
+
+/// Takes away a damaged header that does not matter: after a crash, before the file is used again, it would.
+fn make_blank(context: &Context, file: &dyn File, path: &Path, bytes: u64) -> Result<()> {
+    let zeros = [0; FILE_HEADER_BYTES];
+    let there = &zeros[..index(bytes.min(FILE_HEADER_BYTES as u64))];
+    file.write_at(&[IoSlice::new(there)], 0)
+        .map_err(|error| Error::io("write journal header", path, error))?;
+    context.sync_file(file, path)
 }
 
 /// Whether a file of the journal can have this many bytes: it has its full length before it gets its name. One that was

@@ -130,8 +130,9 @@ impl StoreBuilder {
             Arc::new(Context::new(dir.into(), self.disk, self.clock, self.settings, checkpoint.store, false));
         let mut damaged = Vec::new();
         damaged.extend(decoded.damaged_copy.map(|_| dir.join(CHECKPOINT)));
-        let is_clean = take_clean(&context, checkpoint.position)?;
+        let is_clean = is_closed_properly(&*context.disk, &context.dir, checkpoint.position)?;
         let files = recovery::find(&context, is_clean, &mut damaged)?;
+        take_clean(&context)?;
         let mut state = Recovering::new(&context, &checkpoint);
         let recovered =
             recovery::replay(&files, checkpoint.position, checkpoint.generation, is_clean, |changes| {
@@ -250,16 +251,14 @@ pub(crate) fn read_checkpoint(disk: &dyn Disk, dir: &Path) -> Result<Option<Deco
     }
 }
 
-/// Whether the store was closed properly. From now on it is not: that must be on the disk before anything new is.
-fn take_clean(context: &Context, position: Position) -> Result<bool> {
+/// From now on the store is not closed properly: that must be on the disk before anything new is.
+fn take_clean(context: &Context) -> Result<()> {
     let path = context.dir.join(CLEAN);
-    let was_clean = is_closed_properly(&*context.disk, &context.dir, position)?;
     match context.disk.remove(&path) {
-        Ok(()) => context.sync_dir(&context.dir)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::io("remove", path, error)),
+        Ok(()) => context.sync_dir(&context.dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io("remove", path, error)),
     }
-    Ok(was_clean)
 }
 
 /// Whether the store was closed properly, its journal ending at `position`.

@@ -25,7 +25,7 @@ use crate::sim::SimDisk;
 /// Where the log lies.
 pub const DIR: &str = "/log";
 
-/// Bytes of batches that a segment takes.
+/// Length of a segment.
 pub const SEGMENT_BYTES: u64 = 4096;
 
 /// Small segments, and no threads: the same calls make the same operations.

@@ -1,8 +1,11 @@
-//! Two small stores, byte by byte, as format version 1 has them: the golden files.
+//! Small stores and bare logs, byte by byte, as format version 1 has them: the golden files.
 //!
-//! Made from the codecs alone, with fixed uids, salts and times, so that every run gives the same bytes. One store was
-//! closed properly; the other was killed: its journal has every kind of change, goes over two generations, and ends in
-//! a torn write.
+//! Made from the codecs alone, with fixed uids, salts and times, so that every run gives the same bytes. Of the first two
+//! stores one was closed properly; the other was killed: its journal has every kind of change, goes over two
+//! generations, and ends in a torn write. Another has a batch that not every build can read.
+
+mod compressed;
+pub mod log;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +15,7 @@ use quipu_storage::format::aligned;
 use quipu_storage::format::batch::{BatchBuilder, BatchHeader, seed};
 use quipu_storage::format::checkpoint::{ActiveSegment, Checkpoint, SealedSegment, TopicState, encode_clean};
 use quipu_storage::format::frame::{Change, FILE_HEADER_BYTES, FileHeader, FrameBuilder, Place};
+use quipu_storage::format::live::{FILE_BYTES, Live};
 use quipu_storage::format::record::put_record;
 use quipu_storage::format::segment::{IndexBuilder, SegmentHeader};
 use quipu_storage::{
@@ -43,9 +47,52 @@ const GONE: (TopicId, Uid) = (TopicId(6), Uid([0x66; 16]));
 /// The time of the first append: 2024-01-01.
 const TIME: u64 = 1_704_067_200_000;
 
-/// All golden stores.
+/// The golden stores that every build can read.
 pub fn stores() -> [Golden; 2] {
     [closed(), killed()]
+}
+
+/// One with a batch that is compressed with Zstandard.
+pub fn zstandard() -> Golden {
+    compressed::zstandard()
+}
+
+/// The golden logs without a store.
+pub fn logs() -> [Golden; 2] {
+    [log::closed(), log::killed()]
+}
+
+/// What the file `live` of a golden store says, and its bytes: its slots were written in turn.
+pub fn live() -> (Live, Golden) {
+    let slot = |sequence: u64| Live {
+        store: Uid([0xc1; 16]),
+        boot: *b"\x01a boot's own id",
+        sequence,
+        generation: 7,
+        synced: Position(0x0123_4567_89ab + sequence),
+        checkpoint: Position(0x0123_4567_0000),
+    };
+    let mut file = vec![0; FILE_BYTES];
+    for slot in [slot(40), slot(41)] {
+        let (at, bytes) = slot.encode();
+        let at = usize::try_from(at).expect("within the file");
+        file[at..at + bytes.len()].copy_from_slice(&bytes);
+    }
+    let files = BTreeMap::from([("live".to_owned(), file)]);
+    (slot(41), Golden { name: "reader", files, topics: BTreeMap::new() })
+}
+
+/// All of them.
+pub fn all() -> Vec<Golden> {
+    stores().into_iter().chain(logs()).chain([zstandard(), live().1]).collect()
+}
+
+/// CRC-32 as `docs/format.md` has it, begun with `seed`.
+pub fn crc(seed: u32, bytes: &[u8]) -> u32 {
+    let fold = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ if crc & 1 == 0 { 0 } else { 0xedb8_8320 })
+    };
+    !bytes.iter().fold(!seed, fold)
 }
 
 fn name(name: &str) -> TopicName {
