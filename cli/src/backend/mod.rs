@@ -75,6 +75,8 @@ pub(crate) enum Step {
     Gap { from: u64, to: u64, reason: &'static str },
     /// Some records cannot be read; reading goes on behind them.
     Damaged(Damage),
+    /// There may be records behind the last one that can be seen: nobody can tell, for this reason.
+    DamagedEnd { message: String },
     /// The connection was lost and is there again: nothing is missing, nothing comes twice.
     Resumed { next_offset: u64 },
     /// There is nothing more right now: whoever asks again waits.

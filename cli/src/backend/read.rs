@@ -273,7 +273,7 @@ impl Reader for BackwardsReader {
                 }
                 // Behind the end of what can be read, which comes next.
                 Err(error @ Error::CorruptFile { .. }) => {
-                    return Ok(Step::Damaged { message: error.to_string() });
+                    return Ok(Step::DamagedEnd { message: error.to_string() });
                 }
                 Err(error) => return Err(error.into()),
             }

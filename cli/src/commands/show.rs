@@ -115,6 +115,11 @@ pub(crate) fn print(
                 out.problem("damaged", json!({"from": from, "to": to, "message": message}), &message);
                 is_damaged = true;
             }
+            Step::DamagedEnd { message } => {
+                out.flush()?;
+                out.problem("damaged", json!({"message": message}), &message);
+                is_damaged = true;
+            }
             Step::Resumed { next_offset } => {
                 let text = format!("connected again, at offset {next_offset}");
                 out.event("resumed", json!({"next_offset": next_offset}), &text);

@@ -140,6 +140,7 @@ fn for_each(
             Step::Damaged(damage) => {
                 return Err(Failure::new(Exit::Damaged, "CORRUPT_RANGE", damage.message));
             }
+            Step::DamagedEnd { message } => return Err(Failure::new(Exit::Damaged, "CORRUPT_FILE", message)),
             Step::Idle | Step::Resumed { .. } => {}
             Step::End => return Ok(()),
         }
