@@ -105,6 +105,11 @@ fn engine(out: &mut Out<'_>, stats: &StoreStats) -> fmt::Result {
         "From an append to its acknowledgement, of those that waited for a sync",
         &stats.append_latency,
     )?;
+    out.histogram(
+        "quipu_segment_read_duration",
+        "Until a piece of a segment, up to 256 KiB or one batch, was in memory for a reader",
+        &stats.read_latency,
+    )?;
     out.histogram("quipu_sync_duration", "Syncs of the journal", &stats.sync_latency)?;
     out.histogram("quipu_checkpoint_duration", "Checkpoints", &stats.checkpoint_latency)?;
     let unsynced = stats.journal_position.value().saturating_sub(stats.synced_position.value());

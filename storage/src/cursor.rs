@@ -278,7 +278,7 @@ pub struct Cursor {
 
 /// What a cursor has read and not reported yet: the shared counters would be the slowest part of reading a batch.
 #[derive(Debug, Default)]
-struct Counted {
+pub(crate) struct Counted {
     batches: u64,
     records: u64,
     bytes: u64,
@@ -286,6 +286,27 @@ struct Counted {
 
 /// Batches between two reports.
 const COUNTED_AT_ONCE: u64 = 64;
+
+impl Counted {
+    pub(crate) fn count(&mut self, batch: &Batch, context: &Context) {
+        self.batches += 1;
+        self.records += u64::from(batch.header().record_count);
+        self.bytes += batch.as_bytes().len() as u64;
+        if self.batches >= COUNTED_AT_ONCE {
+            self.report(context);
+        }
+    }
+
+    pub(crate) fn report(&mut self, context: &Context) {
+        let Self { batches, records, bytes } = std::mem::take(self);
+        if batches > 0 {
+            let counters = &context.counters;
+            counters.batches_read.add(batches);
+            counters.records_read.add(records);
+            counters.bytes_read.add(bytes);
+        }
+    }
+}
 
 /// Where the next batch lies, if that is known.
 #[derive(Debug)]
@@ -355,7 +376,7 @@ impl Cursor {
                 });
             }
             if self.next >= self.visible_end() {
-                self.report_counts();
+                self.counted.report(&topic.context);
                 self.place = None;
                 self.reader.release();
                 return self.damage().map_or(Ok(None), Err);
@@ -398,24 +419,9 @@ impl Cursor {
 
     /// Goes on behind `batch` and hands it out.
     fn advance(&mut self, topic: &TopicInner, batch: Batch) -> ReadBatch {
-        self.counted.batches += 1;
-        self.counted.records += u64::from(batch.header().record_count);
-        self.counted.bytes += batch.as_bytes().len() as u64;
-        if self.counted.batches >= COUNTED_AT_ONCE {
-            self.report_counts();
-        }
+        self.counted.count(&batch, &topic.context);
         let from = std::mem::replace(&mut self.next, batch.next_offset());
         ReadBatch { batch, from, topic: topic.uid }
-    }
-
-    fn report_counts(&mut self) {
-        let Counted { batches, records, bytes } = std::mem::take(&mut self.counted);
-        if batches > 0 {
-            let counters = &self.topic.inner.context.counters;
-            counters.batches_read.add(batches);
-            counters.records_read.add(records);
-            counters.bytes_read.add(bytes);
-        }
     }
 
     /// Looks once where the next batch should be. `None`: look again, from the top.
@@ -659,7 +665,7 @@ impl Cursor {
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        self.report_counts();
+        self.counted.report(&self.topic.inner.context);
         if let Some(id) = self.waker {
             self.topic.inner.watch.forget(id);
         }

@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -706,6 +707,7 @@ impl SegmentReader {
         let read = |map: &dyn Map| {
             map.bytes(position..position + wide).or_else(|_| map.bytes(position..position + bytes))
         };
+        let begun = Instant::now();
         let window = match read(&*map) {
             // The segment has grown beyond its map: its topic was given a larger size meanwhile.
             Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
@@ -714,6 +716,7 @@ impl SegmentReader {
             }
             outcome => outcome,
         };
+        context.counters.read_latency.record(begun.elapsed());
         let window = window.map_err(|error| Error::io(READ, &segment.path, error))?;
         self.window = window;
         self.window_at = position;

@@ -141,6 +141,7 @@ pub(crate) struct Counters {
     pub(crate) bytes_read: Counter,
     pub(crate) damage_found: Counter,
     pub(crate) append_latency: Histogram,
+    pub(crate) read_latency: Histogram,
     pub(crate) sync_latency: Histogram,
     pub(crate) syncs_shared: Counter,
     pub(crate) checkpoints: Counter,
@@ -170,8 +171,12 @@ pub struct StoreStats {
     pub bytes_read: u64,
     /// How often a reader met damage.
     pub damage_found: u64,
-    /// From the call of an append to its acknowledgement, for appends that waited.
+    /// From the call of an append to its acknowledgement, for those that asked to be synced: others would spend more on
+    /// the clock than on the append.
     pub append_latency: LatencyStats,
+    /// How long it took until a piece of a segment, of up to 256 KiB or one batch, was in memory for a reader. It has many
+    /// batches, if they are small.
+    pub read_latency: LatencyStats,
     /// Duration of journal syncs.
     pub sync_latency: LatencyStats,
     /// Synced appends that shared another one's sync.

@@ -193,6 +193,7 @@ async fn metrics_are_told_over_http_and_so_is_readiness() {
         "quipu_topic_subscription_lag_records{topic=\"orders\"} 0",
         "quipu_append_size_bytes_bucket{le=\"256.0\"} 1",
         "# TYPE quipu_sync_duration_seconds histogram",
+        "# TYPE quipu_segment_read_duration_seconds histogram",
         "# UNIT quipu_journal_bytes bytes",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -205,13 +205,18 @@ impl LogInner {
 
     /// All five steps.
     fn append(&self, records: &[Record], durability: Durability) -> Result<Appended> {
+        let begun = (durability == Durability::Synced).then(Instant::now);
         let now = self.context.clock.now();
-        let is_for_sync = durability == Durability::Synced;
+        let is_for_sync = begun.is_some();
         let place = BATCH.with_borrow_mut(|batch| self.encode_and_write(batch, records, now, is_for_sync));
-        let Place { first_offset, append_time } = place.map_err(|error| *error)?;
+        let Place { first_offset, append_time } = place.map_err(|error| {
+            self.context.counters.appends_refused.add(1);
+            *error
+        })?;
         let next_offset = first_offset + records.len() as u64;
-        if is_for_sync {
+        if let Some(begun) = begun {
             self.wait_synced(next_offset)?;
+            self.context.counters.append_latency.record(begun.elapsed());
         }
         // What is in the segment is in the page cache.
         let durability = durability.max(Durability::Written);

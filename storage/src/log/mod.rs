@@ -120,14 +120,25 @@ struct LogInner {
 pub struct LogStats {
     /// Appends that were applied.
     pub appends: u64,
+    /// Appends that were refused.
+    pub appends_refused: u64,
     /// Records appended.
     pub records_appended: u64,
     /// Bytes of their batches, as stored.
     pub bytes_appended: u64,
     /// Batches read by cursors.
     pub batches_read: u64,
+    /// Records in them.
+    pub records_read: u64,
+    /// Bytes of them, as stored.
+    pub bytes_read: u64,
     /// How often a reader met damage.
     pub damage_found: u64,
+    /// From the call of an append to its acknowledgement, for those that asked to be synced: others would spend more on
+    /// the clock than on the append.
+    pub append_latency: LatencyStats,
+    /// How long it took until a piece of a segment, of up to 256 KiB or one batch, was in memory for a reader.
+    pub read_latency: LatencyStats,
     /// Duration of syncs.
     pub sync_latency: LatencyStats,
     /// Synced appends that shared another one's sync.
@@ -250,9 +261,14 @@ impl Log {
         let segments = inner.segments.load();
         LogStats {
             appends,
+            appends_refused: counters.appends_refused.value(),
             records_appended,
             bytes_appended,
             batches_read: counters.batches_read.value(),
+            records_read: counters.records_read.value(),
+            bytes_read: counters.bytes_read.value(),
+            append_latency: counters.append_latency.snapshot(),
+            read_latency: counters.read_latency.snapshot(),
             damage_found: counters.damage_found.value(),
             sync_latency: counters.sync_latency.snapshot(),
             syncs_shared: counters.syncs_shared.value(),

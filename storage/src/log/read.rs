@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use super::{Log, LogInner};
-use crate::cursor::{ReadBatch, Start, StoredRecord, Visibility, behind};
+use crate::cursor::{Counted, ReadBatch, Start, StoredRecord, Visibility, behind};
 use crate::error::{Error, Result};
 use crate::format::batch::Batch;
 use crate::segment::{Found, Segment, SegmentReader};
@@ -25,6 +25,7 @@ pub struct LogCursor {
     place: Option<(Arc<Segment>, u64)>,
     reader: SegmentReader,
     waker: Option<u64>,
+    counted: Counted,
 }
 
 impl LogCursor {
@@ -36,6 +37,7 @@ impl LogCursor {
             place: None,
             reader: SegmentReader::new(),
             waker: None,
+            counted: Counted::default(),
         };
         cursor.next = cursor.resolve(start)?;
         Ok(cursor)
@@ -67,6 +69,7 @@ impl LogCursor {
         loop {
             inner.check_start(self.next)?;
             if self.next >= self.visible_end() {
+                self.counted.report(&inner.context);
                 return Ok(None);
             }
             let place = match self.place.take() {
@@ -78,8 +81,7 @@ impl LogCursor {
             });
             match found {
                 Ok((Found::Batch(batch, behind), segment)) => {
-                    let counters = &inner.context.counters;
-                    counters.batches_read.add(1);
+                    self.counted.count(&batch, &inner.context);
                     let from = self.next;
                     self.next = batch.next_offset();
                     self.place = Some((segment, behind));
@@ -224,6 +226,7 @@ impl LogCursor {
 
 impl Drop for LogCursor {
     fn drop(&mut self) {
+        self.counted.report(&self.log.handle.inner.context);
         if let Some(id) = self.waker {
             self.watch().forget(id);
         }

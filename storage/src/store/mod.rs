@@ -313,6 +313,7 @@ impl Store {
             bytes_read: counters.bytes_read.value(),
             damage_found: counters.damage_found.value(),
             append_latency: counters.append_latency.snapshot(),
+            read_latency: counters.read_latency.snapshot(),
             sync_latency: counters.sync_latency.snapshot(),
             syncs_shared: counters.syncs_shared.value(),
             checkpoints: counters.checkpoints.value(),
