@@ -104,7 +104,7 @@ fn log_faults_are_red(wrap: fn(Arc<dyn Disk>) -> Arc<dyn Disk>) -> bool {
 }
 
 fn log_recovery_faults_are_red(wrap: fn(Arc<dyn Disk>) -> Arc<dyn Disk>) -> bool {
-    panics(|| bare_log::faults::run_recovery(wrap))
+    panics(|| bare_log::faults::run_recovery(wrap, 3))
 }
 
 fn log_rot_is_red() -> bool {
