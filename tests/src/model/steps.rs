@@ -389,8 +389,11 @@ impl Run {
                     ensure!(to < topic.log_end(), "{name}: everything went by bytes");
                 }
             }
+            let in_memory = topic.is_in_memory();
             self.model.push(Event::Trimmed { name, to });
-            self.model.sync();
+            if !in_memory {
+                self.model.sync();
+            }
             self.coverage.retained += 1;
         }
         for (name, topic) in &self.model.current.topics {
