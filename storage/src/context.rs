@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
 
 use crate::clock::Clock;
 use crate::disk::{Disk, File};
@@ -29,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) maps: MapBudget,
     failure: OnceLock<Error>,
     alarm: OnceLock<Alarm>,
+    /// Tells of the failure. Held while the failure is set: who finds it set finds the thread as well.
+    alarm_thread: Mutex<Option<JoinHandle<()>>>,
     is_closed: AtomicBool,
     is_released: AtomicBool,
     is_disk_full: AtomicBool,
@@ -54,6 +57,7 @@ impl Context {
             counters: Counters::default(),
             failure: OnceLock::new(),
             alarm: OnceLock::new(),
+            alarm_thread: Mutex::new(None),
             is_closed: AtomicBool::new(false),
             is_released: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
@@ -73,6 +77,7 @@ impl Context {
     /// Fails the store for good: after a failed write or sync nothing is known about what it covered, and the
     /// page cache may show what the disk does not hold. Returns the first failure.
     pub(crate) fn fail(&self, error: Error) -> Error {
+        let mut thread = self.alarm_thread.lock().expect("no panic under this lock");
         let mut is_first = false;
         let set = || {
             is_first = true;
@@ -80,7 +85,7 @@ impl Context {
         };
         let failure = self.failure.get_or_init(set).clone();
         if is_first && let Some(alarm) = self.alarm.get() {
-            alarm.raise(&failure);
+            *thread = alarm.raise(&failure);
         }
         failure
     }
@@ -90,6 +95,16 @@ impl Context {
     pub(crate) fn on_failure(&self, tell: impl Fn(&Error) + Send + Sync + 'static) {
         let is_set = self.alarm.set(Alarm(Arc::new(tell))).is_ok();
         assert!(is_set, "it is set once, when the store opens");
+    }
+
+    /// Waits until all who waited have been told of the failure, if there is one: until then somebody holds the store. Not
+    /// from the thread that tells them.
+    pub(crate) fn wait_for_alarm(&self) {
+        let thread = self.alarm_thread.lock().expect("no panic under this lock").take();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // A panic there is that of a waker, which is its owner's.
+            let _ = thread.join();
+        }
     }
 
     /// What failed the store.
@@ -168,11 +183,11 @@ struct Alarm(Arc<dyn Fn(&Error) + Send + Sync>);
 
 impl Alarm {
     /// Whoever met the failure may hold locks, and what is woken may want them: hence the thread.
-    fn raise(&self, failure: &Error) {
+    fn raise(&self, failure: &Error) -> Option<JoinHandle<()>> {
         let (tell, failure) = (Arc::clone(&self.0), failure.clone());
         let thread = std::thread::Builder::new().name("quipu-failure".into());
         // If there can be no thread, those who wait learn of it when the store is closed.
-        let _ = thread.spawn(move || tell(&failure));
+        thread.spawn(move || tell(&failure)).ok()
     }
 }
 

@@ -283,6 +283,7 @@ impl Handle {
         // Those who wait are told what failed the log, also when the thread that tells it has not come to it yet.
         let told = context.failure().cloned().unwrap_or(Error::Closed);
         let wakers = inner.commit.fail_and_wake_later(told);
+        context.wait_for_alarm();
         *self.lock.lock().expect("no panic under this lock") = None;
         *closed = Some(outcome.clone());
         drop(closed);

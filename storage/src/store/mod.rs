@@ -364,6 +364,7 @@ impl Handle {
         // Those who wait are told what failed the store, also when the thread that tells it has not come to it yet.
         let told = inner.context.failure().cloned().unwrap_or(Error::Closed);
         let wakers = inner.commit.fail_and_wake_later(told);
+        inner.context.wait_for_alarm();
         inner.context.release();
         let topics = inner.all_topics();
         for topic in &topics {
