@@ -107,7 +107,7 @@ mod tests {
         let mut child = shell("echo ready; exec sleep 60");
         assert_eq!(child.line().unwrap(), "ready");
         assert!(child.own_bytes().unwrap() > 0);
-        assert!(child.resident_bytes().unwrap() > child.own_bytes().unwrap());
+        assert!(child.resident_bytes().unwrap() >= child.own_bytes().unwrap());
         assert!(child.cpu_time().unwrap() > Duration::ZERO);
         child.kill().unwrap();
         assert!(child.line().is_err());

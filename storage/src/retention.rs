@@ -138,7 +138,10 @@ fn decide_in_memory(
 ) -> Option<(Offset, RetentionReason)> {
     let tail = topic.tail();
     let records = tail.head.next_offset - tail.first_offset();
-    let pieces = tail.batches().map(|batch| Piece {
+    // What is shown to nobody yet stays.
+    let high_watermark = topic.high_watermark();
+    let shown = tail.batches().take_while(|batch| batch.next_offset <= high_watermark);
+    let pieces = shown.map(|batch| Piece {
         next_offset: batch.next_offset,
         last_time: batch.append_time,
         bytes: batch.bytes.len() as u64,

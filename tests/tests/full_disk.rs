@@ -71,10 +71,58 @@ fn opening_gives_up_the_reserve_for_the_lock() {
     assert_whole(&store);
 }
 
+/// A store has one journal file at first. Each opening after a kill needs another, there was no room for one, and so nobody
+/// could make any by trimming or deleting.
+#[test]
+fn a_full_store_can_be_opened_again_and_again_and_topics_deleted() {
+    let mut disk = full();
+    for _ in 0..3 {
+        let store = open(&disk, 64 << 10).unwrap();
+        assert_whole(&store);
+        disk = disk.after_kill();
+        drop(store);
+    }
+    let store = open(&disk, 1 << 20).unwrap();
+    assert_whole(&store);
+    let topic = store.topic("t").unwrap();
+    let refused = (0..10).find_map(|_| topic.append(&[Record::new(vec![0; 20_000])]).err()).unwrap();
+    assert!(matches!(refused, Error::DiskFull { .. }), "{refused}");
+    store.delete_topic("t").unwrap();
+}
+
+/// All files of the journal were in use or set aside for the next opening, none was to become free, and the disk had no room
+/// for another: an append waited for ever, and nobody was told that the disk is full.
+#[test]
+fn an_append_that_no_journal_file_is_left_for_is_told_that_the_disk_is_full() {
+    let disk = SimDisk::new();
+    let store = open(&disk, 64 << 10).unwrap();
+    let topic = store.create_topic("t", TopicSettings::default()).unwrap();
+    disk.set_capacity(Some(disk.used_bytes() + (48 << 10)));
+    let mut count: u64 = 0;
+    let refused = loop {
+        match topic.append(&[Record::new(vec![0; 1000])]) {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+        assert!(count < 1000, "the disk does not become full");
+    };
+    assert!(matches!(refused, Error::DiskFull { .. }), "{refused}");
+    assert!(store.stats().is_disk_full);
+    assert_eq!(topic.read(Start::Earliest).unwrap().count() as u64, count);
+    topic.trim(topic.high_watermark()).unwrap();
+    disk.set_capacity(None);
+    topic.append(&[Record::new(vec![0; 1000])]).unwrap();
+    store.checkpoint().unwrap();
+    assert!(!store.stats().is_disk_full);
+}
+
 #[test]
 fn a_disk_that_is_too_full_for_all_that_is_an_error_that_leaves_the_store_as_it_was() {
     let disk = full();
+    disk.lose_file(format!("{STORE}/reserve")).unwrap();
+    disk.set_capacity(Some(disk.used_bytes()));
     let error = open(&disk, 1 << 20).unwrap_err();
     assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    disk.set_capacity(None);
     assert_whole(&open(&disk, 64 << 10).unwrap());
 }

@@ -62,6 +62,31 @@ fn a_submitted_append_to_a_topic_in_memory_waits_for_no_sync() {
     assert_eq!((next.first_offset + 1, next.durability), (topic.high_watermark(), Durability::Accepted));
 }
 
+/// The oldest records went beyond the bound although nobody had been shown them: the log started behind its high watermark.
+#[test]
+fn records_that_are_shown_to_nobody_yet_are_bounded_and_none_of_them_goes() {
+    let disk = FaultyDisk::over_sim(SimDisk::new());
+    let store = open(&disk);
+    let storage = Storage::Memory { bytes_max: 4096 };
+    let topic = store.create_topic("m", TopicSettings { storage, ..TopicSettings::default() }).unwrap();
+    let record = [Record::new(vec![0; 1000])];
+    let mut taken = 0;
+    let refused = loop {
+        match topic.submit(&record, Durability::Accepted) {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken < 10, "there is no bound");
+    };
+    assert!(matches!(refused, quipu_storage::Error::Overloaded { .. }), "{refused}");
+    assert_eq!((topic.log_start_offset(), topic.high_watermark()), (Offset(0), Offset(0)));
+    // Who may wait makes them visible, and then the oldest go.
+    topic.append_with(&record, Durability::Accepted).unwrap();
+    assert_eq!(topic.high_watermark(), Offset(taken + 1));
+    assert!(topic.log_start_offset() > Offset(0));
+    assert_eq!(topic.read(Start::Earliest).unwrap().count() as u64, 4096 / 1000 - 1);
+}
+
 /// Together with a topic on disk, in one frame.
 #[test]
 fn offsets_are_set_aside_in_the_frame_of_an_append_to_several_topics() {

@@ -16,7 +16,7 @@ use quipu_tests::model::run::{Coverage, honest, sequence, sequence_without_compa
 /// Seeds that have found something once.
 const REGRESSIONS: &[u64] = &[];
 /// Seeds that had found something before there was compaction among the operations.
-const OLDER_REGRESSIONS: &[u64] = &[11, 23, 139, 313, 453, 1422, 15989];
+const OLDER_REGRESSIONS: &[u64] = &[11, 23, 139, 313, 453, 1422, 2913, 15989];
 const SEQUENCES: u64 = 10_000;
 /// Failures that are printed before a run gives up.
 const FAILURES_MAX: usize = 5;

@@ -52,10 +52,14 @@ impl Slot {
     /// Creates a file full of zeros: an overwrite of blocks that were written before changes no metadata, so a
     /// sync has only the data to write. It gets its name when all of it is on the disk.
     pub(crate) fn create(context: &Context, number: u64) -> Result<Self> {
+        Self::create_with(context, number, context.settings.journal_file_bytes)
+    }
+
+    /// The same with `bytes`: on a full disk a small one has to do.
+    pub(crate) fn create_with(context: &Context, number: u64, bytes: u64) -> Result<Self> {
         let dir = dir(context);
         let path = dir.join(format!("{number:06}.journal"));
         let aside = dir.join(format!("{number:06}{HALF_MADE}"));
-        let bytes = context.settings.journal_file_bytes;
         let fill = || {
             match context.disk.remove(&aside) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -125,6 +129,8 @@ pub(crate) struct Journal {
     unsynced: Vec<NamedFile>,
     next_number: u64,
     files: u64,
+    /// A file was wanted and the disk was too full for it, and none was free since.
+    lacks_file: bool,
     /// The last frames, not written into the file yet. They end at `file_position`.
     staged: Vec<u8>,
 }
@@ -183,6 +189,7 @@ impl Journal {
             free,
             unsynced: Vec::new(),
             next_number,
+            lacks_file: false,
             staged: Vec::new(),
         };
         journal.start_generation(generation)?;
@@ -244,7 +251,20 @@ impl Journal {
 
     /// Adds a file to be used.
     pub(crate) fn add(&mut self, slot: Slot) {
+        self.lacks_file = false;
         self.free.push(slot);
+    }
+
+    /// The disk was too full for another file. Says whether no checkpoint will free one either, so that to wait for one would
+    /// be to wait for ever.
+    pub(crate) fn note_disk_full(&mut self) -> bool {
+        self.lacks_file = self.retired.is_empty();
+        self.lacks_file
+    }
+
+    /// Whether there is no file to go on in, and no room on the disk for one.
+    pub(crate) fn lacks_file(&self) -> bool {
+        self.lacks_file
     }
 
     /// The file for which a number was taken could not be created.
@@ -345,6 +365,7 @@ impl Journal {
         while self.retired.front().is_some_and(|retired| retired.end <= position) {
             let Some(Retired { slot, .. }) = self.retired.pop_front() else { break };
             if slot.bytes == context.settings.journal_file_bytes {
+                self.lacks_file = false;
                 self.free.push(slot);
             } else {
                 self.files -= 1;

@@ -319,6 +319,17 @@ impl StoreInner {
             for part in &parts {
                 part.topic.check_alive()?;
             }
+            if let Some(part) = parts.iter().find(|part| part.topic.is_out_of_memory()) {
+                let reserved_at = Position(part.topic.reserved_at.load(Ordering::Relaxed));
+                drop(writer);
+                if !may_wait {
+                    self.wake.sync.signal();
+                    let limit = part.topic.memory_bytes_max.unwrap_or(0);
+                    return Err(Error::Overloaded { what: "the memory of the topic", limit });
+                }
+                self.wait_synced(reserved_at)?;
+                continue;
+            }
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
             if writer.journal.has_room(bytes_most) && !tail_is_full {
@@ -427,7 +438,7 @@ impl StoreInner {
         let _writer = self.writer();
         if topic.reserved_at.load(Ordering::Relaxed) <= synced.0 {
             topic.reserved_at.store(0, Ordering::Relaxed);
-            topic.move_high_watermark(topic.log_end());
+            topic.show_all();
         }
     }
 
@@ -542,12 +553,19 @@ impl StoreInner {
                 Ok(true)
             }
             Err(error) => {
-                self.writer().journal.give_up();
-                match error {
-                    // There are other files, which will be free again.
-                    Error::DiskFull { .. } => Ok(false),
-                    error => Err(error),
+                let mut writer = self.writer();
+                writer.journal.give_up();
+                // Other files may be free again when there is a checkpoint.
+                let is_for_good = !matches!(error, Error::DiskFull { .. }) || writer.journal.note_disk_full();
+                drop(writer);
+                if !is_for_good {
+                    return Ok(false);
                 }
+                if matches!(error, Error::DiskFull { .. }) {
+                    self.context.set_disk_full(true);
+                    self.wake.retention.signal();
+                }
+                Err(error)
             }
         }
     }

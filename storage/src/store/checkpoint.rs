@@ -58,7 +58,8 @@ impl StoreInner {
             Err(Error::DiskFull { .. }) if self.give_up_reserve() => self.try_checkpoint(),
             outcome => outcome,
         };
-        self.context.set_disk_full(matches!(outcome, Err(Error::DiskFull { .. })));
+        let is_full = matches!(outcome, Err(Error::DiskFull { .. })) || self.writer().journal.lacks_file();
+        self.context.set_disk_full(is_full);
         *self.checkpoint_error.lock().expect("no panic under this lock") = outcome.as_ref().err().cloned();
         if outcome.is_ok() {
             self.context.counters.checkpoints.add(1);

@@ -375,6 +375,10 @@ pub(crate) fn write_checkpoint(disk: &dyn Disk, dir: &Path, checkpoint: &Checkpo
     }
 }
 
+/// What the journal goes on in when the disk is too full for a file of the size that the settings say: so small that the
+/// reserve is good for some more, since each opening before the next checkpoint takes one.
+const SMALL_JOURNAL_FILE_BYTES: u64 = 64 << 10;
+
 /// Begins a new generation in a file that nothing needs.
 fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered) -> Result<Journal> {
     // The name of a file that was never used may not be on the disk: its process was killed before it had synced the
@@ -404,13 +408,24 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
         } else if file.bytes == context.settings.journal_file_bytes {
             free.push(Slot::open(context, file.path, file.bytes)?);
         } else {
-            odd.push(file.path);
+            odd.push((file.path, file.bytes));
         }
     }
+    odd.sort_by_key(|(_, bytes)| *bytes);
     needed.sort_by_key(|(_, end)| *end);
     let slot = match free.pop() {
         Some(slot) => slot,
-        None => with_room(&*context.disk, &context.dir, || Slot::create(context, highest))?,
+        None => match with_room(&*context.disk, &context.dir, || Slot::create(context, highest)) {
+            // Any will do for what makes a full disk free again: a trim, a deletion.
+            Err(error @ Error::DiskFull { .. }) => match odd.pop() {
+                Some((path, bytes)) => Slot::open(context, path, bytes)?,
+                None => {
+                    let bytes = SMALL_JOURNAL_FILE_BYTES.min(context.settings.journal_file_bytes);
+                    Slot::create_with(context, highest, bytes).map_err(|_| error)?
+                }
+            },
+            outcome => outcome?,
+        },
     };
     let generation = recovered.generation + 1;
     let mut journal =
@@ -420,7 +435,7 @@ fn begin_journal(context: &Context, files: Vec<FoundFile>, recovered: &Recovered
     for (file, path) in journal.sync_work()?.files {
         context.sync_file(&*file, &path)?;
     }
-    for path in odd {
+    for (path, _) in odd {
         context.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
     }
     Ok(journal)

@@ -51,7 +51,7 @@ pub(crate) struct TopicInner {
     pub(crate) dir: PathBuf,
     pub(crate) context: Arc<Context>,
     pub(crate) settings: ArcSwap<TopicSettings>,
-    memory_bytes_max: Option<u64>,
+    pub(crate) memory_bytes_max: Option<u64>,
     log_start: AtomicU64,
     high_watermark: AtomicU64,
     log_end: AtomicU64,
@@ -189,16 +189,35 @@ impl TopicInner {
         {
             let mut tail = self.tail();
             tail.push(bytes, next_offset, append_time, rolls);
-            if let Some(bytes_max) = self.memory_bytes_max {
-                // It has a bound of its own, and waits for no segment.
-                drop(tail.drop_beyond(bytes_max));
-                self.log_start.fetch_max(tail.first_offset().0, Ordering::AcqRel);
+            if self.is_in_memory() {
+                self.bound_memory(&mut tail);
             } else {
                 self.context.counters.tail_bytes.add(length);
             }
         }
         self.bytes_appended.add_alone(length);
         self.log_end.store(next_offset.0, Ordering::Release);
+    }
+
+    /// A topic in memory has a bound of its own, and waits for no segment: what is beyond it goes, the oldest first. Not
+    /// what is shown to nobody yet, or the log would start behind what can be read; see
+    /// [`is_out_of_memory`](Self::is_out_of_memory).
+    fn bound_memory(&self, tail: &mut Tail) {
+        let Some(bytes_max) = self.memory_bytes_max else { return };
+        drop(tail.drop_beyond(bytes_max, self.high_watermark()));
+        self.log_start.fetch_max(tail.first_offset().0, Ordering::AcqRel);
+    }
+
+    /// Whether a topic in memory holds as much as it may of what is shown to nobody yet. Under the store's writer lock.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        let is_unsettled = self.reserved_at.load(Ordering::Relaxed) != 0;
+        is_unsettled && self.memory_bytes_max.is_some_and(|bytes_max| self.tail().bytes() > bytes_max)
+    }
+
+    /// Everything that a topic in memory holds is shown from now on. Under the store's writer lock.
+    pub(crate) fn show_all(&self) {
+        self.move_high_watermark(self.log_end());
+        self.bound_memory(&mut self.tail());
     }
 
     /// Forgets what waits in memory: the topic was deleted. Nobody flushes it meanwhile.

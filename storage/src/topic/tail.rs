@@ -197,11 +197,12 @@ impl Tail {
         (bytes, gone)
     }
 
-    /// Drops the oldest batches until at most `bytes_max` are left, but never the last one; else as
+    /// Drops the oldest batches below `limit` until at most `bytes_max` are left, but never the last one; else as
     /// [`drop_below`](Self::drop_below).
-    pub(crate) fn drop_beyond(&mut self, bytes_max: u64) -> (u64, Vec<Chunk>) {
+    pub(crate) fn drop_beyond(&mut self, bytes_max: u64, limit: Offset) -> (u64, Vec<Chunk>) {
         let end = self.head.next_offset;
-        self.drop_while(|bytes, batch| bytes > bytes_max && batch.next_offset < end)
+        let may_go = |batch: &TailBatch| batch.next_offset < end && batch.next_offset <= limit;
+        self.drop_while(|bytes, batch| bytes > bytes_max && may_go(batch))
     }
 
     fn drop_while(&mut self, goes: impl Fn(u64, &TailBatch) -> bool) -> (u64, Vec<Chunk>) {
@@ -345,8 +346,8 @@ mod tests {
     #[test]
     fn a_bound_on_bytes_never_drops_the_last_batch() {
         let mut tail = tail(1000);
-        assert_eq!(tail.drop_beyond(95).0, 9910);
-        assert_eq!(tail.drop_beyond(0).0, 80);
+        assert_eq!(tail.drop_beyond(95, Offset::MAX).0, 9910);
+        assert_eq!(tail.drop_beyond(0, Offset::MAX).0, 80);
         assert_eq!(tail.first_offset(), Offset(1998));
     }
 

@@ -170,10 +170,16 @@ impl Run {
 
     fn submit(&mut self) -> Check {
         let Some((name, _)) = self.pick() else { return Ok(()) };
-        let parts = vec![(name, self.records())];
+        let parts = vec![(name.clone(), self.records())];
         let durability = self.durability();
         let append = self.build(&parts, durability)?;
-        let ticket = self.store().submit(append).map_err(|error| format!("submit: {error}"))?;
+        let ticket = match self.store().submit(append) {
+            // It holds as much as it may of what is shown to nobody before the next sync.
+            Err(Error::Overloaded { .. }) if self.model.current.topics[&name].is_in_memory() => {
+                return self.sync();
+            }
+            outcome => outcome.map_err(|error| format!("submit: {error}"))?,
+        };
         let number = self.model.push_append(&parts, ticket.appended(), self.clock.millis())?;
         // Waiting promises nothing about the sync otherwise.
         if durability == Durability::Synced {
