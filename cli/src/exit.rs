@@ -38,7 +38,7 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Usage,
         2,
-        "USAGE, INVALID_ARGUMENT, RECORD_TOO_LARGE, APPEND_TOO_LARGE",
+        "USAGE, INVALID_ARGUMENT, RECORD_TOO_LARGE, APPEND_TOO_LARGE, MESSAGE_TOO_LARGE, MALFORMED_REQUEST, INVALID_ENCODING",
         "correct the command or the request",
     ),
     (
@@ -56,7 +56,7 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Unavailable,
         5,
-        "UNREACHABLE, NOT_READY, DRAINING, OVERLOADED, RATE_LIMITED, OUTCOME_UNKNOWN",
+        "UNREACHABLE, NOT_READY, DRAINING, OVERLOADED, RATE_LIMITED, TOO_MANY_CONNECTIONS, TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS, REQUEST_STALLED, OUTCOME_UNKNOWN",
         "try again a little later",
     ),
     (

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Place, files, filled, quipu};
-use quipu_storage::{Record, Store, StoreSettings};
+use quipu_storage::{Durability, Record, Store, StoreSettings};
 use serde_json::Value;
 
 #[test]
@@ -30,6 +30,25 @@ fn an_intact_store_is_verified_and_a_flipped_bit_is_named() {
     place.run(&["export", "t"]).fails(8).says("damaged");
     let ran = place.run(&["topics", "verify", "t"]);
     assert_eq!(ran.code, 8, "{ran:?}");
+}
+
+/// A killed process leaves records that nobody knows to be synced. They were left out of reads and exports without a word.
+#[test]
+fn records_that_are_not_known_to_be_synced_are_left_out_with_a_word() {
+    let place = Place::new();
+    let settings = StoreSettings { background: false, ..StoreSettings::default() };
+    let source = place.path("source");
+    let store = Store::builder().settings(settings).open(&source).unwrap();
+    let topic = store.topic_or_create("t").unwrap();
+    topic.append(&[Record::new("synced")]).unwrap();
+    topic.append_with(&[Record::new("written"), Record::new("too")], Durability::Written).unwrap();
+    copy_dir(&source, &place.store());
+    let word = "records 1 to 2 of t are not known to be synced and are left out";
+    let read = place.run(&["read", "t"]).ok().says(word);
+    assert!(!read.text().contains("written"));
+    place.run(&["export", "t", place.path("t.ndjson").to_str().unwrap()]).ok().says(word);
+    let all = place.run(&["read", "t", "--written"]).ok();
+    assert!(all.text().contains("written") && !all.stderr.contains(word));
 }
 
 /// A store as a killed process leaves it, with records in several files of the journal; answers those that were used, in

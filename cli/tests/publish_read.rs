@@ -296,6 +296,10 @@ fn hostile_input_is_refused_with_its_place() {
         "quote",
     );
     refused(&["-F", "csv"], b"a\n\xff\n", 11, "UTF-8");
+    // What would be lost without a word.
+    refused(&["-F", "csv"], b"a,a\n1,2\n", 11, "two columns are called \"a\"");
+    refused(&["-F", "csv"], b"a\n\"x\ny\nz\n", 11, "not closed");
+    refused(&["-F", "csv"], b"\"a\n1,2\n", 11, "not closed");
     refused(&["-F", "binary"], b"\x00\x00", 11, "within a length");
     refused(&["-F", "binary"], b"\x00\x00\x00\x05ab", 11, "2 of 5 bytes");
     refused(&["-F", "binary"], b"\xff\xff\xff\xffab", 11, "limit");

@@ -504,7 +504,12 @@ impl<'a> Batcher<'a> {
         let reached = self.handed_over.iter().rev().find(|(records, _)| *records <= done);
         let skipped = reached.map_or(self.skipped, |(_, skipped)| *skipped);
         let skip = skipped_before + done + skipped;
-        let go_on = format!("records published before: {done}; --skip {skip} goes on behind them");
+        // Where it is not known what is there, to skip what is known to be may publish the rest twice.
+        let go_on = if failure.exit == Exit::Unavailable && failure.reason == "OUTCOME_UNKNOWN" {
+            format!("records known to be published: {done}")
+        } else {
+            format!("records published before: {done}; --skip {skip} goes on behind them")
+        };
         failure.hint = Some(match failure.hint {
             Some(hint) => format!("{hint}; {go_on}"),
             None => go_on,

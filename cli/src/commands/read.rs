@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::show::{FilterArgs, FormatArgs, print};
+use super::show::{FilterArgs, FormatArgs, print, warn_of_unsynced};
 use crate::args::Global;
 use crate::backend::{Direction, ReadSpec};
 use crate::exit::{Failure, Result};
@@ -76,5 +76,11 @@ pub(crate) fn run(global: &Global, mut args: ReadArgs, out: &mut Output) -> Resu
         sees_written: args.filter.written,
         direction,
     };
-    print(&topic, backend.reader(spec)?, &format, out)
+    let sees_all = spec.sees_written || spec.until.is_some() || spec.records_max > 0;
+    print(&topic, backend.reader(spec)?, &format, out)?;
+    // Beside a server there are always some on their way.
+    if global.data.is_some() && !sees_all {
+        warn_of_unsynced(&backend.topic(&topic)?, out);
+    }
+    Ok(())
 }

@@ -8,7 +8,7 @@ use super::publish::parse_header;
 use crate::backend::{Damage, Reader, Step};
 use crate::exit::{Exit, Failure, Result};
 use crate::format::Format;
-use crate::output::Output;
+use crate::output::{Output, Shown};
 use crate::template::Template;
 
 #[derive(Debug, Args)]
@@ -87,6 +87,19 @@ impl FormatArgs {
             (false, true) => Format::Json,
             (false, false) => Format::Readable,
         })
+    }
+}
+
+/// Says that there are records which are not shown, because nobody knows them to be synced: what a killed process left, where
+/// the file `live` did not tell. Whoever opens the store for writing keeps them.
+pub(crate) fn warn_of_unsynced(topic: &pb::Topic, out: &Output) {
+    let pb::Topic { high_watermark, log_end_offset, .. } = *topic;
+    if high_watermark < log_end_offset {
+        out.warn(format_args!(
+            "records {high_watermark} to {} of {} are not known to be synced and are left out",
+            log_end_offset - 1,
+            Shown(&topic.name),
+        ));
     }
 }
 

@@ -17,6 +17,7 @@ use quipu_storage::clock::Clock;
 use serde_json::json;
 
 use super::progress::bytes_bar;
+use super::show::warn_of_unsynced;
 use crate::archive::{Entry, Source, ndjson, segments};
 use crate::args::Global;
 use crate::backend::{Backend, Direction, Embedded, Item, Publisher, ReadSpec, Step};
@@ -81,6 +82,7 @@ pub(crate) fn export(global: &Global, args: &ExportArgs, out: &mut Output) -> Re
         }
         (ExportFormat::Segments, None) => 0,
     };
+    warn_of_unsynced(&topic, out);
     if out.is_json && file.is_some() {
         return out.json(&json!({"topic": args.topic, "records": count}));
     }

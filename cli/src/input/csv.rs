@@ -27,6 +27,9 @@ struct Bounded<'a> {
     /// Bytes until the next row is handed out.
     left: usize,
     bytes_max: usize,
+    /// Whether there are so many quotes, so far, that one of them may not be closed.
+    is_quote_open: bool,
+    has_ended: bool,
 }
 
 const BUFFER_BYTES: usize = 64 << 10;
@@ -41,13 +44,25 @@ impl io::Read for Bounded<'_> {
         }
         let count = self.feed.read(out)?;
         self.left = self.left.saturating_sub(count);
+        self.has_ended = count == 0;
+        self.is_quote_open ^= out[..count].iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
         Ok(count)
     }
 }
 
+impl Bounded<'_> {
+    /// Whether a row that went to the end of the input did so because a quote is not closed: then it may have swallowed
+    /// others. `texts`: its cells.
+    fn swallowed<'t>(&self, mut texts: impl Iterator<Item = &'t [u8]>) -> bool {
+        self.has_ended && self.is_quote_open && texts.any(|text| text.contains(&b'\n'))
+    }
+}
+
+const NOT_CLOSED: &str = "a quote is not closed before the input ends";
+
 impl<'a> Csv<'a> {
     pub(super) fn new(feed: Feed<'a>, mapping: Mapping, bytes_max: usize) -> Self {
-        let bounded = Bounded { feed, left: bytes_max, bytes_max };
+        let bounded = Bounded { feed, left: bytes_max, bytes_max, is_quote_open: false, has_ended: false };
         let reader = ReaderBuilder::new().buffer_capacity(BUFFER_BYTES).from_reader(bounded);
         Self {
             reader,
@@ -64,6 +79,15 @@ impl<'a> Csv<'a> {
     fn start(&mut self) -> Result<(), Invalid> {
         let header = self.reader.headers().map_err(|error| Invalid::last(message(&error)))?;
         self.columns = header.iter().map(str::to_owned).collect();
+        if self.reader.get_ref().swallowed(self.columns.iter().map(String::as_bytes)) {
+            return Err(Invalid::last(NOT_CLOSED.to_owned()));
+        }
+        let mut names = std::collections::HashSet::new();
+        if let Some(twice) = self.columns.iter().find(|name| !names.insert(name.as_str())) {
+            return Err(Invalid::last(format!(
+                "two columns are called {twice:?}: one of them would be lost"
+            )));
+        }
         let column = |name: &str| self.columns.iter().position(|column| column == name);
         let mut wanted = Vec::new();
         for field in self.mapping.fields() {
@@ -121,6 +145,10 @@ impl Entries for Csv<'_> {
         let outcome = self.reader.read_byte_record(&mut self.row);
         self.number = self.row.position().map_or(self.number + 1, csv::Position::line);
         match outcome {
+            Ok(true) if self.reader.get_ref().swallowed(self.row.iter()) => {
+                self.is_over = true;
+                Some(Err(Invalid::last(NOT_CLOSED.to_owned())))
+            }
             Ok(true) => Some(self.record()),
             Ok(false) => None,
             Err(error) if matches!(error.kind(), csv::ErrorKind::UnequalLengths { .. }) => {
