@@ -266,6 +266,7 @@ fn a_server_refuses_what_it_cannot_do() {
         place.run(&[&["serve"], args].concat()).fails(code).says(says);
     };
     refused(&["--listen", "0.0.0.0:0"], 2, "--insecure");
+    refused(&["--metrics-listen", "0.0.0.0:0"], 2, "--insecure");
     refused(&["--listen", "nowhere"], 2, "listen");
     refused(&["--tls-certificate", "c.pem"], 2, "tls_key");
     refused(&["--reads-max", "0"], 2, "reads_max must be 1 to 256 (--reads-max)");

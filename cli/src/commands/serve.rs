@@ -80,6 +80,15 @@ pub(crate) fn run(global: &Global, mut args: ServeArgs, out: &mut Output) -> Res
         .map_err(|invalid| Failure::usage(format!("{invalid} ({})", values.source(invalid.setting))))?;
     check_listen_address(settings.listen.ip(), server.tls.is_some(), settings.insecure)
         .map_err(|refused| Failure::usage(refused.to_string()))?;
+    if let Some(address) = settings.metrics_listen.value() {
+        // Certificates do not count: it is plain HTTP.
+        check_listen_address(address.ip(), false, settings.insecure).map_err(|refused| {
+            Failure::usage(format!(
+                "{} can be reached from other machines, and everybody there can read the metrics: say --insecure",
+                refused.address
+            ))
+        })?;
+    }
     start_log(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
