@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use quipu_storage::{Error, Record, Start, Store, StoreSettings, TopicSettings};
+use quipu_storage::{Durability, Error, Record, Start, Store, StoreSettings, Ticket, TopicSettings};
 use quipu_tests::model::run::{STORE, settings};
 use quipu_tests::sim::SimDisk;
 
@@ -125,4 +126,29 @@ fn a_disk_that_is_too_full_for_all_that_is_an_error_that_leaves_the_store_as_it_
     assert!(matches!(error, Error::DiskFull { .. }), "{error}");
     disk.set_capacity(None);
     assert_whole(&open(&disk, 64 << 10).unwrap());
+}
+
+/// Who may not wait was refused for ever: nobody looked whether there is room again.
+#[test]
+fn appends_that_may_not_wait_are_taken_again_when_there_is_room() {
+    let disk = SimDisk::new();
+    let settings = StoreSettings {
+        journal_file_bytes: 64 << 10,
+        journal_bytes_max: 192 << 10,
+        reserve_bytes: 0,
+        background: true,
+        ..settings()
+    };
+    let store = Store::builder().settings(settings).disk(Arc::new(disk.clone())).open(STORE).unwrap();
+    let topic = store.create_topic("t", TopicSettings::default()).unwrap();
+    let record = [Record::new(vec![0; 1000])];
+    disk.set_capacity(Some(disk.used_bytes() + (48 << 10)));
+    while topic.append(&record).is_ok() {}
+    assert!(matches!(topic.submit(&record, Durability::Synced), Err(Error::DiskFull { .. })));
+    disk.set_capacity(None);
+    let begun = Instant::now();
+    while let Err(error) = topic.submit(&record, Durability::Synced).and_then(Ticket::wait) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{error}");
+        std::thread::yield_now();
+    }
 }

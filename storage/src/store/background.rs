@@ -159,16 +159,18 @@ fn flush_turn(store: &StoreInner) {
             }
         }
     }
-    let (position, wants_file) = {
+    let append_bytes = usize::try_from(context.settings.append_bytes_max).unwrap_or(usize::MAX);
+    let (position, wants_file, has_room) = {
         let writer = store.writer();
-        (writer.journal.position(), writer.journal.wants_file(context))
+        let journal = &writer.journal;
+        (journal.position(), journal.wants_file(context), journal.has_room(append_bytes))
     };
     let used = position - Position(store.checkpointed.load(Ordering::Acquire));
     if used > context.settings.journal_bytes_max / 2 {
         store.wake.checkpoint.signal();
     }
     // Ahead of its use, so that no append waits for it; not before there is need.
-    if wants_file && used > context.settings.journal_file_bytes / 2 {
+    if wants_file && (used > context.settings.journal_file_bytes / 2 || !has_room) {
         let _ = store.add_journal_file();
     }
 }
@@ -178,7 +180,14 @@ fn checkpoint_turn(store: &StoreInner) {
     if store.context.is_closed() {
         return;
     }
-    let position = store.writer().journal.position();
+    let (position, lacks_file) = {
+        let writer = store.writer();
+        (writer.journal.position(), writer.journal.lacks_file())
+    };
+    if lacks_file {
+        // There may be room again, and who may not wait for a file does not ask for one.
+        let _ = store.add_journal_file();
+    }
     if store.checkpointed.load(Ordering::Acquire) != position.0 || store.context.is_disk_full() {
         let outcome = store.checkpoint();
         if matches!(outcome, Err(Error::DiskFull { .. })) {
