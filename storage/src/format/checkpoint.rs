@@ -228,11 +228,14 @@ impl Checkpoint {
                 (4, value) => checkpoint.next_topic = TopicId(value.small()?),
                 (5, value) => checkpoint.topics.push(TopicState::decode(value.bytes()?)?),
                 (6, value) => {
+                    let mut id = TopicId(0);
                     for field in Fields::new(value.bytes()?) {
-                        if let (1, id) = field? {
-                            checkpoint.deleted.push(TopicId(id.small()?));
+                        match field? {
+                            (1, value) => id = TopicId(value.small()?),
+                            _ => return Err(Invalid::new("unknown field of a deleted topic", 0)),
                         }
                     }
+                    checkpoint.deleted.push(id);
                 }
                 _ => return Err(Invalid::new("unknown field", 0)),
             }
@@ -422,6 +425,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A field that comes twice has its last value, so that a deleted topic is never read as two.
+    #[test]
+    fn a_deleted_topic_has_one_id() {
+        let twice = [6 << 3 | 2, 6, 1 << 3, 9, 1 << 3, 8, 1 << 3, 0];
+        let decoded = Checkpoint::decode_content(&twice).unwrap();
+        assert_eq!(decoded.deleted, [TopicId(0)]);
+        let again = Checkpoint::decode(&decoded.encode()).unwrap();
+        assert_eq!(again.checkpoint, decoded);
+        assert!(Checkpoint::decode_content(&[6 << 3 | 2, 2, 2 << 3, 9]).is_err(), "an unknown field");
     }
 
     proptest! {
