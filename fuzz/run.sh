@@ -12,7 +12,7 @@ seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
 shift
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-    targets=(record batch frame segment checkpoint settings clean live store log_identity log)
+    targets=(record batch frame segment terms checkpoint settings clean live store log_identity log)
 fi
 
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -61,6 +61,11 @@ seed() {
             number=$((number + 1))
             case $target:$file in
             segment:*.segment) cp "$file" "$dir/golden-$number" ;;
+            terms:*.terms | terms:*.past)
+                # Header, a block without its checksum, the whole.
+                cp "$file" "$dir/golden-$number"
+                head -c 4000 "$file" | tail -c +65 >"$dir/block-$number"
+                ;;
             batch:*.segment) tail -c +65 "$file" >"$dir/golden-$number" ;;
             record:*.segment) tail -c +113 "$file" >"$dir/golden-$number" ;;
             frame:*.journal)

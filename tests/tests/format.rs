@@ -9,13 +9,18 @@ use std::sync::Arc;
 
 use quipu_storage::disk::OsDisk;
 use quipu_storage::format::live::Live;
+use quipu_storage::format::terms::block::{Block, BlockIndex, Entry, Place};
+use quipu_storage::format::terms::filter::Filter;
+use quipu_storage::format::terms::hash::hash;
+use quipu_storage::format::terms::postings::{Posting, heads, list};
+use quipu_storage::format::terms::{FOOTER_BYTES, Kind, TermsFooter, TermsHeader, crc_at, term};
 use quipu_storage::verify::{VerifyOptions, verify};
 use quipu_storage::{
     Codec, Error, JournalEnd, Log, LogRecovery, LogSettings, Offset, Record, Start, Store, StoreSettings,
     Topic,
 };
 use quipu_tests::golden::log::identity;
-use quipu_tests::golden::{Expected, Golden, all, crc, live, logs, stores, zstandard};
+use quipu_tests::golden::{Expected, Golden, all, crc, live, logs, stores, terms, zstandard};
 
 /// The directory of the golden files of version 1.
 fn golden_dir() -> PathBuf {
@@ -120,6 +125,69 @@ fn the_codecs_of_today_give_the_bytes_of_version_1() {
             assert_eq!(files[path].len(), bytes.len(), "{}/{path}", golden.name);
         }
     }
+}
+
+#[test]
+fn every_term_of_the_indexes_of_version_1_is_found_where_it_was_written() {
+    let dir = golden_dir().join("terms");
+    let file = fs::read(dir.join(format!("{:020}-0.terms", terms::BASE))).unwrap();
+    let header = TermsHeader::decode(&file).unwrap();
+    assert_eq!(header, terms::header());
+    for (term, offsets, revisions) in terms::terms() {
+        let (block, entry) = find_term(&file, &term).unwrap();
+        let revision = |number: usize| revisions.get(number).copied();
+        let posting = |number: usize| Posting { offset: offsets[number], revision: revision(number) };
+        let found = match entry.postings {
+            Place::Ends if entry.count == 1 => vec![posting(0)],
+            Place::Ends => vec![posting(0), posting(1)],
+            Place::Inline(range) => list(&block[range], posting(0), entry.numbering).unwrap(),
+            Place::Run { position, heads_bytes, crc } => {
+                let bytes = |at: u64, bytes: u64| {
+                    let at = usize::try_from(at).unwrap();
+                    &file[at..at + usize::try_from(bytes).unwrap()]
+                };
+                let seed = header.seed();
+                let first = entry.revisions.map(|(first, _)| first);
+                heads(seed, (position, crc), bytes(position, heads_bytes), entry.numbering, first)
+                    .unwrap()
+                    .iter()
+                    .flat_map(|chunk| {
+                        let bytes = bytes(chunk.position, chunk.bytes.into());
+                        chunk.postings(seed, bytes, entry.numbering).unwrap()
+                    })
+                    .collect()
+            }
+        };
+        assert_eq!(found, (0..offsets.len()).map(posting).collect::<Vec<_>>(), "{term:?}");
+        assert_eq!((entry.first, entry.last), (offsets[0], offsets[offsets.len() - 1]));
+        assert_eq!(entry.revisions.map(|(_, last)| last), revisions.last().copied());
+    }
+    assert!(find_term(&file, &term(Kind::Key, b"stream-0500")).is_none());
+    let past = fs::read(dir.join("00000000000000000000.past")).unwrap();
+    for (key, revision) in terms::past() {
+        let (_, entry) = find_term(&past, &key).unwrap();
+        assert_eq!((entry.count, entry.revisions), (0, Some((revision, revision))));
+    }
+}
+
+/// The block that a term would be in, and its entry if it is there.
+fn find_term(file: &[u8], term: &[u8]) -> Option<(Vec<u8>, Entry)> {
+    let header = TermsHeader::decode(file).unwrap();
+    let seed = header.seed();
+    let footer = TermsFooter::decode(&file[file.len() - FOOTER_BYTES..], seed, file.len() as u64).unwrap();
+    let index_at = usize::try_from(footer.index_position).unwrap();
+    let filter_at = index_at + usize::try_from(footer.index_bytes).unwrap();
+    let (index, filter) = (&file[index_at..filter_at], &file[filter_at..file.len() - FOOTER_BYTES]);
+    assert_eq!(crc_at(seed, index_at as u64, index), footer.index_crc);
+    assert_eq!(crc_at(seed, filter_at as u64, filter), footer.filter_crc);
+    let filter = Filter::new(filter.to_vec().into()).unwrap();
+    let index = BlockIndex::decode(index, footer.block_count, footer.index_position).unwrap();
+    let place = index.blocks()[index.find(term)?];
+    let at = usize::try_from(place.position).unwrap();
+    let bytes = file[at..at + place.bytes as usize].to_vec();
+    let entry = Block::new(seed, place.position, &bytes, header.base_offset).unwrap().find(term).unwrap();
+    assert!(entry.is_none() || filter.may_have(hash(header.topic, term)));
+    Some((bytes, entry?))
 }
 
 fn open_log(dir: &Path) -> quipu_storage::Result<Log> {

@@ -6,6 +6,7 @@
 //! | [`record`] | one record |
 //! | [`batch`] | a record batch: the unit of write, checksum, compression and acknowledgement |
 //! | [`segment`] | header, index and footer of a topic's files |
+//! | [`terms`] | the index of a segment's keys, types and tags |
 //! | [`frame`] | a frame of the journal, and the header of its files |
 //! | [`checkpoint`] | the state of the whole store at one journal position |
 //! | [`live`] | how far the writer is, for readers in other processes |
@@ -21,6 +22,7 @@ pub(crate) mod payload;
 pub mod record;
 pub mod segment;
 mod short_crc;
+pub mod terms;
 pub mod wire;
 
 /// The version of every format here. What is newer is refused.

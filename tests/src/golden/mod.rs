@@ -2,10 +2,11 @@
 //!
 //! Made from the codecs alone, with fixed uids, salts and times, so that every run gives the same bytes. Of the first two
 //! stores one was closed properly; the other was killed: its journal has every kind of change, goes over two
-//! generations, and ends in a torn write. Another has a batch that not every build can read.
+//! generations, and ends in a torn write. Another has a batch that not every build can read. The indexes of terms stand alone.
 
 mod compressed;
 pub mod log;
+pub mod terms;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -84,7 +85,7 @@ pub fn live() -> (Live, Golden) {
 
 /// All of them.
 pub fn all() -> Vec<Golden> {
-    stores().into_iter().chain(logs()).chain([zstandard(), live().1]).collect()
+    stores().into_iter().chain(logs()).chain([zstandard(), live().1, terms::golden()]).collect()
 }
 
 /// CRC-32 as `docs/format.md` has it, begun with `seed`.
