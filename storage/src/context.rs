@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::segment::MapBudget;
 use crate::settings::StoreSettings;
 use crate::stats::Counters;
+use crate::terms::sealed::TermBudget;
 use crate::types::{TopicId, Uid};
 
 /// An open file and its path, for the error that names it.
@@ -28,6 +29,7 @@ pub(crate) struct Context {
     pub(crate) is_read_only: bool,
     pub(crate) counters: Counters,
     pub(crate) maps: MapBudget,
+    pub(crate) term_budget: TermBudget,
     failure: OnceLock<Error>,
     alarm: OnceLock<Alarm>,
     /// Tells of the failure. Held while the failure is set: who finds it set finds the thread as well.
@@ -48,6 +50,7 @@ impl Context {
     ) -> Self {
         Self {
             maps: MapBudget::new(settings.maps_max),
+            term_budget: TermBudget::default(),
             dir,
             disk,
             clock,

@@ -22,7 +22,7 @@ use crate::format::record::RecordView;
 use crate::segment::{Found, Segment, SegmentReader};
 use crate::store::visible_end;
 use crate::topic::TopicInner;
-use crate::types::{Offset, Position, Timestamp, Uid};
+use crate::types::{Offset, Position, Revision, Timestamp, Uid};
 
 /// Keeps a store open, and looks for what another process has done to it.
 pub(crate) trait Owner: fmt::Debug + Send + Sync {
@@ -151,19 +151,27 @@ impl ReadBatch {
         })
     }
 
-    /// The record at `offset`, if the batch has it. Decodes no other.
+    /// The record at `offset`, if the batch has it. Decodes no other, but for those before it in a batch with revisions.
     pub(crate) fn record(&self, offset: Offset) -> Result<Option<StoredRecord>> {
+        let mut revisions = self.batch.revisions();
+        let has_revisions = revisions.clone().next().is_some();
         let mut records = self.batch.records();
         while let Some(next) = records.next_encoded() {
             let (found, bytes) = next.map_err(unreadable)?;
             if found > offset {
                 break;
             }
+            // Those before it count only where there are revisions to give out.
+            let mut revision = None;
+            if has_revisions || found == offset {
+                let view = RecordView::decode(bytes).map_err(unreadable)?;
+                revision = view.key.and_then(|_| revisions.next());
+            }
             if found == offset {
-                RecordView::decode(bytes).map_err(unreadable)?;
                 return Ok(Some(StoredRecord {
                     offset,
                     append_time: self.batch.append_time(),
+                    revision,
                     topic: self.topic,
                     bytes: self.batch.body().slice_ref(bytes),
                 }));
@@ -175,17 +183,24 @@ impl ReadBatch {
     /// The records from there on, each with its own hold on the batch's memory.
     pub fn owned(&self) -> Vec<Result<StoredRecord>> {
         let body = self.batch.body();
-        self.records()
-            .map(|next| {
-                let (offset, view) = next?;
-                Ok(StoredRecord {
-                    offset,
-                    append_time: self.batch.append_time(),
-                    topic: self.topic,
-                    bytes: body.slice_ref(view.as_bytes()),
+        let mut revisions = self.batch.revisions();
+        let stored = |next| match next {
+            Ok((offset, view)) => {
+                let view: RecordView<'_> = view;
+                let revision = view.key.and_then(|_| revisions.next());
+                (offset >= self.from).then(|| {
+                    Ok(StoredRecord {
+                        offset,
+                        append_time: self.batch.append_time(),
+                        revision,
+                        topic: self.topic,
+                        bytes: body.slice_ref(view.as_bytes()),
+                    })
                 })
-            })
-            .collect()
+            }
+            Err(invalid) => Some(Err(unreadable(invalid))),
+        };
+        self.batch.records().filter_map(stored).collect()
     }
 }
 
@@ -199,6 +214,7 @@ fn unreadable(invalid: crate::format::Invalid) -> Error {
 pub struct StoredRecord {
     offset: Offset,
     append_time: Timestamp,
+    revision: Option<Revision>,
     topic: Uid,
     bytes: Bytes,
 }
@@ -212,6 +228,16 @@ impl StoredRecord {
     /// When it was appended.
     pub fn append_time(&self) -> Timestamp {
         self.append_time
+    }
+
+    /// Its place among the records of its key, if it has one. Of a record from before there were revisions only reading its
+    /// stream tells.
+    pub fn revision(&self) -> Option<Revision> {
+        self.revision
+    }
+
+    pub(crate) fn with_revision(self, revision: Option<Revision>) -> Self {
+        Self { revision: self.revision.or(revision), ..self }
     }
 
     /// All its fields. Decodes them: keep the view to look at several.
@@ -338,6 +364,16 @@ impl Cursor {
     /// One past the last offset that this cursor may see now.
     pub fn visible_end(&self) -> Offset {
         visible_end(&self.topic.inner, self.visibility)
+    }
+
+    /// For single records here and there.
+    pub(crate) fn for_points(mut self) -> Self {
+        self.reader = SegmentReader::for_points();
+        self
+    }
+
+    pub(crate) fn topic(&self) -> &Arc<TopicInner> {
+        &self.topic.inner
     }
 
     /// What keeps it from being known whether there are more records, if the cursor has got to the end of those that it

@@ -95,7 +95,9 @@ mod segment;
 mod settings;
 mod stats;
 mod store;
+mod stream;
 mod sync;
+mod terms;
 mod topic;
 mod topic_handle;
 mod types;
@@ -122,5 +124,6 @@ pub use settings::{Compaction, Durability, Retention, Storage, StoreSettings, To
 pub use stats::{LatencyStats, StoreStats, TopicStats};
 pub use store::append::{Append, Appended, Ticket};
 pub use store::{RecoveryReport, Store, StoreBuilder};
+pub use stream::{StreamCursor, StreamHead, StreamInfo, StreamRecords, StreamRecordsBackwards, StreamStart};
 pub use topic_handle::Topic;
 pub use types::{Offset, Position, Revision, Timestamp, TopicId, TopicName, Uid};

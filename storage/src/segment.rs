@@ -28,7 +28,8 @@ use crate::format::segment::{
 };
 use crate::format::{ALIGNMENT, HeaderProblem, Invalid};
 use crate::sync::{AtomicU64, Ordering, lock};
-use crate::types::{Offset, Position, Timestamp, TopicName};
+use crate::terms::sealed::Slot;
+use crate::types::{Offset, Position, Timestamp, TopicName, Uid};
 
 /// How much is looked at in one go when batches are read one after the other.
 const WINDOW_BYTES: u64 = 256 << 10;
@@ -70,6 +71,8 @@ pub(crate) struct Segment {
     is_short: AtomicBool,
     index: Mutex<Index>,
     map: Mutex<Option<Arc<dyn Map>>>,
+    /// The index of its terms, once it is sealed.
+    pub(crate) terms: Slot,
 }
 
 #[derive(Debug)]
@@ -114,6 +117,7 @@ impl Segment {
             is_short: AtomicBool::new(false),
             index: Mutex::new(Index::Unread),
             map: Mutex::new(None),
+            terms: Slot::default(),
         }
     }
 
@@ -228,6 +232,27 @@ impl Segment {
                 (entry.position.0, entry.base_offset)
             })
         })
+    }
+
+    /// Where the first batch is, and the first offset that can be there.
+    pub(crate) fn start(&self, context: &Context) -> Result<(u64, Offset)> {
+        self.look(context)?;
+        Ok((HEADER_BYTES as u64, self.base_offset))
+    }
+
+    /// What tells the batches of a sealed segment from any others: the footer says it, or else the batches do.
+    pub(crate) fn batch_hash(&self, context: &Context) -> Result<u32> {
+        self.look(context)?;
+        let file = context
+            .disk
+            .open(&self.path, OpenMode::Read)
+            .map_err(|error| Error::io("open segment", &self.path, error))?;
+        let bytes = file.len().map_err(|error| Error::io("look at", &self.path, error))?;
+        if let Ok(Ok((footer, _))) = self.check_footer(&*file, bytes) {
+            return Ok(footer.batch_hash);
+        }
+        let builder = self.scan(context, self.data_end())?;
+        Ok(builder.footer(Uid([0; 16]), self.next_offset()).batch_hash)
     }
 
     /// Where its batches end, as far as they can be read.
@@ -737,7 +762,7 @@ impl SegmentReader {
 }
 
 /// Whether the disk cannot read what is there. Anything else (too many open files, say) says nothing about the bytes.
-fn is_bad_sector(error: &std::io::Error) -> bool {
+pub(crate) fn is_bad_sector(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 

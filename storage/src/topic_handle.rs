@@ -13,8 +13,11 @@ use crate::settings::{Durability, TopicSettings};
 use crate::stats::TopicStats;
 use crate::store::append::{Append, Appended, Ticket};
 use crate::store::{Handle, Store};
+use crate::stream::{
+    self, StreamCursor, StreamHead, StreamInfo, StreamRecords, StreamRecordsBackwards, StreamStart,
+};
 use crate::topic::TopicInner;
-use crate::types::{Offset, TopicName, Uid};
+use crate::types::{Offset, Revision, TopicName, Uid};
 
 /// A topic of an open store. Cheap to clone; it keeps the store open.
 #[derive(Clone)]
@@ -59,7 +62,8 @@ impl Topic {
     /// As [`Store::append`](crate::Store::append).
     pub fn append_with(&self, records: &[Record], durability: Durability) -> Result<Appended> {
         let append = Append::new().durability(durability).records(self, records)?;
-        Ok(self.store().append(append)?[0])
+        let mut appended = self.store().append(append)?;
+        Ok(appended.swap_remove(0))
     }
 
     /// Appends without waiting. See [`Store::submit`](crate::Store::submit).
@@ -110,6 +114,104 @@ impl Topic {
     /// As [`read`](Self::read).
     pub fn get(&self, offset: Offset) -> Result<Option<StoredRecord>> {
         get(self.source(), offset, Visibility::Synced)
+    }
+
+    /// What is known of the stream of a key, the records that have it, without reading them; `None` if no record ever had
+    /// it.
+    ///
+    /// ```
+    /// # use quipu_storage::{Record, Revision, Store};
+    /// # fn main() -> quipu_storage::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let orders = Store::open(dir.path())?.topic_or_create("orders")?;
+    /// orders.append(&[Record::keyed("order-7", "placed"), Record::keyed("order-7", "paid")])?;
+    /// assert_eq!(orders.stream("order-7")?.unwrap().last_revision, Revision(1));
+    /// assert_eq!(orders.stream("order-8")?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What keeps the index of a segment from being made, if one is missing; and [`Error::CorruptFile`](crate::Error::CorruptFile)
+    /// if a file is damaged that keeps the revisions of records which are gone.
+    pub fn stream(&self, key: impl AsRef<[u8]>) -> Result<Option<StreamHead>> {
+        stream::head(&self.source(), key.as_ref(), Visibility::Synced)
+    }
+
+    /// The streams whose keys begin with `prefix` and come behind `after`, in the order of their keys, at most `limit`.
+    /// Those of which no record can be read any more are left out.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn streams(
+        &self,
+        prefix: impl AsRef<[u8]>,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<StreamInfo>> {
+        stream::list(&self.source(), prefix.as_ref(), after, limit, Visibility::Synced)
+    }
+
+    /// The records of a key from `start` to the end as it is when it is reached.
+    ///
+    /// ```
+    /// # use quipu_storage::{Record, Revision, Store, StreamStart};
+    /// # fn main() -> quipu_storage::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let orders = Store::open(dir.path())?.topic_or_create("orders")?;
+    /// orders.append(&[Record::keyed("order-7", "placed"), Record::keyed("order-8", "placed")])?;
+    /// orders.append(&[Record::keyed("order-7", "paid")])?;
+    /// for record in orders.read_stream("order-7", StreamStart::Earliest)? {
+    ///     let record = record?;
+    ///     println!("{:?}: {:?}", record.revision(), record.payload());
+    /// }
+    /// let paid = orders.read_stream("order-7", Revision(1))?.next().unwrap()?;
+    /// assert_eq!(paid.payload(), Some(&b"paid"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn read_stream(&self, key: impl AsRef<[u8]>, start: impl Into<StreamStart>) -> Result<StreamRecords> {
+        Ok(StreamRecords::new(self.stream_cursor(key, start, Visibility::Synced)?, false))
+    }
+
+    /// The records of a key from `start` on, and then each new one; ends when the store is closed.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn follow_stream(
+        &self,
+        key: impl AsRef<[u8]>,
+        start: impl Into<StreamStart>,
+    ) -> Result<StreamRecords> {
+        Ok(StreamRecords::new(self.stream_cursor(key, start, Visibility::Synced)?, true))
+    }
+
+    /// The records of a key from the last one to the first; of those with a revision below `before`, if it is given.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn read_stream_backwards(
+        &self,
+        key: impl AsRef<[u8]>,
+        before: Option<Revision>,
+    ) -> Result<StreamRecordsBackwards> {
+        StreamRecordsBackwards::new(self.source(), key.as_ref(), before, Visibility::Synced)
+    }
+
+    /// A cursor over the records of a key: the way to read a stream for those who want to say when to wait, or to be woken.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn stream_cursor(
+        &self,
+        key: impl AsRef<[u8]>,
+        start: impl Into<StreamStart>,
+        visibility: Visibility,
+    ) -> Result<StreamCursor> {
+        StreamCursor::new(self.source(), key.as_ref(), start.into(), visibility)
     }
 
     /// The first offset that can be read.

@@ -186,7 +186,8 @@ impl Rig {
     fn segments(&self) -> Vec<PathBuf> {
         let topics = std::fs::read_dir(self.dir.path().join("topics")).unwrap();
         let files = topics.flat_map(|dir| std::fs::read_dir(dir.unwrap().path()).unwrap());
-        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        let is_segment = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "segment");
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).filter(is_segment).collect();
         files.sort();
         files
     }

@@ -163,7 +163,8 @@ fn check(disk: &SimDisk, clock: &Arc<TestClock>, before: &Seen, after: &Seen, wh
     let (mut latest, kept) = (expected.latest(), compacted.latest());
     latest.retain(|key, record| record.payload.is_some() || kept.contains_key(key));
     assert_eq!(kept, latest);
-    let files = disk.files().keys().filter(|path| path.starts_with(Path::new("/store/topics"))).count();
+    let files = disk.files().into_keys().filter(|path| path.starts_with(Path::new("/store/topics")));
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "segment")).count();
     assert_eq!(files as u64, topic.stats().segments, "{:?}", disk.files());
     drop(topic);
     store.close().unwrap();

@@ -22,6 +22,9 @@
 //! - C7 A segment that was trimmed meanwhile does not come back: that all are still listed, and reach beyond the log's
 //!   start, is looked at under the locks under which the change is made.
 //!
+//! - C8 A revision never goes back: when the last records of a key go, which are old tombstones or were trimmed, its last
+//!   revision is kept first ([`crate::terms::past`]).
+//!
 //! Keys are told apart by a hash of 128 bits with a random key: SipHash of the key under two prefixes. Among 2^40 keys
 //! the chance that any two have the same hash is below 2^-48, so it is not looked at whether they do.
 //!
@@ -199,6 +202,8 @@ impl StoreInner {
         let mut report = CompactionReport::new(topic.name.clone(), rules.now, options.dry_run);
         let mut pace = Pace::new(control, topic, compaction.bytes_per_second_max);
         topic.check_files()?;
+        // What is rewritten has its terms in no map that still grows.
+        topic.settle_terms_now();
         let mut survey = Survey::begin(topic, rules, &mut report)?;
         let outcome = survey
             .mark(&mut pace, options.keys_max, &mut report)

@@ -1,25 +1,30 @@
 //! Writing what stays of some neighbouring segments into a new one, and putting it in their place.
 
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use super::control::Pace;
 use super::report::CompactionReport;
 use super::survey::{Known, Read, State, Survey, file_bytes};
 use crate::disk::{File, OpenMode};
 use crate::error::{Error, Result};
-use crate::format::aligned;
 use crate::format::batch::{Batch, BatchHeader};
 use crate::format::checkpoint::SealedSegment;
 use crate::format::frame::Change;
 use crate::format::segment::{HEADER_BYTES, IndexBuilder, SegmentHeader};
+use crate::format::terms::{Kind, term};
+use crate::format::{Invalid, aligned};
 use crate::segment::{Segment, file_name};
 use crate::store::StoreInner;
+use crate::terms::map::TermMap;
 use crate::topic::TopicInner;
-use crate::types::Offset;
+use crate::types::{Offset, Revision};
 
 /// How much is written at once.
 const WRITE_BYTES: usize = 1 << 20;
@@ -131,6 +136,7 @@ impl StoreInner {
         let next_offset = survey.segments[written.end - 1].segment.next_offset();
         let sealed = output.finish(next_offset)?;
         pace.check()?;
+        survey.topic.keep_removed(next_offset, std::mem::take(&mut output.removed))?;
         let inputs: Vec<_> =
             survey.segments[written.clone()].iter().map(|known| Arc::clone(&known.segment)).collect();
         if self.replace(&survey.topic, &inputs, output, &sealed)? {
@@ -183,11 +189,14 @@ impl StoreInner {
             for segment in replaced {
                 // What cannot be removed now is not listed any more: the next opening removes it.
                 if self.context.disk.remove(&segment.path).is_ok() {
+                    topic.remove_terms(&segment);
                     self.context.counters.segments_removed.add(1);
                 }
             }
             flush.is_dir_unsynced = true;
+            drop(flush);
             drop(checkpointing);
+            topic.put_terms(&new, &output.terms);
             return Ok(true);
         }
     }
@@ -218,7 +227,8 @@ fn copy_segment(
         pace.spend(bytes)?;
         report.bytes_read += bytes;
         let goes = std::mem::take(&mut survey.segments[number].pieces[piece].goes);
-        let seed = survey.topic.seed;
+        let expired = std::mem::take(&mut survey.segments[number].pieces[piece].expired);
+        let (seed, log_start) = (survey.topic.seed, survey.log_start);
         let mut record = 0;
         let read = survey.read(number, piece, |batch| {
             let from = record;
@@ -227,6 +237,7 @@ fn copy_segment(
                 output.push(batch);
                 return Ok(());
             }
+            output.note_removed(batch, |number, offset| offset < log_start || expired.get(from + number))?;
             let mut stays = (from..record).map(|record| !goes.get(record));
             if let Some(bytes) = batch.thin(seed, || stays.next().unwrap_or(true))? {
                 output.push_encoded(&bytes, seed);
@@ -234,6 +245,7 @@ fn copy_segment(
             Ok(())
         });
         survey.segments[number].pieces[piece].goes = goes;
+        survey.segments[number].pieces[piece].expired = expired;
         match read? {
             Read::Whole => output.write_if_long()?,
             other => return Ok(other),
@@ -253,6 +265,10 @@ struct Output {
     /// What is not in the file yet.
     buffer: Vec<u8>,
     written: u64,
+    /// The terms of what is in it.
+    terms: TermMap,
+    /// Keys of which this may remove the last record, with its revision.
+    removed: BTreeMap<Vec<u8>, Revision>,
     is_kept: bool,
 }
 
@@ -285,18 +301,40 @@ impl Output {
             index: IndexBuilder::new(base_offset),
             buffer: header.encode().to_vec(),
             written: 0,
+            terms: TermMap::default(),
+            removed: BTreeMap::new(),
             is_kept: false,
         })
     }
 
     /// Takes in a batch as it is.
     fn push(&mut self, batch: &Batch) {
+        // What is not a record has no terms.
+        let _ = self.terms.push_batch(self.topic.uid, batch);
         self.put(batch.header(), batch.as_bytes());
     }
 
-    fn push_encoded(&mut self, bytes: &[u8], seed: u32) {
-        let header = BatchHeader::decode(bytes, seed).expect("it was just encoded");
-        self.put(&header, bytes);
+    fn push_encoded(&mut self, bytes: &Bytes, seed: u32) {
+        let batch = Batch::decode(bytes, seed).expect("it was just encoded");
+        self.push(&batch);
+    }
+
+    /// Takes down the revisions of the records of a batch that `are_last_perhaps` answers `true` for, by number and offset.
+    fn note_removed(
+        &mut self,
+        batch: &Batch,
+        are_last_perhaps: impl Fn(u32, Offset) -> bool,
+    ) -> Result<(), Invalid> {
+        let mut revisions = batch.revisions();
+        for (number, next) in (0..).zip(batch.records()) {
+            let (offset, view) = next?;
+            let Some(key) = view.key else { continue };
+            let Some(revision) = revisions.next() else { break };
+            if are_last_perhaps(number, offset) {
+                self.removed.insert(term(Kind::Key, key), revision);
+            }
+        }
+        Ok(())
     }
 
     fn put(&mut self, header: &BatchHeader, bytes: &[u8]) {

@@ -61,7 +61,7 @@ pub(super) struct Piece {
     /// The records that go.
     pub(super) goes: Bits,
     /// Those of them that are tombstones which were the latest of their key.
-    expired: Bits,
+    pub(super) expired: Bits,
 }
 
 /// What a segment has come to.
@@ -150,7 +150,7 @@ pub(super) struct Survey {
     /// In order of offsets.
     pub(super) segments: Vec<Known>,
     reader: SegmentReader,
-    log_start: Offset,
+    pub(super) log_start: Offset,
     /// What lies at or behind this offset does not count.
     end: Offset,
 }

@@ -24,7 +24,7 @@
 //! | Field | Content |
 //! |---|---|
 //! | 1 | offset gaps, packed varints: how many offsets are missing before each record. Absent: records are dense |
-//! | 2 | revisions, packed varints, one for each record that has a key (reserved) |
+//! | 2 | revisions, packed varints, one for each record that has a key. Absent: from before there were any |
 //! | 3 | producer: name, epoch, sequence (reserved) |
 //! | 4 | request id (reserved) |
 //! | 5 | bare log only: the position up to which this segment was synced when the batch was written |
@@ -40,7 +40,7 @@ use super::record::{self, Record, RecordView, Records, put_record};
 use super::short_crc;
 use super::wire::{Fields, put_bytes, put_number, put_varint, varint};
 use super::{ALIGNMENT, Invalid, aligned, crc, u16_at, u32_at, u64_at};
-use crate::types::{Offset, Timestamp, Uid};
+use crate::types::{Offset, Revision, Timestamp, Uid};
 
 /// Bytes of the fixed header.
 pub const HEADER_BYTES: usize = 48;
@@ -286,6 +286,25 @@ impl BatchBuilder {
         let mut ext = Vec::with_capacity(12);
         put_number(&mut ext, EXT_SYNCED_POSITION, position);
         self.put_ext(&ext);
+    }
+
+    /// Notes the revisions of the records that have keys, in place of those that were noted before; before
+    /// [`seal`](Self::seal). Nothing else is in `ext`.
+    pub fn put_revisions(&mut self, revisions: &[Revision]) {
+        let mut packed = Vec::with_capacity(2 * revisions.len());
+        revisions.iter().for_each(|revision| put_varint(&mut packed, revision.0));
+        let mut ext = Vec::with_capacity(packed.len() + 8);
+        put_bytes(&mut ext, EXT_REVISIONS, &packed);
+        self.bytes.truncate(self.len());
+        let body_at = self.header.body_at();
+        if ext.len() == self.header.ext_bytes as usize {
+            self.bytes[HEADER_BYTES..body_at].copy_from_slice(&ext);
+            return;
+        }
+        self.bytes.splice(HEADER_BYTES..body_at, ext.iter().copied());
+        let small = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.header.ext_bytes = small(ext.len());
+        self.header.batch_bytes = small(self.bytes.len());
     }
 
     /// Adds encoded fields to `ext`; before [`seal`](Self::seal).
@@ -629,6 +648,16 @@ impl Batch {
         })
     }
 
+    /// The revisions of the records that have keys, in order; none in a batch from before there were any.
+    pub fn revisions(&self) -> BatchRevisions<'_> {
+        let ext = &self.bytes[HEADER_BYTES..self.header.body_at()];
+        let packed = Fields::new(ext).find_map(|field| match field {
+            Ok((EXT_REVISIONS, value)) => value.bytes().ok(),
+            _ => None,
+        });
+        BatchRevisions(packed.unwrap_or_default())
+    }
+
     /// The position noted by [`BatchBuilder::put_synced_position`].
     pub fn synced_position(&self) -> Option<u64> {
         synced_position(&self.bytes[HEADER_BYTES..self.header.body_at()])
@@ -641,6 +670,20 @@ pub(crate) fn synced_position(ext: &[u8]) -> Option<u64> {
         Ok((EXT_SYNCED_POSITION, value)) => value.number().ok(),
         _ => None,
     })
+}
+
+/// The revisions that a batch notes.
+#[derive(Clone, Debug)]
+pub struct BatchRevisions<'a>(&'a [u8]);
+
+impl Iterator for BatchRevisions<'_> {
+    type Item = Revision;
+
+    fn next(&mut self) -> Option<Revision> {
+        let (revision, end) = varint(self.0, 0).ok()?;
+        self.0 = &self.0[end..];
+        Some(Revision(revision))
+    }
 }
 
 /// Walks over the records of a batch; ends after the first error.

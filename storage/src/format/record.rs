@@ -114,6 +114,11 @@ impl Record {
         self
     }
 
+    /// Whether it has a key, a type or a tag.
+    pub(crate) fn has_terms(&self) -> bool {
+        self.key.is_some() || !self.record_type.is_empty() || !self.tags.is_empty()
+    }
+
     /// The payload, if there is nothing else.
     #[inline]
     pub(crate) fn payload_alone(&self) -> Option<&[u8]> {

@@ -187,7 +187,13 @@ impl LogInner {
             drop(tail);
             self.written.notify();
         }
-        Some(Appended { first_offset, next_offset, append_time, durability: Durability::Written })
+        Some(Appended {
+            first_offset,
+            next_offset,
+            append_time,
+            durability: Durability::Written,
+            revisions: Vec::new(),
+        })
     }
 
     /// What follows when a batch is in the segment. Says whether somebody waits for it.
@@ -220,7 +226,7 @@ impl LogInner {
         }
         // What is in the segment is in the page cache.
         let durability = durability.max(Durability::Written);
-        Ok(Appended { first_offset, next_offset, append_time, durability })
+        Ok(Appended { first_offset, next_offset, append_time, durability, revisions: Vec::new() })
     }
 
     /// Steps 1 to 4. The error is boxed for the sake of what is returned without one: it stays in registers.

@@ -1,7 +1,8 @@
 //! The way of an append.
 //!
-//! 1. Encode and sum the records, in the caller's thread and outside of every lock ([`Append`]).
-//! 2. Take the writer lock; wait for room if there is none.
+//! 1. Encode and sum the records and look up the revisions of their keys, in the caller's thread and outside of every
+//!    lock ([`Append`]).
+//! 2. Take the writer lock; see whether the revisions still hold; wait for room if there is none.
 //! 3. Give offsets and times, seal the batches.
 //! 4. Write one frame with all of them into the journal. If that fails nothing was applied.
 //! 5. Put the batches into their topics' tails.
@@ -24,8 +25,10 @@ use crate::format::frame::{BatchEntry, Change};
 use crate::format::record::{Record, RecordView, Records, encoded_field_bytes, put_record};
 use crate::journal::{Reach, Slot};
 use crate::settings::Durability;
+use crate::terms::batch_terms::BatchTerms;
+use crate::terms::revisions::{Numbered, Outdated};
 use crate::topic::TopicInner;
-use crate::types::{Offset, Position, Timestamp};
+use crate::types::{Offset, Position, Revision, Timestamp};
 use crate::{Topic, format};
 
 /// Offsets of a topic in memory that are set aside at once.
@@ -50,10 +53,11 @@ struct Part {
     /// Room for a batch header, and behind it the encoded records.
     body: Vec<u8>,
     record_count: u64,
+    terms: BatchTerms,
 }
 
 /// Where the records of an append are now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// Offset of the first record.
     pub first_offset: Offset,
@@ -63,6 +67,8 @@ pub struct Appended {
     pub append_time: Timestamp,
     /// What they survive: at least what was asked for, except in a topic in memory.
     pub durability: Durability,
+    /// The revisions of those that have a key, in order. None in a bare log.
+    pub revisions: Vec<Revision>,
 }
 
 impl Append {
@@ -99,6 +105,11 @@ impl Append {
                 limit,
             })?;
             put_record(&mut part.body, record);
+            if record.has_terms() {
+                let tags = record.tags.iter().map(String::as_str);
+                let key = record.key.as_deref();
+                part.terms.add(topic.inner.uid, part.record_count, key, &record.record_type, tags);
+            }
             part.record_count += 1;
         }
         Ok(self)
@@ -110,6 +121,8 @@ impl Append {
     /// [`Error::InvalidEncoding`] or [`Error::RecordTooLarge`].
     pub fn encoded(mut self, topic: &Topic, body: &[u8]) -> Result<Self> {
         let part = self.part(topic);
+        // Those of a body that is refused count for nothing.
+        let mut terms = std::mem::take(&mut part.terms);
         let mut records = Records::new(body);
         let mut count = 0;
         while let Some(record) = records.next() {
@@ -125,10 +138,12 @@ impl Append {
                 actual,
                 limit,
             })?;
+            terms.add(topic.inner.uid, part.record_count + count, view.key, view.record_type, view.tags());
             count += 1;
         }
         part.body.extend_from_slice(body);
         part.record_count += count;
+        part.terms = terms;
         Ok(self)
     }
 
@@ -139,6 +154,7 @@ impl Append {
                 topic: topic.clone(),
                 body: vec![0; batch::HEADER_BYTES],
                 record_count: 0,
+                terms: BatchTerms::default(),
             });
             self.parts.len() - 1
         });
@@ -174,15 +190,19 @@ impl Append {
         let prepared = self.parts.into_iter().map(|part| {
             let codec = part.topic.inner.settings.load().codec;
             let count = u32::try_from(part.record_count).expect("checked against the limit");
-            Prepared {
+            let mut prepared = Prepared {
                 topic: part.topic.inner,
                 batch: BatchBuilder::from_body(part.body, count, codec),
                 record_count: part.record_count,
+                terms: part.terms,
+                numbered: Numbered::default(),
                 rolls: false,
                 reserves: None,
-            }
+            };
+            prepared.number()?;
+            Ok(prepared)
         });
-        Ok((prepared.collect(), self.durability))
+        Ok((prepared.collect::<Result<_>>()?, self.durability))
     }
 }
 
@@ -191,10 +211,45 @@ struct Prepared {
     topic: Arc<TopicInner>,
     batch: BatchBuilder,
     record_count: u64,
+    terms: BatchTerms,
+    numbered: Numbered,
     /// Whether it starts a new segment.
     rolls: bool,
     /// The offset up to which it sets offsets aside, in a topic in memory that has no more of them.
     reserves: Option<Offset>,
+}
+
+impl Prepared {
+    /// Looks up what the records' revisions are, before the writer lock is taken.
+    fn number(&mut self) -> Result<()> {
+        if self.terms.is_empty() {
+            return Ok(());
+        }
+        self.topic.gather()?;
+        self.numbered = Numbered::new(&self.topic, &self.terms)?;
+        self.put_revisions();
+        Ok(())
+    }
+
+    /// Looks at them again, under the writer lock.
+    fn renew(&mut self) -> Result<(), Outdated> {
+        if self.terms.is_empty() {
+            return Ok(());
+        }
+        if !self.topic.terms.recent.is_known() {
+            return Err(Outdated);
+        }
+        if self.numbered.renew(&self.topic, &self.terms)? {
+            self.put_revisions();
+        }
+        Ok(())
+    }
+
+    fn put_revisions(&mut self) {
+        if !self.numbered.revisions.is_empty() {
+            self.batch.put_revisions(&self.numbered.revisions);
+        }
+    }
 }
 
 /// An append that is in the tails.
@@ -310,9 +365,6 @@ impl StoreInner {
     /// Steps 2 to 5.
     fn write(&self, mut parts: Vec<Prepared>, asked: Durability, may_wait: bool) -> Result<Written> {
         let context = &*self.context;
-        // A frame has its header, its list and each batch padded.
-        let frame_bytes_most = parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
-        let bytes_most = frame_bytes_most + CHANGES_RESERVE_BYTES;
         let mut guard = loop {
             let writer = self.writer();
             context.check_writable()?;
@@ -330,6 +382,15 @@ impl StoreInner {
                 self.wait_synced(reserved_at)?;
                 continue;
             }
+            if let Some(part) = parts.iter_mut().find_map(|part| part.renew().is_err().then_some(part)) {
+                drop(writer);
+                part.number()?;
+                continue;
+            }
+            // A frame has its header, its list and each batch padded.
+            let frame_bytes_most =
+                parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
+            let bytes_most = frame_bytes_most + CHANGES_RESERVE_BYTES;
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
             if writer.journal.has_room(bytes_most) && !tail_is_full {
@@ -357,7 +418,8 @@ impl StoreInner {
             let next_offset = head.next_offset + part.record_count;
             part.batch.seal(topic.seed, head.next_offset, append_time);
             let in_memory = topic.is_in_memory();
-            part.rolls = !in_memory && head.rolls(&settings, part.batch.len(), append_time);
+            part.rolls = !in_memory
+                && (head.rolls(&settings, part.batch.len(), append_time) || topic.terms.recent.is_full());
             if in_memory && next_offset.0 > topic.reserved.load(Ordering::Relaxed) {
                 // Whatever happens, a later run goes on behind the offsets that are given now: see `settle_reserved`.
                 let free = next_offset.saturating_add(RESERVED_AT_ONCE);
@@ -374,7 +436,9 @@ impl StoreInner {
                 is_journaled = true;
             }
             let durability = if in_memory { Durability::Accepted } else { asked };
-            appended.push(Appended { first_offset: head.next_offset, next_offset, append_time, durability });
+            let revisions = std::mem::take(&mut part.numbered.revisions);
+            let first_offset = head.next_offset;
+            appended.push(Appended { first_offset, next_offset, append_time, durability, revisions });
         }
         let mut position = writer.journal.position();
         if is_journaled {
@@ -405,7 +469,8 @@ impl StoreInner {
             let topic = &part.topic;
             let stored: Bytes = part.batch.take_bytes();
             bytes += stored.len() as u64;
-            topic.push(stored, appended.next_offset, appended.append_time, part.rolls);
+            let terms = (&part.terms, &appended.revisions[..]);
+            topic.push_with(stored, appended.next_offset, appended.append_time, part.rolls, terms);
             topic.records_appended.add_alone(part.record_count);
             context.counters.records_appended.add_alone(part.record_count);
             if let Some(free) = part.reserves {

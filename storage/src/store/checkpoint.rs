@@ -24,6 +24,7 @@ use crate::context::NamedFile;
 use crate::disk::{EntryKind, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
+use crate::terms;
 use crate::topic::TopicInner;
 use crate::topic::strand::is_refusal;
 use crate::topic::tail::Head;
@@ -234,11 +235,14 @@ impl StoreInner {
                 entries => entries?,
             };
             for entry in entries {
-                let is_ours =
-                    entry.kind == EntryKind::File && crate::segment::parse_file_name(&entry.name).is_some();
-                if is_ours {
+                if entry.kind != EntryKind::File {
+                    continue;
+                }
+                if crate::segment::parse_file_name(&entry.name).is_some() {
                     disk.remove(&dir.join(entry.name))?;
                     self.context.counters.segments_removed.add(1);
+                } else if terms::is_file_name(&entry.name) {
+                    disk.remove(&dir.join(entry.name))?;
                 }
             }
             // Fails if somebody put something else there: that stays.

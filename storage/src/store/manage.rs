@@ -135,6 +135,7 @@ impl Store {
         flush.close_file();
         topic.drop_tail();
         drop(flush);
+        drop(topic.terms.lock_writing());
         let mut writer = inner.writer();
         let deleted = writer.deleted.iter_mut().find(|deleted| deleted.topic == topic.id);
         deleted.expect("only who may go is taken off the list").may_go = true;
@@ -176,6 +177,9 @@ impl StoreInner {
             // The trim that moved it there may be another thread's, and not durable yet.
             return self.sync();
         }
+        if !topic.is_in_memory() {
+            self.keep_past(topic, offset)?;
+        }
         self.change(plan, |_| topic.move_log_start(offset))?;
         if topic.is_in_memory() {
             return Ok(());
@@ -185,6 +189,18 @@ impl StoreInner {
             // The records are gone for good; a file that cannot be removed now is removed by retention, or at the
             // next opening.
             _ => Ok(()),
+        }
+    }
+
+    /// Keeps what stays known of the records below `offset`, before they go.
+    fn keep_past(&self, topic: &Arc<TopicInner>, offset: Offset) -> Result<()> {
+        // Nothing of it goes: the trim is refused.
+        if offset > topic.high_watermark() {
+            return Ok(());
+        }
+        match topic.keep_past(offset) {
+            Err(Error::DiskFull { .. }) if self.give_up_reserve() => topic.keep_past(offset),
+            outcome => outcome,
         }
     }
 
@@ -205,7 +221,10 @@ impl StoreInner {
                     outcome = Err(Error::io("remove segment", &segment.path, error));
                     left.push(segment);
                 }
-                _ => self.context.counters.segments_removed.add(1),
+                _ => {
+                    topic.remove_terms(&segment);
+                    self.context.counters.segments_removed.add(1);
+                }
             }
         }
         if !left.is_empty() {

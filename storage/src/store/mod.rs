@@ -370,6 +370,7 @@ impl Handle {
         for topic in &topics {
             // Who cleans its directory at this moment began before the release.
             drop(topic.flush.lock().expect("no panic under this lock"));
+            drop(topic.terms.lock_writing());
         }
         *self.lock.lock().expect("no panic under this lock") = None;
         *closed = Some(outcome.clone());

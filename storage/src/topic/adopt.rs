@@ -26,6 +26,7 @@ impl TopicInner {
         self.forget_trimmed(self.log_start());
         let (dropped, _) = self.tail().drop_below(state.next_offset);
         self.context.counters.tail_bytes.sub(dropped);
+        self.terms.recent.forget();
     }
 
     /// Goes on where the checkpoint says, whatever was known before.
@@ -38,6 +39,7 @@ impl TopicInner {
         let head = Head { next_offset: state.next_offset, last_time: state.last_time, active: state.active };
         let before = std::mem::replace(&mut *self.tail(), Tail::new(head));
         self.context.counters.tail_bytes.sub(before.bytes());
+        self.terms.recent.forget();
         self.log_end.store(state.next_offset.0, Ordering::Release);
         self.high_watermark.store(state.next_offset.0, Ordering::Release);
         self.watch.notify();

@@ -8,6 +8,7 @@
 //! | one is shorter than the checkpoint says | not looked at here: readers report the offsets that are missing, and nothing is written behind them ([`strand`](super::strand)) |
 //! | an unknown segment of this topic (begun after the checkpoint, or what compaction or trimming left) | remove it: the journal has what it held, or its records were removed |
 //! | an unknown segment of somebody else, or one whose header is damaged | refuse the topic, name the file, remove nothing |
+//! | an index of terms of no known segment, or one that was not finished | remove it: it can be made again |
 //! | anything else | leave it alone |
 //!
 //! A topic that is refused is looked at again by everybody who comes to it, and is itself again when its files are right.
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::segment::{HEADER_BYTES, SegmentHeader};
 use crate::format::{FORMAT_VERSION, HeaderProblem};
 use crate::segment::parse_file_name;
+use crate::terms;
 
 /// Checks and cleans. Called under the topic's flush lock, before anything is written.
 pub(crate) fn check(topic: &TopicInner) -> Result<()> {
@@ -71,6 +73,16 @@ pub(crate) fn check(topic: &TopicInner) -> Result<()> {
         check_ours(topic, &path)?;
         context.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
         removed = true;
+    }
+    for entry in entries.iter().filter(|entry| entry.kind == EntryKind::File) {
+        let is_unfinished = entry.name.ends_with(".new") && terms::is_file_name(&entry.name);
+        let index_of = terms::sealed::parse_file_name(&entry.name);
+        let is_of_none = index_of
+            .is_some_and(|key| !known.iter().any(|segment| (segment.base_offset, segment.rewrites) == key));
+        if is_unfinished || is_of_none {
+            // It does no harm if it stays.
+            let _ = context.disk.remove(&topic.dir.join(&entry.name));
+        }
     }
     if removed {
         context.sync_dir(&topic.dir)?;

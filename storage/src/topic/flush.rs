@@ -181,7 +181,10 @@ impl TopicInner {
             return Ok(());
         }
         let mut flush = self.lock_flush()?;
-        self.write_below(&mut flush, limit)
+        let outcome = self.write_below(&mut flush, limit);
+        drop(flush);
+        self.settle_terms();
+        outcome
     }
 
     /// The same for those who hold the flush lock.
@@ -350,6 +353,7 @@ impl TopicInner {
             first_time: footer.first_time,
             last_time: footer.last_time,
         });
+        self.terms.is_due.store(true, Ordering::Release);
         Ok(())
     }
 

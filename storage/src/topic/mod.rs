@@ -35,7 +35,10 @@ use crate::retention::RetentionReport;
 use crate::segment::{Segment, file_name};
 use crate::settings::{Storage, TopicSettings};
 use crate::stats::{Counter, TopicStats};
-use crate::types::{Offset, Timestamp, TopicId, TopicName, Uid};
+use crate::terms::TopicTerms;
+use crate::terms::batch_terms::BatchTerms;
+use crate::terms::recent::Recent;
+use crate::types::{Offset, Revision, Timestamp, TopicId, TopicName, Uid};
 use crate::watch::Watch;
 use flush::Flush;
 use tail::{Head, Tail};
@@ -75,6 +78,7 @@ pub(crate) struct TopicInner {
     pub(crate) is_compacting: AtomicBool,
     /// Sealed segments that end here or before are in the checkpoint on disk: recovery never writes them again.
     checkpointed_end: AtomicU64,
+    pub(crate) terms: TopicTerms,
 }
 
 impl TopicInner {
@@ -138,6 +142,10 @@ impl TopicInner {
             last_compaction: Mutex::new(None),
             is_compacting: AtomicBool::new(false),
             checkpointed_end: AtomicU64::new(0),
+            terms: TopicTerms::new(match state.settings.storage {
+                Storage::Memory { .. } => Recent::known_from(state.next_offset),
+                Storage::Disk => Recent::default(),
+            }),
         };
         topic.set_checkpointed(state);
         topic
@@ -185,18 +193,59 @@ impl TopicInner {
 
     /// Takes in a batch that the journal holds now. Under the store's writer lock.
     pub(crate) fn push(&self, bytes: Bytes, next_offset: Offset, append_time: Timestamp, rolls: bool) {
+        let recent = &self.terms.recent;
+        let (base_offset, segment) = self.take_in(bytes.clone(), next_offset, append_time, rolls);
+        recent.push_batch(self, segment.unwrap_or(base_offset), &bytes);
+        self.log_end.store(next_offset.0, Ordering::Release);
+    }
+
+    /// The same for those who know the terms of its records, and the revisions of those that have keys.
+    pub(crate) fn push_with(
+        &self,
+        bytes: Bytes,
+        next_offset: Offset,
+        append_time: Timestamp,
+        rolls: bool,
+        (terms, revisions): (&BatchTerms, &[Revision]),
+    ) {
+        let (base_offset, segment) = self.take_in(bytes, next_offset, append_time, rolls);
+        if !terms.is_empty() {
+            let recent = &self.terms.recent;
+            let segment = segment.unwrap_or_else(|| recent.segment_in_memory(base_offset));
+            recent.push(segment, base_offset, terms, revisions);
+        }
+        // Readers look for terms up to here.
+        self.log_end.store(next_offset.0, Ordering::Release);
+        if self.is_in_memory() {
+            self.terms.recent.drop_below(self.log_start());
+        }
+    }
+
+    /// Answers where the batch begins, and its segment if it gets into one.
+    fn take_in(
+        &self,
+        bytes: Bytes,
+        next_offset: Offset,
+        append_time: Timestamp,
+        rolls: bool,
+    ) -> (Offset, Option<Offset>) {
         let length = bytes.len() as u64;
-        {
+        let (base_offset, segment) = {
             let mut tail = self.tail();
+            let base_offset = tail.head.next_offset;
             tail.push(bytes, next_offset, append_time, rolls);
             if self.is_in_memory() {
                 self.bound_memory(&mut tail);
             } else {
                 self.context.counters.tail_bytes.add(length);
             }
+            (base_offset, tail.head.active.map(|active| active.base_offset).filter(|_| !self.is_in_memory()))
+        };
+        if rolls {
+            self.terms.recent.roll();
         }
         self.bytes_appended.add_alone(length);
-        self.log_end.store(next_offset.0, Ordering::Release);
+        (base_offset, segment)
     }
 
     /// A topic in memory has a bound of its own, and waits for no segment: what is beyond it goes, the oldest first. Not

@@ -56,6 +56,8 @@ impl TopicInner {
                 }
             }
         }
+        // Which segment has which records is another matter now.
+        self.terms.recent.forget();
         Ok(!self.are_files_checked())
     }
 

@@ -142,6 +142,9 @@ pub(super) fn check_topic_files(run: &mut Run<'_>, topic: &TopicInner) -> Result
     for entry in entries {
         let path = topic.dir.join(&entry.name);
         let Some(name) = parse_file_name(&entry.name) else {
+            if entry.kind == EntryKind::File && crate::terms::is_file_name(&entry.name) {
+                continue;
+            }
             let detail = "the topic does not know this file";
             run.find_in_topic(Severity::Foreign, Some(&topic.name), None, (&path, 0), detail);
             continue;

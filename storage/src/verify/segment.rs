@@ -5,6 +5,7 @@
 //! 3. Footer and index, if it is sealed; without them the batches say themselves where they end.
 //! 4. Each batch: both checksums, its place among the offsets, its records; zeros behind it.
 //! 5. The batches lead up to the segment's last offset, and give the index and the footer that are there.
+//! 6. They give the index of its terms, if there is one.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,8 +21,10 @@ use crate::format::checkpoint::SealedSegment;
 use crate::format::segment::{
     FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, SegmentHeader, index_crc,
 };
+use crate::format::terms::{self, Content, TermsFooter, TermsHeader};
 use crate::format::{ALIGNMENT, FORMAT_VERSION, HeaderProblem, Invalid};
 use crate::paged::PagedFile;
+use crate::terms::map::TermMap;
 use crate::types::{Offset, Timestamp, TopicName, Uid};
 
 /// What is known of a segment from elsewhere.
@@ -147,6 +150,8 @@ pub(super) fn check(run: &mut Run<'_>, disk: &dyn Disk, subject: &Subject<'_>) -
         expected: subject.base_offset,
         last_time: Timestamp::ZERO,
         builder: IndexBuilder::new(subject.base_offset),
+        terms: TermMap::default(),
+        are_terms_known: true,
         is_whole: true,
         subject,
     };
@@ -168,6 +173,8 @@ pub(super) fn check(run: &mut Run<'_>, disk: &dyn Disk, subject: &Subject<'_>) -
     // 5.
     if let Some(footer) = &footer {
         walk.compare(run, &mut file, footer);
+        // 6.
+        walk.compare_terms(run, disk, footer)?;
     }
     run.pace(file.take_read())
 }
@@ -215,6 +222,9 @@ struct Walk<'a, 's> {
     expected: Offset,
     last_time: Timestamp,
     builder: IndexBuilder,
+    terms: TermMap,
+    /// Whether the records of every batch could be read.
+    are_terms_known: bool,
     /// Whether the header of every batch was intact, so that index and footer can be compared.
     is_whole: bool,
 }
@@ -301,11 +311,14 @@ impl Walk<'_, '_> {
                     if let Err(invalid) = check_records(&batch) {
                         self.damage(run, batch.base_offset()..batch.next_offset(), position, invalid.detail);
                     }
+                    // What is not a record has no terms.
+                    let _ = self.terms.push_batch(self.topic_uid, &batch);
                     self.take(run, file, position, batch.header());
                     position += batch.header().stored_bytes() as u64;
                 }
                 Spot::Header(header, problem) => {
                     run.report.checked.batches += 1;
+                    self.are_terms_known = false;
                     match problem {
                         BodyProblem::CodecUnavailable(_) => run.report.checked.batches_not_decoded += 1,
                         BodyProblem::Invalid(invalid) => {
@@ -392,6 +405,33 @@ impl Walk<'_, '_> {
         self.builder.push_at(position, header, &start);
         self.last_time = self.last_time.max(header.append_time);
         self.expected = expected.max(header.next_offset());
+    }
+
+    /// Step 6: the index of its terms. One that was never finished, or is of another content, is as good as none.
+    fn compare_terms(&self, run: &mut Run<'_>, disk: &dyn Disk, footer: &Footer) -> Result<()> {
+        let path = self.subject.path.with_extension("terms");
+        if !self.is_whole || !self.are_terms_known {
+            return Ok(());
+        }
+        let Ok(mut file) = PagedFile::open(disk, &path) else { return Ok(()) };
+        let header = TermsHeader {
+            content: Content::Segment,
+            topic: self.topic_uid,
+            base_offset: footer.base_offset,
+            next_offset: footer.next_offset,
+            batch_hash: footer.batch_hash,
+        };
+        let bytes = file.bytes(0, file.len());
+        let end = bytes.len().saturating_sub(terms::FOOTER_BYTES);
+        let is_finished = TermsHeader::decode(&bytes) == Ok(header)
+            && TermsFooter::decode(&bytes[end..], header.seed(), file.len()).is_ok();
+        if !is_finished {
+            run.report.checked.leftover_files += 1;
+        } else if self.terms.encode(header) != bytes {
+            let detail = "the index of the segment's terms is not the one that its batches give";
+            run.find_in_topic(Severity::Redundant, self.subject.topic, None, (&path, 0), detail);
+        }
+        run.pace(file.take_read())
     }
 
     /// Step 5: index and footer against what the batches give.

@@ -299,6 +299,7 @@ fn second_segment(dir: &Path) -> std::path::PathBuf {
     let topics = fs::read_dir(dir.join("topics")).unwrap();
     let first = topics.map(|entry| entry.unwrap().path()).min().unwrap();
     let mut segments: Vec<_> = fs::read_dir(first).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "segment"));
     segments.sort();
     segments[1].clone()
 }

@@ -20,7 +20,9 @@ use crate::sim::SimDisk;
 /// segments.
 pub fn active_base(sim: &SimDisk, topic: &Topic) -> u64 {
     let dir = std::path::Path::new(STORE).join("topics").join(topic.stats().id.to_string());
-    let base = |path: &std::path::Path| path.file_stem()?.to_str()?.split('-').next()?.parse().ok();
+    let base = |path: &std::path::Path| {
+        path.file_name()?.to_str()?.strip_suffix(".segment")?.split('-').next()?.parse().ok()
+    };
     let files = sim.files();
     files.keys().filter(|path| path.starts_with(&dir)).filter_map(|path| base(path)).max().unwrap_or(u64::MAX)
 }

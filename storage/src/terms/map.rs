@@ -1,0 +1,268 @@
+//! The terms of one segment in memory: while it is being filled, and where its index cannot be had from the disk.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::format::Invalid;
+use crate::format::batch::Batch;
+use crate::format::terms::build::TermsBuilder;
+use crate::format::terms::hash::hash;
+use crate::format::terms::postings::{Posting, Revisions};
+use crate::format::terms::{Kind, TermsHeader};
+use crate::types::{Offset, Revision, Uid};
+
+/// For keys that are hashes already.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a hash is one number");
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+/// No entry.
+const NONE: u32 = u32::MAX;
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(crate) struct TermMap {
+    /// The first entry of each hash; the others of the same hash follow it.
+    first: HashMap<u64, u32, BuildHasherDefault<Hashed>>,
+    entries: Vec<MapEntry>,
+    terms: Vec<u8>,
+    /// Of postings that are not in an entry itself.
+    listed: usize,
+}
+
+/// A term and its records.
+#[derive(Debug)]
+pub(crate) struct MapEntry {
+    start: usize,
+    length: u16,
+    next: u32,
+    offsets: Offsets,
+    numbers: Numbers,
+}
+
+#[derive(Debug)]
+enum Offsets {
+    One(Offset),
+    Many(Vec<Offset>),
+}
+
+/// As [`Revisions`].
+#[derive(Debug)]
+enum Numbers {
+    None,
+    Dense(Revision),
+    Listed(Vec<Revision>),
+}
+
+impl MapEntry {
+    pub(crate) fn offsets(&self) -> &[Offset] {
+        match &self.offsets {
+            Offsets::One(offset) => std::slice::from_ref(offset),
+            Offsets::Many(offsets) => offsets,
+        }
+    }
+
+    pub(crate) fn revisions(&self) -> Revisions<'_> {
+        match &self.numbers {
+            Numbers::None => Revisions::None,
+            Numbers::Dense(first) => Revisions::Dense(*first),
+            Numbers::Listed(list) => Revisions::Listed(list),
+        }
+    }
+
+    pub(crate) fn posting(&self, number: usize) -> Posting {
+        Posting { offset: self.offsets()[number], revision: self.revisions().at(number) }
+    }
+
+    pub(crate) fn last(&self) -> Posting {
+        self.posting(self.offsets().len() - 1)
+    }
+
+    fn push(&mut self, offset: Offset, revision: Option<Revision>) {
+        let count = self.offsets().len();
+        self.number(count, revision);
+        match &mut self.offsets {
+            Offsets::One(first) => self.offsets = Offsets::Many(vec![*first, offset]),
+            Offsets::Many(offsets) => offsets.push(offset),
+        }
+    }
+
+    /// A record that has no revision has one more than the one before it; or one less than the next that has one.
+    fn number(&mut self, count: usize, revision: Option<Revision>) {
+        let Some(last) = self.revisions().at(count - 1) else {
+            if let Some(revision) = revision {
+                self.numbers = Numbers::Dense(revision.saturating_sub(count as u64));
+            }
+            return;
+        };
+        // They rise in every store; whatever a damaged one has, they do here.
+        let revision = revision.unwrap_or(Revision::ZERO).max(last.saturating_add(1));
+        match &mut self.numbers {
+            Numbers::Dense(_) if revision == last.saturating_add(1) => {}
+            Numbers::Listed(list) => list.push(revision),
+            numbers => {
+                let Numbers::Dense(first) = numbers else { unreachable!("there was a revision before") };
+                let mut list: Vec<_> = (0..count as u64).map(|number| *first + number).collect();
+                list.push(revision);
+                *numbers = Numbers::Listed(list);
+            }
+        }
+    }
+}
+
+impl TermMap {
+    /// The record at `offset`, behind all others, has this term.
+    pub(crate) fn push(&mut self, hash: u64, term: &[u8], offset: Offset, revision: Option<Revision>) {
+        let head = self.first.get(&hash).copied().unwrap_or(NONE);
+        let mut number = head;
+        while number != NONE {
+            let entry = &self.entries[number as usize];
+            if self.term_of(entry) == term {
+                break;
+            }
+            number = entry.next;
+        }
+        if number == NONE {
+            let start = self.terms.len();
+            self.terms.extend_from_slice(term);
+            let numbers = revision.map_or(Numbers::None, Numbers::Dense);
+            let length = u16::try_from(term.len()).expect("the bounds of a record are checked");
+            let offsets = Offsets::One(offset);
+            let number = u32::try_from(self.entries.len()).expect("a segment has fewer terms");
+            self.entries.push(MapEntry { start, length, next: head, offsets, numbers });
+            self.first.insert(hash, number);
+            return;
+        }
+        let entry = &mut self.entries[number as usize];
+        // A tag that stands twice is one posting.
+        if entry.last().offset < offset {
+            entry.push(offset, revision);
+            self.listed += 1;
+        }
+    }
+
+    /// Takes in the records of a batch, behind all others.
+    pub(crate) fn push_batch(&mut self, topic: Uid, batch: &Batch) -> Result<(), Invalid> {
+        let mut revisions = batch.revisions();
+        let mut term = Vec::new();
+        for next in batch.records() {
+            let (offset, view) = next?;
+            let mut put = |kind: Kind, text: &[u8], revision| {
+                term.clear();
+                term.push(kind as u8);
+                term.extend_from_slice(text);
+                // No such record was ever appended; a damaged store may have one.
+                if term.len() <= usize::from(u16::MAX) {
+                    self.push(hash(topic, &term), &term, offset, revision);
+                }
+            };
+            if let Some(key) = view.key {
+                put(Kind::Key, key, revisions.next());
+            }
+            if !view.record_type.is_empty() {
+                put(Kind::Type, view.record_type.as_bytes(), None);
+            }
+            view.tags().for_each(|tag| put(Kind::Tag, tag.as_bytes(), None));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn get(&self, hash: u64, term: &[u8]) -> Option<&MapEntry> {
+        let mut number = *self.first.get(&hash)?;
+        while number != NONE {
+            let entry = &self.entries[number as usize];
+            if self.term_of(entry) == term {
+                return Some(entry);
+            }
+            number = entry.next;
+        }
+        None
+    }
+
+    fn term_of(&self, entry: &MapEntry) -> &[u8] {
+        &self.terms[entry.start..entry.start + usize::from(entry.length)]
+    }
+
+    /// All terms, in no order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&[u8], &MapEntry)> {
+        self.entries.iter().map(|entry| (self.term_of(entry), entry))
+    }
+
+    /// All terms, in order.
+    pub(crate) fn sorted(&self) -> Vec<(&[u8], &MapEntry)> {
+        let mut sorted: Vec<_> = self.entries().collect();
+        sorted.sort_unstable_by_key(|(term, _)| *term);
+        sorted
+    }
+
+    /// Bytes it takes, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        // A place of the hash table has 17 bytes and is used at least by half.
+        self.terms.len() + self.entries.len() * (size_of::<MapEntry>() + 24) + self.listed * 16
+    }
+
+    /// The bytes of the index.
+    pub(crate) fn encode(&self, header: TermsHeader) -> Vec<u8> {
+        let mut builder = TermsBuilder::new(header, self.entries.len() as u64);
+        for (term, entry) in self.sorted() {
+            builder.add(term, entry.offsets(), entry.revisions());
+        }
+        builder.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn revisions(pushed: &[Option<u64>]) -> Vec<Option<u64>> {
+        let mut map = TermMap::default();
+        for (offset, revision) in pushed.iter().enumerate() {
+            map.push(1, b"\x01key", Offset(offset as u64), revision.map(Revision));
+        }
+        let entry = map.get(1, b"\x01key").unwrap();
+        (0..pushed.len()).map(|number| entry.posting(number).revision.map(|revision| revision.0)).collect()
+    }
+
+    #[test]
+    fn records_without_a_revision_are_numbered_from_their_neighbours() {
+        assert_eq!(revisions(&[None, None]), [None, None]);
+        assert_eq!(revisions(&[None, None, Some(7), Some(8)]), [Some(5), Some(6), Some(7), Some(8)]);
+        assert_eq!(revisions(&[Some(2), Some(4), None, Some(9)]), [Some(2), Some(4), Some(5), Some(9)]);
+    }
+
+    #[test]
+    fn terms_of_one_hash_are_told_apart() {
+        let mut map = TermMap::default();
+        for offset in 0..30_u64 {
+            map.push(9, &[1, (offset % 3) as u8], Offset(offset), None);
+        }
+        for rest in 0..3 {
+            let offsets: Vec<_> = map.get(9, &[1, rest]).unwrap().offsets().iter().map(|o| o.0).collect();
+            assert_eq!(offsets, (0..10).map(|n| 3 * n + u64::from(rest)).collect::<Vec<_>>());
+        }
+        assert!(map.get(9, &[1, 3]).is_none());
+        assert!(map.get(8, &[1, 0]).is_none());
+    }
+
+    #[test]
+    fn a_tag_that_a_record_has_twice_is_one_posting() {
+        let mut map = TermMap::default();
+        map.push(9, b"\x03tag", Offset(4), None);
+        map.push(9, b"\x03tag", Offset(4), None);
+        assert_eq!(map.get(9, b"\x03tag").unwrap().offsets(), [Offset(4)]);
+    }
+}

@@ -1,0 +1,286 @@
+//! The terms of the records that are in no sealed segment with an index yet, in memory.
+//!
+//! One [`TermMap`] for each segment that is being filled or was just filled, fed as records enter the tail, under the
+//! store's writer lock. It begins unknown: a store opens without reading anything, and whoever first needs the terms
+//! gathers them from the active segment and the tail ([`gather`](TopicInner::gather)). From then on they are kept up to
+//! date; appends of records with terms wait for that, so that none is missed.
+//!
+//! Bounded: a segment also ends when its map takes more than [`MAP_BYTES_MAX`].
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+
+use super::batch_terms::{BatchTerms, is_key};
+use super::map::TermMap;
+use crate::error::{Error, Result};
+use crate::format::batch::{Batch, BatchHeader, BodyProblem};
+use crate::segment::Segment;
+use crate::topic::TopicInner;
+use crate::types::{Offset, Revision};
+
+/// What the terms of one segment may take in memory, about.
+const MAP_BYTES_MAX: usize = 64 << 20;
+/// A topic in memory has a map for each so many records.
+const RECORDS_IN_MEMORY: u64 = 64 << 10;
+
+/// A map and the base offset of its segment.
+pub(crate) type Filling = (Offset, Arc<RwLock<TermMap>>);
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    state: Mutex<State>,
+    is_known: AtomicBool,
+    is_full: AtomicBool,
+}
+
+/// What is known of the recent records.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    is_known: bool,
+    /// All records from here on are covered.
+    pub(crate) from: Offset,
+    /// In order of offsets; a segment without terms has none.
+    pub(crate) maps: VecDeque<Filling>,
+    /// Changes with each record that has a key.
+    pub(crate) version: u64,
+    /// Changes when maps go.
+    pub(crate) gone: u64,
+    /// Changes when records with terms come and are not taken in.
+    missed: u64,
+}
+
+pub(super) fn read(map: &RwLock<TermMap>) -> RwLockReadGuard<'_, TermMap> {
+    map.read().expect("no panic under this lock")
+}
+
+impl State {
+    /// Whether the last record of a key is among these, and its revision if it has one. And how many records of the
+    /// key come before one that has a revision.
+    pub(crate) fn last_revision(&self, hash: u64, term: &[u8]) -> LastSeen {
+        let mut unnumbered = 0;
+        for (_, map) in self.maps.iter().rev() {
+            let map = read(map);
+            if let Some(entry) = map.get(hash, term) {
+                match entry.last().revision {
+                    Some(revision) => return LastSeen { revision: Some(revision), unnumbered },
+                    None => unnumbered += entry.offsets().len() as u64,
+                }
+            }
+        }
+        LastSeen { revision: None, unnumbered }
+    }
+
+    fn map(&mut self, segment: Offset) -> Arc<RwLock<TermMap>> {
+        if self.maps.back().is_none_or(|(base, _)| *base < segment) {
+            self.maps.push_back((segment, Arc::default()));
+        }
+        Arc::clone(&self.maps.back().expect("there is one now").1)
+    }
+}
+
+/// The last record of a key that has a revision, and how many come behind it that have none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LastSeen {
+    pub(crate) revision: Option<Revision>,
+    pub(crate) unnumbered: u64,
+}
+
+impl LastSeen {
+    /// The revision of the last record, all of them counted.
+    pub(crate) fn last(self) -> Option<Revision> {
+        match self.revision {
+            Some(revision) => Some(revision.saturating_add(self.unnumbered)),
+            None => self.unnumbered.checked_sub(1).map(Revision),
+        }
+    }
+}
+
+impl Recent {
+    /// Of a topic that has no records yet, or only in memory.
+    pub(crate) fn known_from(offset: Offset) -> Self {
+        let state = State { is_known: true, from: offset, ..State::default() };
+        Self { state: Mutex::new(state), is_known: AtomicBool::new(true), is_full: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic under this lock")
+    }
+
+    /// Whether records with terms may be appended.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Acquire)
+    }
+
+    /// Whether the segment that is being filled must end because of its terms.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// The records that come now go to another segment.
+    pub(crate) fn roll(&self) {
+        self.is_full.store(false, Ordering::Relaxed);
+    }
+
+    /// Forgets everything: it is to be gathered again.
+    pub(crate) fn forget(&self) {
+        let mut state = self.lock();
+        let (version, gone, missed) = (state.version + 1, state.gone + 1, state.missed + 1);
+        *state = State { version, gone, missed, ..State::default() };
+        self.is_known.store(false, Ordering::Release);
+        self.is_full.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes in the records of an append, which begin at `base_offset` and belong to `segment`. Under the store's writer
+    /// lock.
+    pub(crate) fn push(
+        &self,
+        segment: Offset,
+        base_offset: Offset,
+        terms: &BatchTerms,
+        revisions: &[Revision],
+    ) {
+        let mut state = self.lock();
+        if !state.is_known {
+            state.missed += 1;
+            return;
+        }
+        state.version += u64::from(!revisions.is_empty());
+        let map = state.map(segment);
+        let mut map = map.write().expect("no panic under this lock");
+        let mut revisions = revisions.iter().copied();
+        for (of_term, term) in terms.uses() {
+            let revision = if is_key(term) { revisions.next() } else { None };
+            map.push(of_term.hash, term, base_offset + of_term.record, revision);
+        }
+        self.is_full.store(map.memory_bytes() > MAP_BYTES_MAX, Ordering::Relaxed);
+    }
+
+    /// The same of a batch that was read back.
+    pub(crate) fn push_batch(&self, topic: &TopicInner, segment: Offset, bytes: &bytes::Bytes) {
+        let mut state = self.lock();
+        if !state.is_known {
+            state.missed += 1;
+            return;
+        }
+        state.version += 1;
+        let header = BatchHeader::decode(bytes, topic.seed).expect("the tail holds intact batches only");
+        if let Ok(batch) = Batch::trusted(header, bytes.clone()) {
+            let map = state.map(segment);
+            // What is not a record has no terms.
+            let _ = map.write().expect("no panic under this lock").push_batch(topic.uid, &batch);
+        }
+    }
+
+    /// In a topic in memory: the segment that a record at `offset` counts to.
+    pub(crate) fn segment_in_memory(&self, offset: Offset) -> Offset {
+        let state = self.lock();
+        let last = state.maps.back().map(|(base, _)| *base);
+        last.filter(|base| offset - *base < RECORDS_IN_MEMORY && !self.is_full()).unwrap_or(offset)
+    }
+
+    /// Drops the maps of records that lie below `offset`: of a topic in memory.
+    pub(crate) fn drop_below(&self, offset: Offset) {
+        let mut state = self.lock();
+        while state.maps.get(1).is_some_and(|(base, _)| *base <= offset) {
+            state.maps.pop_front();
+            state.gone += 1;
+        }
+    }
+}
+
+impl TopicInner {
+    /// Makes the recent terms known, if they are not. Reads the active segment and the tail.
+    pub(crate) fn gather(self: &Arc<Self>) -> Result<()> {
+        let _one_at_a_time = self.terms.gathering.lock().expect("no panic under this lock");
+        while !self.terms.recent.is_known() {
+            self.check_files()?;
+            let missed = self.terms.recent.lock().missed;
+            // The tail first: what leaves it meanwhile is found in its segment as well, and left out there.
+            let (tail, tail_start) = {
+                let tail = self.tail();
+                (tail.batches().cloned().collect::<Vec<_>>(), tail.first_offset())
+            };
+            let segments = self.segments();
+            let unsealed = segments.iter().find(|segment| segment.sealed().is_none());
+            let sealed_end = segments.iter().filter(|segment| segment.sealed().is_some());
+            let sealed_end = sealed_end.map(|segment| segment.next_offset()).max().unwrap_or(Offset::ZERO);
+            let from = unsealed.map_or(sealed_end, |segment| segment.base_offset);
+            let mut state = State { from, ..State::default() };
+            if let Some(segment) = unsealed {
+                let map = state.map(segment.base_offset);
+                let mut map = map.write().expect("no panic under this lock");
+                self.each_batch(segment, |batch| {
+                    if batch.base_offset() < tail_start {
+                        // What is not a record has no terms.
+                        let _ = map.push_batch(self.uid, batch);
+                    }
+                    true
+                })?;
+            }
+            for batch in tail.iter().filter(|batch| batch.base_offset >= from) {
+                let header =
+                    BatchHeader::decode(&batch.bytes, self.seed).expect("the tail holds intact batches only");
+                match Batch::trusted(header, batch.bytes.clone()) {
+                    Ok(decoded) => {
+                        let map = state.map(batch.segment);
+                        let _ = map.write().expect("no panic under this lock").push_batch(self.uid, &decoded);
+                    }
+                    Err(BodyProblem::CodecUnavailable(codec)) => {
+                        return Err(Error::CodecUnavailable { codec: codec.name() });
+                    }
+                    Err(BodyProblem::Invalid(_)) => {}
+                }
+            }
+            let mut known = self.terms.recent.lock();
+            if known.missed == missed {
+                let (version, gone) = (known.version + 1, known.gone + 1);
+                *known = State { is_known: true, version, gone, missed, ..state };
+                self.terms.recent.is_known.store(true, Ordering::Release);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the indexes of segments that were sealed since, and lets go of their terms in memory. What cannot be written
+    /// is made from the segment when it is needed: no append fails for it.
+    pub(crate) fn settle_terms(&self) {
+        if !self.terms.is_due.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        match self.terms.gathering.try_lock() {
+            Ok(_one_at_a_time) => self.settle_all(),
+            Err(_) => self.terms.is_due.store(true, Ordering::Release),
+        }
+    }
+
+    /// The same, and waits for whoever is at it.
+    pub(crate) fn settle_terms_now(&self) {
+        let _one_at_a_time = self.terms.gathering.lock().expect("no panic under this lock");
+        self.settle_all();
+    }
+
+    fn settle_all(&self) {
+        let recent = &self.terms.recent;
+        while recent.is_known() {
+            let from = recent.lock().from;
+            let segments = self.segments();
+            let is_next = |segment: &&Arc<Segment>| segment.base_offset >= from && segment.sealed().is_some();
+            let Some(segment) = segments.iter().find(is_next) else { return };
+            // Maps of segments that were trimmed before they were written come before it; one without terms has none.
+            let maps = recent.lock().maps.clone();
+            let of_segment = maps.iter().find(|(base, _)| *base == segment.base_offset);
+            let map = of_segment.map(|(_, map)| Arc::clone(map)).unwrap_or_default();
+            self.put_terms(segment, &read(&map));
+            let mut state = recent.lock();
+            if state.is_known && state.from == from {
+                state.from = segment.next_offset();
+                while state.maps.front().is_some_and(|(base, _)| *base < segment.next_offset()) {
+                    state.maps.pop_front();
+                }
+                state.gone += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The term index of a sealed segment, wherever it is: on the disk, or in memory where it cannot be had from there.
+//!
+//! | Found | Decision |
+//! |---|---|
+//! | the file, of this segment | used |
+//! | no file, one that was never finished, one of another content, a later version's | made from the segment's batches |
+//! | a file that has changed since it was finished | the same; counted as damage |
+//! | the new file cannot be written | kept in memory, as long as there is room for it |
+//!
+//! Batches that are damaged have no terms: reading them says so.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+
+use super::file::{TermsFile, Unusable};
+use super::map::TermMap;
+use crate::disk::OpenMode;
+use crate::error::{Error, Result};
+use crate::format::batch::HEADER_BYTES;
+use crate::format::terms::{Content, TermsHeader};
+use crate::segment::{Found, Segment, SegmentReader};
+use crate::topic::TopicInner;
+use crate::types::Offset;
+
+/// Most bytes of filters and block indexes that are kept in memory, over all segments of the store.
+const MEMORY_BYTES_MAX: usize = 256 << 20;
+
+/// What a segment knows of its index.
+#[derive(Debug, Default)]
+pub(crate) struct Slot(Mutex<Option<SealedTerms>>);
+
+/// An index that can be asked.
+#[derive(Clone, Debug)]
+pub(crate) enum SealedTerms {
+    File(Arc<TermsFile>),
+    Map(Arc<TermMap>),
+}
+
+impl Slot {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<SealedTerms>> {
+        self.0.lock().expect("no panic under this lock")
+    }
+
+    fn close(&self) {
+        *self.lock() = None;
+    }
+}
+
+/// Base offset and number of rewrites, if `name` is the name of the index of a segment.
+pub(crate) fn parse_file_name(name: &str) -> Option<(Offset, u32)> {
+    crate::segment::parse_file_name(&format!("{}.segment", name.strip_suffix(".terms")?))
+}
+
+/// The path of the index of a segment.
+pub(crate) fn path_of(segment: &Segment) -> PathBuf {
+    segment.path.with_extension("terms")
+}
+
+impl TopicInner {
+    /// Asks the index of a sealed segment; makes it anew if it does not hold what it should.
+    ///
+    /// # Errors
+    /// What keeps the segment from being read, if it has to be.
+    pub(crate) fn ask<T>(
+        &self,
+        segment: &Arc<Segment>,
+        question: impl Fn(&SealedTerms) -> Result<T, Unusable>,
+    ) -> Result<T> {
+        let mut is_second = false;
+        loop {
+            let terms = self.sealed_terms(segment)?;
+            match question(&terms) {
+                Ok(answer) => return Ok(answer),
+                Err(Unusable::Io(error)) => return Err(error),
+                // It was just made, and is not what was written: the disk's fault, not the index's.
+                Err(_) if is_second => return Err(self.unreadable(segment)),
+                Err(unusable) => {
+                    if matches!(unusable, Unusable::Damaged) {
+                        self.context.counters.damage_found.add(1);
+                    }
+                    let mut slot = segment.terms.lock();
+                    *slot = Some(self.make_terms(segment)?);
+                    is_second = true;
+                }
+            }
+        }
+    }
+
+    fn unreadable(&self, segment: &Segment) -> Error {
+        let source = std::io::Error::other("it reads otherwise than it was written");
+        Error::io("read", path_of(segment), source)
+    }
+
+    fn sealed_terms(&self, segment: &Arc<Segment>) -> Result<SealedTerms> {
+        let mut slot = segment.terms.lock();
+        if let Some(terms) = &*slot {
+            return Ok(terms.clone());
+        }
+        let wanted = self.terms_header(segment)?;
+        let opened = TermsFile::open(&self.context.disk, &path_of(segment), |header| *header == wanted);
+        let terms = match opened {
+            Ok(file) => SealedTerms::File(Arc::new(file)),
+            Err(Unusable::Io(error)) => return Err(error),
+            Err(unusable) => {
+                if matches!(unusable, Unusable::Damaged) {
+                    self.context.counters.damage_found.add(1);
+                }
+                self.make_terms(segment)?
+            }
+        };
+        *slot = Some(terms.clone());
+        drop(slot);
+        self.context.term_budget.opened(segment, &terms);
+        Ok(terms)
+    }
+
+    fn terms_header(&self, segment: &Arc<Segment>) -> Result<TermsHeader> {
+        Ok(TermsHeader {
+            content: Content::Segment,
+            topic: self.uid,
+            base_offset: segment.base_offset,
+            next_offset: segment.next_offset(),
+            batch_hash: segment.batch_hash(&self.context)?,
+        })
+    }
+
+    /// Whether a segment may have records with revisions, or has an index. Looks at the headers of its batches at most.
+    pub(super) fn may_have_revisions(&self, segment: &Arc<Segment>) -> Result<bool> {
+        if segment.terms.lock().is_some() {
+            return Ok(true);
+        }
+        match self.context.disk.open(&path_of(segment), OpenMode::Read) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            _ => return Ok(true),
+        }
+        let (mut position, _) = segment.start(&self.context)?;
+        let mut reader = SegmentReader::new();
+        let end = segment.data_end();
+        while position < end {
+            match reader.header(segment, &self.context, position, end)? {
+                Ok(header) if header.body_at() == HEADER_BYTES => position += header.stored_bytes() as u64,
+                // One has, or cannot be read.
+                _ => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Makes the index of a segment from its batches, and writes it if it can be.
+    fn make_terms(&self, segment: &Arc<Segment>) -> Result<SealedTerms> {
+        let mut map = TermMap::default();
+        self.each_batch(segment, |batch| map.push_batch(self.uid, batch).is_ok())?;
+        Ok(match self.write_terms(segment, &map) {
+            Ok(file) => SealedTerms::File(Arc::new(file)),
+            Err(_) => SealedTerms::Map(Arc::new(map)),
+        })
+    }
+
+    /// Writes the index of a sealed segment aside, puts it in place and opens it. Not synced: it can be made again.
+    fn write_terms(&self, segment: &Arc<Segment>, map: &TermMap) -> Result<TermsFile, Unusable> {
+        let context = &*self.context;
+        let failed = |error| Unusable::Io(Error::io("write", path_of(segment), error));
+        // Nobody's directory but ours, and not one that is being removed: closing and deleting wait for this lock.
+        let _writing = self.terms.lock_writing();
+        let is_ours = !context.is_read_only && !context.is_released() && self.check_alive().is_ok();
+        if !is_ours
+            || context.failure().is_some()
+            || context.is_disk_full()
+            || !super::is_listed(self, segment)
+        {
+            return Err(Unusable::Absent);
+        }
+        let header = self.terms_header(segment).map_err(Unusable::Io)?;
+        let place = path_of(segment);
+        let aside = place.with_extension("terms.new");
+        let write = || {
+            match context.disk.remove(&aside) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let file = context.disk.open(&aside, OpenMode::Create)?;
+            file.write_at(&[IoSlice::new(&map.encode(header))], 0)?;
+            context.disk.rename(&aside, &place)
+        };
+        if let Err(error) = write() {
+            let _ = context.disk.remove(&aside);
+            return Err(failed(error));
+        }
+        TermsFile::open(&context.disk, &place, |found| *found == header)
+    }
+
+    /// The terms of a segment that is sealed now, which were gathered while it was filled: on the disk from here on, or
+    /// gone.
+    pub(crate) fn put_terms(&self, segment: &Arc<Segment>, map: &TermMap) {
+        let mut slot = segment.terms.lock();
+        if slot.is_some() {
+            return;
+        }
+        if let Ok(file) = self.write_terms(segment, map) {
+            let terms = SealedTerms::File(Arc::new(file));
+            *slot = Some(terms.clone());
+            drop(slot);
+            self.context.term_budget.opened(segment, &terms);
+        }
+    }
+
+    /// Removes the index of a segment that is gone. If it cannot be now, the next opening removes it.
+    pub(crate) fn remove_terms(&self, segment: &Segment) {
+        let _writing = self.terms.lock_writing();
+        let _ = self.context.disk.remove(&path_of(segment));
+    }
+
+    /// Hands over the batches of a segment that can be read, in order, as long as `each` wants more.
+    pub(super) fn each_batch(
+        &self,
+        segment: &Arc<Segment>,
+        mut each: impl FnMut(&crate::format::batch::Batch) -> bool,
+    ) -> Result<()> {
+        let context = &*self.context;
+        let mut reader = SegmentReader::new();
+        let (mut position, mut expected) = segment.start(context)?;
+        loop {
+            match reader.read(segment, context, position, expected) {
+                Ok(Found::Batch(batch, behind)) => {
+                    position = behind;
+                    expected = batch.next_offset();
+                    if !each(&batch) {
+                        return Ok(());
+                    }
+                }
+                Ok(Found::End) => return Ok(()),
+                Err(Error::Corrupt { offsets, .. }) => {
+                    if offsets.end >= segment.next_offset() {
+                        return Ok(());
+                    }
+                    (position, _) = reader.hop(segment, context, (position, expected), offsets.end)?;
+                    expected = offsets.end;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl SealedTerms {
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Self::File(file) => file.memory_bytes(),
+            Self::Map(map) => map.memory_bytes(),
+        }
+    }
+}
+
+/// Keeps the memory of all indexes bounded: those that were opened first are closed first, and opened again when they are
+/// needed.
+#[derive(Debug, Default)]
+pub(crate) struct TermBudget(Mutex<Opened>);
+
+#[derive(Debug, Default)]
+struct Opened {
+    segments: VecDeque<(Weak<Segment>, usize)>,
+    bytes: usize,
+}
+
+impl TermBudget {
+    fn opened(&self, segment: &Arc<Segment>, terms: &SealedTerms) {
+        let mut opened = self.0.lock().expect("no panic under this lock");
+        let bytes = terms.memory_bytes();
+        opened.segments.push_back((Arc::downgrade(segment), bytes));
+        opened.bytes += bytes;
+        let mut closed = Vec::new();
+        while opened.bytes > MEMORY_BYTES_MAX && opened.segments.len() > 1 {
+            let Some((segment, bytes)) = opened.segments.pop_front() else { break };
+            opened.bytes -= bytes;
+            closed.extend(segment.upgrade());
+        }
+        drop(opened);
+        closed.iter().for_each(|segment| segment.terms.close());
+    }
+}
