@@ -207,6 +207,7 @@ impl From<StorageError> for Failure {
                 E::Cancelled { .. } => (Exit::Interrupted, "CANCELLED"),
                 _ => (Exit::Failure, "IO"),
             },
+            ErrorKind::Conflict => (Exit::Conflict, "APPEND_CONDITION_FAILED"),
             ErrorKind::DiskFull => (Exit::DiskFull, "DISK_FULL"),
             ErrorKind::Damaged => match &error {
                 E::Corrupt { .. } => (Exit::Damaged, "CORRUPT_RANGE"),

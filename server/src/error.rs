@@ -209,6 +209,7 @@ impl From<Error> for Problem {
                     ErrorKind::OutOfRange => (Code::OutOfRange, "OFFSET_OUT_OF_RANGE"),
                     ErrorKind::Busy => (Code::FailedPrecondition, "BUSY"),
                     ErrorKind::Retry => (Code::Unavailable, "OVERLOADED"),
+                    ErrorKind::Conflict => (Code::Aborted, "APPEND_CONDITION_FAILED"),
                     ErrorKind::DiskFull => (Code::ResourceExhausted, "DISK_FULL"),
                     ErrorKind::Damaged => (Code::DataLoss, "CORRUPT_FILE"),
                     ErrorKind::Reopen => (Code::Internal, "STORAGE_FAILED"),

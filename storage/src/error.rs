@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::condition::FailedCondition;
 use crate::types::{Offset, Position, TopicName};
 
 /// The result of everything that can fail here.
@@ -28,6 +29,8 @@ pub enum ErrorKind {
     Busy,
     /// A bound was reached for now: try again a little later.
     Retry,
+    /// What it was conditional on does not hold: read again, and decide anew.
+    Conflict,
     /// The disk is full: free space. Reading, trimming and deleting go on.
     DiskFull,
     /// Stored bytes are damaged: restore that range from elsewhere. Everything else stays readable.
@@ -78,6 +81,33 @@ pub enum Error {
     InvalidAppend {
         /// The rule it breaks.
         rule: &'static str,
+    },
+    /// A filter breaks a rule.
+    #[error("the filter is not allowed: {rule}")]
+    InvalidFilter {
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// What an append was conditional on does not hold. Nothing was appended.
+    #[error("the append was conditional, and {} of its conditions do not hold: {}", failed.len(), list(failed))]
+    ConditionFailed {
+        /// Every condition that does not hold.
+        failed: Vec<FailedCondition>,
+    },
+    /// Whether an append's condition holds cannot be told, because records that it is about were removed.
+    #[error(
+        "condition {number} of the append reaches below the start of topic {topic}: it asks from offset {offset} on, \
+        and the log starts at {log_start_offset}"
+    )]
+    ConditionTrimmed {
+        /// Place of the condition in the append.
+        number: usize,
+        /// The topic.
+        topic: TopicName,
+        /// The first offset that it is about.
+        offset: Offset,
+        /// The first offset that can be read.
+        log_start_offset: Offset,
     },
     /// An append is too large.
     #[error("the append has {actual} {what}, the limit is {limit}")]
@@ -267,6 +297,10 @@ pub enum Error {
     },
 }
 
+fn list(failed: &[FailedCondition]) -> String {
+    failed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 impl Error {
     /// What to do about it.
     pub fn kind(&self) -> ErrorKind {
@@ -276,11 +310,15 @@ impl Error {
             | E::InvalidSetting { .. }
             | E::RecordTooLarge { .. }
             | E::InvalidAppend { .. }
+            | E::InvalidFilter { .. }
             | E::AppendTooLarge { .. }
             | E::InvalidEncoding { .. } => ErrorKind::Invalid,
             E::TopicNotFound { .. } | E::NoStore { .. } => ErrorKind::NotFound,
             E::TopicExists { .. } => ErrorKind::Exists,
-            E::OffsetTrimmed { .. } | E::OffsetUnwritten { .. } => ErrorKind::OutOfRange,
+            E::OffsetTrimmed { .. } | E::OffsetUnwritten { .. } | E::ConditionTrimmed { .. } => {
+                ErrorKind::OutOfRange
+            }
+            E::ConditionFailed { .. } => ErrorKind::Conflict,
             E::Locked { .. }
             | E::NotAStore { .. }
             | E::ReadOnly

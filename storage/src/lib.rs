@@ -75,11 +75,13 @@ struct Readme;
 pub mod clock;
 mod commit;
 mod compaction;
+mod condition;
 mod context;
 mod cursor;
 pub mod disk;
 pub mod dump;
 mod error;
+mod filter;
 pub mod format;
 mod journal;
 mod live;
@@ -108,8 +110,10 @@ pub use compaction::{
     CompactOptions, CompactionControl, CompactionProgress, CompactionReport, DamagedRange, RecordsKept,
     RecordsRemoved,
 };
+pub use condition::{Condition, ExpectedRevision, FailedCheck, FailedCondition};
 pub use cursor::{Backwards, Cursor, ReadBatch, Records, RecordsBackwards, Start, StoredRecord, Visibility};
 pub use error::{Error, ErrorKind, Result};
+pub use filter::Filter;
 pub use format::batch::Codec;
 pub use format::record::{Record, RecordView};
 pub use journal::recovery::JournalEnd;

@@ -8,6 +8,7 @@ use crate::cursor::{
     Backwards, Cursor, Records, RecordsBackwards, Source, Start, StoredRecord, Visibility, get,
 };
 use crate::error::Result;
+use crate::filter::{self, Filter};
 use crate::format::record::Record;
 use crate::settings::{Durability, TopicSettings};
 use crate::stats::TopicStats;
@@ -201,6 +202,15 @@ impl Topic {
         StreamRecordsBackwards::new(self.source(), key.as_ref(), before, Visibility::Synced)
     }
 
+    /// The offset of the first record behind `after` that a filter matches; without `after`, of the first of all. Found
+    /// through the indexes: of keys, types and tags no record is read, and what lies before costs nothing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidFilter`](crate::Error::InvalidFilter); and as [`stream`](Self::stream).
+    pub fn first_match(&self, filter: &Filter, after: Option<Offset>) -> Result<Option<Offset>> {
+        filter::first_match(&self.source(), filter, after, Visibility::Synced)
+    }
+
     /// A cursor over the records of a key: the way to read a stream for those who want to say when to wait, or to be woken.
     ///
     /// # Errors
@@ -280,7 +290,7 @@ impl Topic {
         Store { handle: Arc::clone(&self.handle) }
     }
 
-    fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         Source { inner: Arc::clone(&self.inner), owner: Arc::<Handle>::clone(&self.handle) }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! 1. Encode and sum the records and look up the revisions of their keys, in the caller's thread and outside of every
 //!    lock ([`Append`]).
-//! 2. Take the writer lock; see whether the revisions still hold; wait for room if there is none.
+//! 2. Take the writer lock; see whether the revisions still hold, and the conditions; wait for room if there is none.
 //! 3. Give offsets and times, seal the batches.
 //! 4. Write one frame with all of them into the journal. If that fails nothing was applied.
 //! 5. Put the batches into their topics' tails.
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Handle, Store, StoreInner};
+use crate::condition::{Check, Condition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::aligned;
 use crate::format::batch::{self, BatchBuilder};
@@ -45,6 +46,7 @@ const CHANGE_BYTES_MAX: usize = 4096;
 pub struct Append {
     durability: Durability,
     parts: Vec<Part>,
+    conditions: Vec<(Topic, Condition)>,
 }
 
 #[derive(Debug)]
@@ -147,6 +149,30 @@ impl Append {
         Ok(self)
     }
 
+    /// Applies the append only if this holds of a topic right before it. Any number may be required, of any topics of the
+    /// store; all are checked in the order in which appends happen, and if any does not hold, nothing is appended.
+    ///
+    /// ```
+    /// # use quipu_storage::{Append, Condition, Error, ExpectedRevision, Record, Revision, Store};
+    /// # fn main() -> quipu_storage::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path())?;
+    /// # let orders = store.topic_or_create("orders")?;
+    /// let place = || {
+    ///     let is_new = Condition::Revision { key: b"order-7".into(), expected: ExpectedRevision::NoStream };
+    ///     store.append(Append::new().records(&orders, &[Record::keyed("order-7", "placed")])?.require(&orders, is_new))
+    /// };
+    /// assert_eq!(place()?[0].revisions, [Revision(0)]);
+    /// assert!(matches!(place(), Err(Error::ConditionFailed { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn require(mut self, topic: &Topic, condition: Condition) -> Self {
+        self.conditions.push((topic.clone(), condition));
+        self
+    }
+
     fn part(&mut self, topic: &Topic) -> &mut Part {
         let found = self.parts.iter().position(|part| Arc::ptr_eq(&part.topic.inner, &topic.inner));
         let number = found.unwrap_or_else(|| {
@@ -162,7 +188,7 @@ impl Append {
     }
 
     /// Checks the bounds and makes the batches.
-    fn prepare(self, store: &StoreInner) -> Result<(Vec<Prepared>, Durability)> {
+    fn prepare(self, store: &StoreInner) -> Result<(Vec<Prepared>, Vec<Check>, Durability)> {
         let settings = &store.context.settings;
         let records: u64 = self.parts.iter().map(|part| part.record_count).sum();
         let bytes: u64 = self.parts.iter().map(|part| (part.body.len() - batch::HEADER_BYTES) as u64).sum();
@@ -181,11 +207,19 @@ impl Append {
         if self.parts.len() as u64 > topics_max {
             return too_large("topics", self.parts.len() as u64, topics_max);
         }
-        if !self.parts.iter().all(|part| Arc::ptr_eq(&part.topic.handle.inner.context, &store.context)) {
+        let of_conditions = self.conditions.iter().map(|(topic, _)| topic);
+        let mut topics = self.parts.iter().map(|part| &part.topic).chain(of_conditions);
+        if !topics.all(|topic| Arc::ptr_eq(&topic.handle.inner.context, &store.context)) {
             return Err(Error::InvalidAppend { rule: "all its topics must be of this store" });
         }
         for part in self.parts.iter().filter(|part| !part.topic.inner.is_in_memory()) {
             part.topic.inner.check_files()?;
+        }
+        let mut checks = Vec::with_capacity(self.conditions.len());
+        for (number, (topic, condition)) in self.conditions.into_iter().enumerate() {
+            let mut check = Check::new(number, topic.source(), condition)?;
+            check.look_up()?;
+            checks.push(check);
         }
         let prepared = self.parts.into_iter().map(|part| {
             let codec = part.topic.inner.settings.load().codec;
@@ -202,7 +236,7 @@ impl Append {
             prepared.number()?;
             Ok(prepared)
         });
-        Ok((prepared.collect::<Result<_>>()?, self.durability))
+        Ok((prepared.collect::<Result<_>>()?, checks, self.durability))
     }
 }
 
@@ -250,6 +284,19 @@ impl Prepared {
             self.batch.put_revisions(&self.numbered.revisions);
         }
     }
+}
+
+/// Checks all conditions, under the writer lock; answers the number of the first one that must be looked up again.
+fn check_all(checks: &[Check]) -> Result<Result<(), usize>> {
+    let mut failed = Vec::new();
+    for (number, check) in checks.iter().enumerate() {
+        check.topic().check_alive()?;
+        match check.renew() {
+            Ok(outcome) => failed.extend(outcome?),
+            Err(Outdated) => return Ok(Err(number)),
+        }
+    }
+    if failed.is_empty() { Ok(Ok(())) } else { Err(Error::ConditionFailed { failed }) }
 }
 
 /// An append that is in the tails.
@@ -353,8 +400,9 @@ impl Store {
     fn start(&self, append: Append, may_wait: bool) -> Result<Ticket> {
         let begun = (append.durability == Durability::Synced).then(Instant::now);
         let inner = &self.handle.inner;
-        let outcome =
-            append.prepare(inner).and_then(|(parts, durability)| inner.write(parts, durability, may_wait));
+        let outcome = append
+            .prepare(inner)
+            .and_then(|(parts, checks, durability)| inner.write(parts, checks, durability, may_wait));
         let Written { position, awaits_sync, appended } =
             outcome.inspect_err(|_| inner.context.counters.appends_refused.add(1))?;
         Ok(Ticket { handle: Arc::clone(&self.handle), position, awaits_sync, appended, waker: None, begun })
@@ -363,7 +411,13 @@ impl Store {
 
 impl StoreInner {
     /// Steps 2 to 5.
-    fn write(&self, mut parts: Vec<Prepared>, asked: Durability, may_wait: bool) -> Result<Written> {
+    fn write(
+        &self,
+        mut parts: Vec<Prepared>,
+        mut checks: Vec<Check>,
+        asked: Durability,
+        may_wait: bool,
+    ) -> Result<Written> {
         let context = &*self.context;
         let mut guard = loop {
             let writer = self.writer();
@@ -385,6 +439,11 @@ impl StoreInner {
             if let Some(part) = parts.iter_mut().find_map(|part| part.renew().is_err().then_some(part)) {
                 drop(writer);
                 part.number()?;
+                continue;
+            }
+            if let Err(outdated) = check_all(&checks)? {
+                drop(writer);
+                checks[outdated].look_up()?;
                 continue;
             }
             // A frame has its header, its list and each batch padded.

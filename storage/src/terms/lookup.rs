@@ -8,6 +8,7 @@ use super::map::TermMap;
 use super::recent::{Filling, LastSeen, read};
 use super::sealed::SealedTerms;
 use crate::error::{Error, Result};
+use crate::format::terms::hash::hash;
 use crate::format::terms::postings::Posting;
 use crate::segment::Segment;
 use crate::topic::TopicInner;
@@ -79,7 +80,7 @@ impl TopicInner {
     }
 
     /// Looks at the parts, and again if segments went meanwhile.
-    pub(crate) fn with_parts<T>(self: &Arc<Self>, look: impl Fn(&Parts) -> Result<T>) -> Result<T> {
+    pub(crate) fn with_parts<T>(self: &Arc<Self>, mut look: impl FnMut(&Parts) -> Result<T>) -> Result<T> {
         loop {
             let parts = self.parts()?;
             match look(&parts) {
@@ -322,6 +323,55 @@ impl TopicInner {
             };
         }
         Ok(count)
+    }
+
+    /// The offsets in `from..to` of the records whose keys begin with a prefix, in order, and up to which offset these are all.
+    pub(crate) fn offsets_of_prefix(
+        &self,
+        parts: &Parts,
+        prefix: &[u8],
+        (from, to): (Offset, Offset),
+    ) -> Result<(Vec<Offset>, Offset)> {
+        let mut offsets = Vec::new();
+        let is_wanted = |offset: &Offset| *offset >= from && *offset < to;
+        let of_map = |map: &TermMap, offsets: &mut Vec<Offset>| {
+            let entries = map.entries().filter(|(term, _)| term.starts_with(prefix));
+            entries.for_each(|(_, entry)| offsets.extend(entry.offsets().iter().copied().filter(is_wanted)));
+        };
+        let mut known_to = to;
+        let segment = parts.sealed.iter().find(|segment| segment.next_offset() > from);
+        match segment.filter(|segment| segment.base_offset < to) {
+            None => parts.recent.iter().for_each(|(_, map)| of_map(&read(map), &mut offsets)),
+            Some(segment) => {
+                known_to = segment.next_offset().min(to);
+                offsets = self.ask(segment, |terms| {
+                    let mut offsets = Vec::new();
+                    match terms {
+                        SealedTerms::Map(map) => of_map(map, &mut offsets),
+                        SealedTerms::File(file) => {
+                            let mut keys = Vec::new();
+                            file.scan(prefix, |term, entry| {
+                                let is_there = term.starts_with(prefix);
+                                if is_there && entry.last >= from && entry.first < to {
+                                    keys.push(term.to_vec());
+                                }
+                                is_there || term < prefix
+                            })?;
+                            for key in keys {
+                                if let Some(found) = file.find(hash(self.uid, &key), &key)? {
+                                    let postings = file.postings(&found, from, usize::MAX)?;
+                                    let found = postings.into_iter().map(|posting| posting.offset);
+                                    offsets.extend(found.filter(is_wanted));
+                                }
+                            }
+                        }
+                    }
+                    Ok::<_, Unusable>(offsets)
+                })?;
+            }
+        }
+        offsets.sort_unstable();
+        Ok((offsets, known_to))
     }
 
     /// The keys behind `after` that begin with `prefix`, in order: so many, or all. Both are terms.

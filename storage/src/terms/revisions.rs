@@ -100,6 +100,6 @@ impl Numbered {
 }
 
 /// What is seen of a key altogether.
-fn both(recent: LastSeen, below: LastSeen) -> LastSeen {
+pub(crate) fn both(recent: LastSeen, below: LastSeen) -> LastSeen {
     LastSeen { revision: below.revision, unnumbered: recent.unnumbered + below.unnumbered }
 }
