@@ -290,7 +290,7 @@ fn streams_of_compressed_batches_are_as_any_other() {
 }
 
 #[test]
-fn verifying_finds_every_change_of_an_index_that_was_finished_and_the_next_lookup_mends_it() {
+fn verifying_finds_every_change_of_an_index_and_the_next_lookup_mends_it() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(Standing(AtomicU64::new(1)));
     let store = open(dir.path(), &clock);
@@ -309,17 +309,12 @@ fn verifying_finds_every_change_of_an_index_that_was_finished_and_the_next_looku
     };
     let path = topic_files(dir.path(), "terms").swap_remove(1);
     let bytes = fs::read(&path).unwrap();
-    let mut found = [0; 2];
     for byte in (0..bytes.len()).step_by(9) {
         let mut damaged = bytes.clone();
         damaged[byte] ^= 0x10;
         fs::write(&path, &damaged).unwrap();
-        let outcome = check();
-        assert!(outcome == (true, 1, 0) || outcome == (true, 0, 1), "byte {byte}: {outcome:?}");
-        found[outcome.1] += 1;
+        assert_eq!(check(), (true, 1, 0), "byte {byte}");
     }
-    // What is in header and footer tells whether it was finished.
-    assert!(found[0] >= 15 && found[1] > found[0], "{found:?}");
     let mut damaged = bytes.clone();
     damaged[70] ^= 0x10;
     fs::write(&path, &damaged).unwrap();

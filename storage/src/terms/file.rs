@@ -21,9 +21,9 @@ use crate::types::{Offset, Revision};
 /// Why an index says nothing.
 #[derive(Debug)]
 pub(crate) enum Unusable {
-    /// It is not there, was never finished, or is of another content.
+    /// It is not there, of another content, or of a later version.
     Absent,
-    /// It was finished, and has changed since.
+    /// It has changed since it was written: it was synced before it got its name.
     Damaged,
     /// The disk could not be asked.
     Io(Error),
@@ -32,6 +32,15 @@ pub(crate) enum Unusable {
 impl From<Invalid> for Unusable {
     fn from(_: Invalid) -> Self {
         Self::Damaged
+    }
+}
+
+impl From<HeaderProblem> for Unusable {
+    fn from(problem: HeaderProblem) -> Self {
+        match problem {
+            HeaderProblem::Newer(_) => Self::Absent,
+            HeaderProblem::Blank | HeaderProblem::Invalid(_) => Self::Damaged,
+        }
     }
 }
 
@@ -74,21 +83,14 @@ impl TermsFile {
         let file = open(&**disk, path)?;
         let file_bytes = file.len().map_err(|error| failed(path, error))?;
         let read = |position: u64, bytes: u64| read(&*file, path, position, bytes);
-        let start = read(0, HEADER_BYTES as u64).map_err(absent)?;
-        let header = TermsHeader::decode(&start).map_err(|_| Unusable::Absent)?;
+        let header = TermsHeader::decode(&read(0, HEADER_BYTES as u64)?)?;
         if !is_wanted(&header) {
             return Err(Unusable::Absent);
         }
         let seed = header.seed();
         let end = file_bytes.saturating_sub(FOOTER_BYTES as u64);
-        let footer = read(end, FOOTER_BYTES as u64).map_err(absent)?;
-        let footer = match TermsFooter::decode(&footer, seed, file_bytes) {
-            Ok(footer) => footer,
-            // A file of a later version is its writer's to read.
-            Err(HeaderProblem::Newer(_) | HeaderProblem::Blank | HeaderProblem::Invalid(_)) => {
-                return Err(Unusable::Absent);
-            }
-        };
+        let footer = read(end, FOOTER_BYTES as u64)?;
+        let footer = TermsFooter::decode(&footer, seed, file_bytes)?;
         let index = read(footer.index_position, footer.index_bytes)?;
         let filter_at = footer.index_position + footer.index_bytes;
         let filter = read(filter_at, footer.filter_bytes)?;
@@ -263,14 +265,6 @@ fn open(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn File>> {
 
 fn failed(path: &Path, error: io::Error) -> Unusable {
     Unusable::Io(Error::io("read", path, error))
-}
-
-/// What was never finished is as good as not there.
-fn absent(unusable: Unusable) -> Unusable {
-    match unusable {
-        Unusable::Damaged => Unusable::Absent,
-        other => other,
-    }
 }
 
 /// Reads all of so many bytes.

@@ -19,8 +19,8 @@
 //!
 //! Promises:
 //!
-//! - T1 What the terms say is what the records say. An index that is missing, was never finished, has changed since or is
-//!   of another content is made anew; none is ever needed to open a store, and none is read when it opens.
+//! - T1 What the terms say is what the records say. An index that is missing, has changed since it was written or is of
+//!   another content is made anew; none is ever needed to open a store, and none is read when it opens.
 //! - T2 The revisions of a key rise by one with each record of it, from 0, in the order of offsets. They stand in the batch,
 //!   under its checksum. They never go back, whatever retention, trimming and compaction remove.
 //! - T3 No file is touched under the store's writer lock.

@@ -3,8 +3,8 @@
 //! | Found | Decision |
 //! |---|---|
 //! | the file, of this segment | used |
-//! | no file, one that was never finished, one of another content, a later version's | made from the segment's batches |
-//! | a file that has changed since it was finished | the same; counted as damage |
+//! | no file, one of another content, a later version's | made from the segment's batches |
+//! | a file that has changed since it was written | the same; counted as damage |
 //! | the new file cannot be written | kept in memory, as long as there is room for it |
 //!
 //! Batches that are damaged have no terms: reading them says so.
@@ -158,7 +158,8 @@ impl TopicInner {
         })
     }
 
-    /// Writes the index of a sealed segment aside, puts it in place and opens it. Not synced: it can be made again.
+    /// Writes the index of a sealed segment aside, syncs it, puts it in place and opens it. That it is synced makes a file
+    /// that is there whole or damaged: a power cut must not look like rot. Its name may get lost: it can be made again.
     fn write_terms(&self, segment: &Arc<Segment>, map: &TermMap) -> Result<TermsFile, Unusable> {
         let context = &*self.context;
         let failed = |error| Unusable::Io(Error::io("write", path_of(segment), error));
@@ -182,6 +183,8 @@ impl TopicInner {
             }
             let file = context.disk.open(&aside, OpenMode::Create)?;
             file.write_at(&[IoSlice::new(&map.encode(header))], 0)?;
+            // Nothing depends on this file: a failed sync of it costs only the file.
+            file.sync()?;
             context.disk.rename(&aside, &place)
         };
         if let Err(error) = write() {

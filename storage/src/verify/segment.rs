@@ -21,7 +21,7 @@ use crate::format::checkpoint::SealedSegment;
 use crate::format::segment::{
     FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES, IndexBuilder, SegmentHeader, index_crc,
 };
-use crate::format::terms::{self, Content, TermsFooter, TermsHeader};
+use crate::format::terms::{Content, TermsHeader};
 use crate::format::{ALIGNMENT, FORMAT_VERSION, HeaderProblem, Invalid};
 use crate::paged::PagedFile;
 use crate::terms::map::TermMap;
@@ -407,7 +407,7 @@ impl Walk<'_, '_> {
         self.expected = expected.max(header.next_offset());
     }
 
-    /// Step 6: the index of its terms. One that was never finished, or is of another content, is as good as none.
+    /// Step 6: the index of its terms. One of another content is as good as none.
     fn compare_terms(&self, run: &mut Run<'_>, disk: &dyn Disk, footer: &Footer) -> Result<()> {
         let path = self.subject.path.with_extension("terms");
         if !self.is_whole || !self.are_terms_known {
@@ -422,10 +422,12 @@ impl Walk<'_, '_> {
             batch_hash: footer.batch_hash,
         };
         let bytes = file.bytes(0, file.len());
-        let end = bytes.len().saturating_sub(terms::FOOTER_BYTES);
-        let is_finished = TermsHeader::decode(&bytes) == Ok(header)
-            && TermsFooter::decode(&bytes[end..], header.seed(), file.len()).is_ok();
-        if !is_finished {
+        // A later version's is its own to check.
+        let is_others = match TermsHeader::decode(&bytes) {
+            Ok(found) => found != header,
+            Err(problem) => matches!(problem, HeaderProblem::Newer(_)),
+        };
+        if is_others {
             run.report.checked.leftover_files += 1;
         } else if self.terms.encode(header) != bytes {
             let detail = "the index of the segment's terms is not the one that its batches give";

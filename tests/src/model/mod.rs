@@ -20,7 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quipu_storage::clock::Clock;
-use quipu_storage::{Appended, Offset, Record, Storage, Store, Timestamp, Topic, TopicSettings, Uid};
+use quipu_storage::{
+    Appended, Offset, Record, RecordView, Revision, Storage, Store, Timestamp, Topic, TopicSettings, Uid,
+};
 
 /// What a check answers: nothing to complain of, or what is wrong.
 pub type Check<T = ()> = Result<T, String>;
@@ -114,6 +116,18 @@ impl ModelTopic {
     /// The record at `offset`, which must have been written since the last restart.
     pub fn record(&self, offset: u64) -> &Expected {
         &self.records[usize::try_from(offset - self.base).expect("a 64-bit machine")]
+    }
+
+    /// The offsets of the records of each key, trimmed and compacted ones as well: the place of each is its revision.
+    pub fn streams(&self) -> BTreeMap<Vec<u8>, Vec<u64>> {
+        let mut streams: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
+        for (offset, record) in (self.base..).zip(&self.records) {
+            let view = RecordView::decode(&record.bytes).expect("the model encoded it");
+            if let Some(key) = view.key {
+                streams.entry(key.to_vec()).or_default().push(offset);
+            }
+        }
+        streams
     }
 
     /// Whether compaction has left nothing in a range of offsets.
@@ -315,6 +329,23 @@ impl Model {
                     ensure!(time == last.max(now), "{name}: time {time} at {now} after {last}");
                 }
                 last => ensure!(time >= last.unwrap_or(0).max(now), "{name}: time {time} at {now}"),
+            }
+            // In a topic in memory a key whose records are gone begins anew.
+            if !topic.is_in_memory() {
+                let mut counts: BTreeMap<_, _> =
+                    topic.streams().into_iter().map(|(key, offsets)| (key, offsets.len() as u64)).collect();
+                let next = |key: &Vec<u8>| {
+                    let count = counts.entry(key.clone()).or_default();
+                    *count += 1;
+                    Revision(*count - 1)
+                };
+                let revisions: Vec<_> =
+                    records.iter().filter_map(|record| record.key.as_ref()).map(next).collect();
+                ensure!(
+                    appended.revisions == revisions,
+                    "{name}: {:?}, not {revisions:?}",
+                    appended.revisions
+                );
             }
             pushed.push((name.clone(), expected(records, Some(time))));
         }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use quipu_storage::{Cursor, Error, Offset, Start, Store, StoredRecord, Timestamp, Topic, Visibility};
+use quipu_storage::{
+    Cursor, Error, Offset, Revision, Start, Store, StoredRecord, StreamStart, Timestamp, Topic, Visibility,
+};
 
 use super::{Check, END, ModelTopic, State};
 use crate::ensure;
@@ -28,12 +30,51 @@ pub fn whole_topic(topic: &Topic, expected: &ModelTopic) -> Check {
     let end = forwards(topic, &mut cursor, expected, u64::MAX)?;
     ensure!(end == expected.log_end(), "{name}: read to {end}, not to {}", expected.log_end());
     backwards(topic, expected, END, Visibility::Written, u64::MAX)?;
+    streams(topic, expected)?;
     for offset in expected.log_start..topic.high_watermark().0 {
         // Every record by its offset would take longer than all the rest.
         if offset % 17 == expected.log_start % 17 || offset + 1 == expected.log_end() {
             get(topic, expected, offset)?;
         }
     }
+    Ok(())
+}
+
+/// Every stream: its records with their revisions, and what is known of it without reading. In a topic in memory keys begin
+/// anew when their records are gone, which the model does not know.
+pub fn streams(topic: &Topic, expected: &ModelTopic) -> Check {
+    let name = topic.name();
+    if expected.is_in_memory() {
+        return Ok(());
+    }
+    let failed = |error| format!("{name}: streams: {error}");
+    let streams = expected.streams();
+    for (key, all) in &streams {
+        let is_there = |offset: &u64| *offset >= expected.log_start && !expected.gone.contains(offset);
+        let wanted = all.iter().zip(0..).filter(|(offset, _)| is_there(offset));
+        let wanted: Vec<_> = wanted.map(|(offset, revision)| (*offset, Some(Revision(revision)))).collect();
+        let mut cursor =
+            topic.stream_cursor(key, StreamStart::Earliest, Visibility::Written).map_err(failed)?;
+        let mut found = Vec::new();
+        while let Some(read) = cursor.next_record().map_err(failed)? {
+            record(topic, expected, &read)?;
+            found.push((read.offset().0, read.revision()));
+        }
+        ensure!(found == wanted, "{name}: stream {key:?} has {found:?}, not {wanted:?}");
+        // The rest shows what is synced.
+        if topic.high_watermark() == topic.log_end_offset() {
+            let head =
+                topic.stream(key).map_err(failed)?.map(|head| (head.last_revision.0, head.record_count));
+            let known = Some((all.len() as u64 - 1, wanted.len() as u64));
+            ensure!(head == known, "{name}: stream {key:?} has head {head:?}, not {known:?}");
+        }
+    }
+    let listed = topic.streams("", None, usize::MAX).map_err(failed)?;
+    let shown = topic.high_watermark().0;
+    let is_shown =
+        |offset: &u64| *offset >= expected.log_start && *offset < shown && !expected.gone.contains(offset);
+    let wanted = streams.iter().filter(|(_, all)| all.iter().any(is_shown)).map(|(key, _)| key);
+    ensure!(listed.iter().map(|info| &info.key).eq(wanted), "{name}: the list of streams is {listed:?}");
     Ok(())
 }
 
