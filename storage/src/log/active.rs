@@ -292,13 +292,19 @@ impl Active {
         self.segment.publish_end(end, header.next_offset());
     }
 
-    /// Writes index and footer behind the batches, all of them synced, and cuts the file there, if there is a batch: the
-    /// next opening need not look at any. It takes them away again if there is room for more.
+    /// Writes index and footer behind the batches, all of them synced, and cuts the file there: the next opening need not
+    /// look at any. It takes them away again if there is room for more. Without a batch the file is only cut, so that nobody
+    /// has to look through its zeros.
     pub(super) fn finish(&self, context: &Context, seed: u32) -> Result<()> {
-        if self.position() == HEADER_BYTES as u64 || self.stale_to != 0 {
+        if self.stale_to != 0 {
             return Ok(());
         }
         self.fill.stop();
+        if self.position() == HEADER_BYTES as u64 {
+            let cut = self.file.set_len(HEADER_BYTES as u64);
+            cut.map_err(|error| context.fail(Error::failed("cut segment", self.segment.path(), error)))?;
+            return context.sync_file(&*self.file, self.segment.path());
+        }
         let sealed = seal(&*self.file, self.segment.path(), &self.index, context.store, seed);
         self.segment.seal(sealed.map_err(|error| context.fail(error))?);
         context.sync_file(&*self.file, self.segment.path())
