@@ -29,8 +29,11 @@ use crate::types::{Offset, Uid};
 
 /// The name of the file that will be the next segment.
 pub(super) const NEXT: &str = "next";
-/// Bytes of zeros that are written at once: the kernel keeps them together, and the first store faults them all in.
-const FILL_BYTES: usize = 1 << 20;
+/// Bytes of zeros that are written at once: the kernel keeps them together. The first store faults them all in, so that
+/// many are good for appends that are not synced; each sync of a few records walks through all of their blocks, so that few
+/// are good for those that are. This costs the former 3 % and the latter nothing that can be seen; 64 KiB cost the former
+/// 15 %.
+const FILL_BYTES: usize = 256 << 10;
 /// How far zeros are written ahead of the batches.
 pub(super) const FILL_AHEAD_BYTES: u64 = 8 << 20;
 
