@@ -357,6 +357,26 @@ fn the_demonstration_runs_to_its_end_and_cleans_up() {
 }
 
 #[test]
+fn the_demonstration_as_json_has_its_steps_commands_and_their_output() {
+    let place = Place::new();
+    let mut command = quipu(&["demo", "--keep", "--json"]);
+    command.env("TMPDIR", place.dir.path());
+    let ran = feed(command, "").ok();
+    let lines: Vec<Value> = ran.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let has = |name: &str, part: &str| {
+        assert!(
+            lines.iter().any(|line| line[name].as_str().is_some_and(|text| text.contains(part))),
+            "{lines:?}"
+        );
+    };
+    has("step", "Nothing that was acknowledged is gone");
+    has("command", "quipu read orders --key order-7");
+    has("output", "listening on ");
+    has("output", "intact");
+    has("kept", place.dir.path().to_str().unwrap());
+}
+
+#[test]
 fn a_server_with_certificates_takes_only_clients_that_it_can_trust() {
     let place = Place::new();
     let pem = |name: &str| format!("{}/../server/tests/server/tls/{name}", env!("CARGO_MANIFEST_DIR"));
