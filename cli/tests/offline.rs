@@ -222,6 +222,29 @@ fn commands_for_directories_say_that_they_need_one() {
     place.run(&["status"]).ok();
 }
 
+/// Errors were coloured by the environment alone, whatever --color said.
+#[test]
+fn errors_are_coloured_as_the_command_line_and_no_color_say() {
+    let place = Place::new();
+    for args in [&["topics", "describe", "nope"][..], &["publish", "--nope"]] {
+        let is_coloured = |more: &[&str], no_colour: bool| {
+            let mut command = place.command(args);
+            command.args(more).env("CLICOLOR_FORCE", "1");
+            if !no_colour {
+                command.env_remove("NO_COLOR");
+            }
+            let ran = common::feed(command, "");
+            assert!(ran.code == 2 || ran.code == 3, "{ran:?}");
+            ran.stderr.contains('\u{1b}')
+        };
+        assert!(is_coloured(&[], false), "{args:?}");
+        assert!(!is_coloured(&[], true), "{args:?}");
+        assert!(!is_coloured(&["--color", "never"], false), "{args:?}");
+        assert!(!is_coloured(&["--color=never"], false), "{args:?}");
+        assert!(is_coloured(&["--color", "always"], true), "{args:?}");
+    }
+}
+
 #[test]
 fn completions_and_man_pages_are_made() {
     let place = Place::new();
