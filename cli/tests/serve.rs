@@ -327,6 +327,37 @@ fn logs_are_json_on_request() {
     assert_eq!(event["level"], "INFO");
 }
 
+/// A server answered with exit code 2 what a directory answered with 13.
+#[cfg(not(feature = "zstd"))]
+#[test]
+fn a_codec_that_the_build_lacks_is_refused_alike_by_a_server_and_on_a_directory() {
+    let place = Place::new();
+    let server = Server::start(&place, 0);
+    server.run(&["topics", "create", "t"]).ok();
+    let other = Place::new();
+    other.run(&["topics", "create", "t"]).ok();
+    for args in [["topics", "create", "u"], ["topics", "alter", "t"]] {
+        let args = [&args[..], &["--codec", "zstd", "--json"]].concat();
+        for ran in [server.run(&args), other.run(&args)] {
+            let error: Value = serde_json::from_str(&ran.fails(13).stderr).unwrap();
+            assert_eq!(error["error"]["reason"], "CODEC_UNAVAILABLE");
+        }
+    }
+    assert_eq!(server.run(&["topics", "list", "--json"]).ok().lines().len(), 1);
+    let help = server.run(&["topics", "create", "--help"]).ok().text();
+    assert!(help.contains("lacks zstd"), "{help}");
+}
+
+/// The message of the server has all violations, and the client added them once more.
+#[test]
+fn what_is_wrong_with_a_request_is_said_once() {
+    let place = Place::new();
+    let server = Server::start(&place, 0);
+    let ran = server.run(&["topics", "create", "t", "--segment-bytes-max", "1"]).fails(2);
+    assert_eq!(ran.stderr.matches("settings.segment_bytes_max").count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("must be").count(), 1, "{}", ran.stderr);
+}
+
 #[test]
 fn the_bench_measures_and_leaves_no_topic() {
     let place = Place::new();
