@@ -89,6 +89,11 @@ pub(crate) fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{plural}", grouped(number))
 }
 
+/// So many batches.
+pub(crate) fn batches(number: u64) -> String {
+    format!("{} {}", grouped(number), if number == 1 { "batch" } else { "batches" })
+}
+
 /// A duration in whole milliseconds: `100ms`, `30s`, `1h30m`, `7d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span(pub(crate) Duration);

@@ -358,6 +358,21 @@ fn what_is_wrong_with_a_request_is_said_once() {
     assert_eq!(ran.stderr.matches("must be").count(), 1, "{}", ran.stderr);
 }
 
+/// The journal has only offsets that are reserved for such a topic. They were counted as its records.
+#[test]
+fn inspect_counts_no_records_of_a_topic_in_memory() {
+    let place = Place::new();
+    place.run(&["topics", "create", "m", "--memory", "1MiB"]).ok();
+    let server = Server::start(&place, 0);
+    server.feed(&["publish", "m"], "one\n").ok();
+    let inspected = place.run(&["inspect", "m", "--json"]).ok();
+    let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    assert!(inspected["log_end_offset"].as_u64().unwrap() > 0, "{inspected}");
+    assert_eq!(inspected["records_in_journal"], 0);
+    let drawn = place.run(&["inspect"]).ok().text();
+    assert!(!drawn.contains("in the journal"), "{drawn}");
+}
+
 #[test]
 fn the_bench_measures_and_leaves_no_topic() {
     let place = Place::new();

@@ -15,7 +15,7 @@ use super::progress::bytes_bar;
 use crate::args::Global;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Output, Shown};
-use crate::units::{Size, about_bytes, grouped};
+use crate::units::{Size, about_bytes, batches, counted};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -79,12 +79,12 @@ pub(crate) fn verify(global: &Global, args: &VerifyArgs, out: &mut Output) -> Re
             (false, false) => (styles.bad, "damaged: records cannot be read"),
         };
         out.line(format_args!(
-            "{style}{verdict}{style:#}: {} topics, {} segments, {} batches, {} records, {} journal frames, {} read",
-            checked.topics,
-            checked.segments,
-            grouped(checked.batches),
-            grouped(checked.records),
-            grouped(checked.frames),
+            "{style}{verdict}{style:#}: {}, {}, {}, {}, {}, {} read",
+            counted(checked.topics, "topic"),
+            counted(checked.segments, "segment"),
+            batches(checked.batches),
+            counted(checked.records, "record"),
+            counted(checked.frames, "journal frame"),
             about_bytes(checked.bytes)
         ))?;
     }
