@@ -348,6 +348,13 @@ fn a_codec_that_the_build_lacks_is_refused_alike_by_a_server_and_on_a_directory(
     assert!(help.contains("lacks zstd"), "{help}");
 }
 
+#[test]
+fn a_shutdown_without_any_time_is_refused_before_anything_is_opened() {
+    let place = Place::new();
+    place.run(&["serve", "--drain-time-max", "0s"]).fails(2).says("drain_time_max must be 10 ms to 24 h");
+    assert!(!place.store().exists());
+}
+
 /// The message of the server has all violations, and the client added them once more.
 #[test]
 fn what_is_wrong_with_a_request_is_said_once() {
