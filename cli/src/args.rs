@@ -1,8 +1,9 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum as _};
 use quipu_client::{Client, Retry};
 
 use crate::backend::{Backend, Embedded, Remote};
@@ -47,8 +48,18 @@ pub(crate) fn command() -> clap::Command {
 impl Cli {
     /// Reads the command line of this process.
     pub(crate) fn read() -> Result<Self, clap::Error> {
-        Self::from_arg_matches(&command().try_get_matches()?)
+        let colour = colour_of(std::env::args_os().skip(1));
+        Self::from_arg_matches(&command().color(colour.into()).try_get_matches()?)
     }
+}
+
+/// The colour that the command line asks for, also where it is wrong and there is an error to colour.
+fn colour_of(words: impl Iterator<Item = OsString>) -> Colour {
+    let words: Vec<_> =
+        words.take_while(|word| word != "--").map(|word| word.to_string_lossy().into_owned()).collect();
+    let together = words.iter().filter_map(|word| word.strip_prefix("--color="));
+    let apart = words.windows(2).filter(|pair| pair[0] == "--color").map(|pair| pair[1].as_str());
+    together.chain(apart).find_map(|when| Colour::from_str(when, false).ok()).unwrap_or_default()
 }
 
 /// What every command takes.
