@@ -113,11 +113,23 @@ impl Global {
         let read = |path: &PathBuf| {
             std::fs::read(path).map_err(|error| Failure::file("read", path.display(), &error))
         };
+        // Taken as it is, a file without one would make every server an unknown one.
+        let read_certificates = |path: &PathBuf| {
+            let pem = read(path)?;
+            let begin = b"-----BEGIN CERTIFICATE-----";
+            match pem.windows(begin.len()).any(|window| window == begin) {
+                true => Ok(pem),
+                false => Err(Failure::usage(format!(
+                    "{} holds no certificate: it must be a PEM file",
+                    path.display()
+                ))),
+            }
+        };
         if let Some(path) = &self.ca_cert {
-            builder = builder.certificate_authority(read(path)?);
+            builder = builder.certificate_authority(read_certificates(path)?);
         }
         if let (Some(certificate), Some(key)) = (&self.client_cert, &self.client_key) {
-            builder = builder.identity(read(certificate)?, read(key)?);
+            builder = builder.identity(read_certificates(certificate)?, read(key)?);
         }
         Remote::connect(builder, &url)
     }

@@ -456,3 +456,17 @@ fn help_shows_examples_and_the_exit_codes() {
         assert!(String::from_utf8(ran.stdout).unwrap().contains("Examples:"), "{command}");
     }
 }
+
+// The first file was published before it was found that there is no second one: to run it again published it twice.
+#[test]
+fn an_input_that_is_not_there_is_found_before_anything_is_published() {
+    let place = Place::new();
+    let good = place.file("good.txt", b"one\ntwo\n");
+    let missing = place.path("missing.txt");
+    let missing = missing.to_str().unwrap();
+    place.run(&["publish", "t", "--create", &good, missing]).fails(3).says("missing.txt");
+    place.run(&["read", "t"]).fails(3);
+    let dir = place.path("");
+    place.run(&["publish", "t", "--create", &good, dir.to_str().unwrap()]).fails(1);
+    place.run(&["read", "t"]).fails(3);
+}

@@ -218,6 +218,7 @@ pub(crate) fn run(global: &Global, mut args: PublishArgs, out: &mut Output) -> R
     }
     for file in &files {
         args.check(format_of(args.format, file))?;
+        look_at(file)?;
     }
     let begun = Instant::now();
     let backend = if args.dry_run { None } else { Some(global.backend()?) };
@@ -273,6 +274,19 @@ fn open<'a>(backend: &'a dyn Backend, topic: &str, args: &PublishArgs) -> Result
         }
         failure
     })
+}
+
+/// Finds out before anything is published that an input is not there or cannot be read. A pipe is opened only once.
+fn look_at(path: &Path) -> Result<()> {
+    if path == Path::new("-") {
+        return Ok(());
+    }
+    let look = || match std::fs::metadata(path)? {
+        metadata if metadata.is_file() => File::open(path).map(drop),
+        metadata if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        _ => Ok(()),
+    };
+    look().map_err(|error: io::Error| Failure::file("open", Shown(&path.display().to_string()), &error))
 }
 
 fn format_of(format: InputFormat, path: &Path) -> InputFormat {

@@ -291,7 +291,16 @@ fn load(
             loader.push(record, append_time_ms)?;
             next_offset += 1;
         }
-        loader.flush()
+        match source.log_start_offset() {
+            Some(start) if start > 0 && next_offset == 0 && !renumbers => {
+                let message =
+                    format!("it has no records, and the next one had offset {start}: the topic was trimmed");
+                return Err(source
+                    .invalid(&message)
+                    .hint("--renumber makes a topic that begins at offset 0"));
+            }
+            _ => loader.flush(),
+        }
     })();
     // Also after a failure: it is said how much was imported.
     outcome.and(loader.publisher.finish())
