@@ -295,9 +295,7 @@ fn load(
             Some(start) if start > 0 && next_offset == 0 && !renumbers => {
                 let message =
                     format!("it has no records, and the next one had offset {start}: the topic was trimmed");
-                return Err(source
-                    .invalid(&message)
-                    .hint("--renumber makes a topic that begins at offset 0"));
+                Err(source.invalid(&message).hint("--renumber makes a topic that begins at offset 0"))
             }
             _ => loader.flush(),
         }
