@@ -5,10 +5,13 @@
 //! | [`Memory`] | frame, CRC, copy each record into faulted memory | the least an append can cost |
 //! | [`MemoryTwice`] | the same, and one more copy of each batch | a journal and a segment |
 //! | [`SyncLoop`] | write, fdatasync, again | what the disk gives one careful writer |
+//! | [`SyncGroup`](group::SyncGroup) | many threads, one write and fdatasync for all who wait | what it gives many |
 //! | [`CrcPass`] | CRC over files in a map, in large blocks | the least a checked replay can cost |
 //! | [`ReadOnce`] | pread every byte of files once | the least a recovery can cost |
 //!
 //! Each checks what it wrote or read, outside the time it measures.
+
+pub mod group;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -242,17 +245,7 @@ impl SyncLoop {
         time: Duration,
     ) -> Result<Self> {
         let path = dir.join("sync-loop");
-        let file = create(&path)?;
-        if to == SyncTo::ZeroFilled {
-            let zeros = vec![0; BLOCK_BYTES];
-            let mut at = 0;
-            while at < SYNC_FILE_BYTES {
-                file.write_all_at(&zeros, at).with_context(|| format!("fill {}", path.display()))?;
-                at += zeros.len() as u64;
-            }
-        }
-        file.sync_all().with_context(|| format!("sync {}", path.display()))?;
-        File::open(dir).and_then(|dir| dir.sync_all()).with_context(|| format!("sync {}", dir.display()))?;
+        let file = sync_file(&path, to)?;
         Ok(Self { path, file, to, payloads: Payloads::new(record_bytes), call_records, time })
     }
 }
@@ -293,6 +286,23 @@ impl Contender for SyncLoop {
         }
         Ok(Sample::rate(calls * self.call_records, elapsed).with_latency(latency))
     }
+}
+
+/// A new file that exists for good, as it is to be written to.
+fn sync_file(path: &Path, to: SyncTo) -> Result<File> {
+    let file = create(path)?;
+    if to == SyncTo::ZeroFilled {
+        let zeros = vec![0; BLOCK_BYTES];
+        let mut at = 0;
+        while at < SYNC_FILE_BYTES {
+            file.write_all_at(&zeros, at).with_context(|| format!("fill {}", path.display()))?;
+            at += zeros.len() as u64;
+        }
+    }
+    file.sync_all().with_context(|| format!("sync {}", path.display()))?;
+    let dir = path.parent().context("it is in a directory")?;
+    File::open(dir).and_then(|dir| dir.sync_all()).with_context(|| format!("sync {}", dir.display()))?;
+    Ok(file)
 }
 
 /// Checksums files in a map, in large blocks. What it is compared with walks the same bytes record by record.

@@ -1,8 +1,9 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum as _};
 use quipu_client::{Client, Retry};
 
 use crate::backend::{Backend, Embedded, Remote};
@@ -47,8 +48,18 @@ pub(crate) fn command() -> clap::Command {
 impl Cli {
     /// Reads the command line of this process.
     pub(crate) fn read() -> Result<Self, clap::Error> {
-        Self::from_arg_matches(&command().try_get_matches()?)
+        let colour = colour_of(std::env::args_os().skip(1));
+        Self::from_arg_matches(&command().color(colour.into()).try_get_matches()?)
     }
+}
+
+/// The colour that the command line asks for, also where it is wrong and there is an error to colour.
+fn colour_of(words: impl Iterator<Item = OsString>) -> Colour {
+    let words: Vec<_> =
+        words.take_while(|word| word != "--").map(|word| word.to_string_lossy().into_owned()).collect();
+    let together = words.iter().filter_map(|word| word.strip_prefix("--color="));
+    let apart = words.windows(2).filter(|pair| pair[0] == "--color").map(|pair| pair[1].as_str());
+    together.chain(apart).find_map(|when| Colour::from_str(when, false).ok()).unwrap_or_default()
 }
 
 /// What every command takes.
@@ -102,11 +113,23 @@ impl Global {
         let read = |path: &PathBuf| {
             std::fs::read(path).map_err(|error| Failure::file("read", path.display(), &error))
         };
+        // Taken as it is, a file without one would make every server an unknown one.
+        let read_certificates = |path: &PathBuf| {
+            let pem = read(path)?;
+            let begin = b"-----BEGIN CERTIFICATE-----";
+            match pem.windows(begin.len()).any(|window| window == begin) {
+                true => Ok(pem),
+                false => Err(Failure::usage(format!(
+                    "{} holds no certificate: it must be a PEM file",
+                    path.display()
+                ))),
+            }
+        };
         if let Some(path) = &self.ca_cert {
-            builder = builder.certificate_authority(read(path)?);
+            builder = builder.certificate_authority(read_certificates(path)?);
         }
         if let (Some(certificate), Some(key)) = (&self.client_cert, &self.client_key) {
-            builder = builder.identity(read(certificate)?, read(key)?);
+            builder = builder.identity(read_certificates(certificate)?, read(key)?);
         }
         Remote::connect(builder, &url)
     }

@@ -31,15 +31,15 @@ use clap::error::ErrorKind;
 
 use args::Cli;
 use exit::{Exit, Failure};
-use output::Output;
+use output::{Colour, Output};
 
 fn main() -> ExitCode {
     let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    let is_json = cli.global.json;
-    let mut out = Output::new(is_json, cli.global.quiet, cli.global.color);
+    let (is_json, colour) = (cli.global.json, cli.global.color);
+    let mut out = Output::new(is_json, cli.global.quiet, colour);
     let outcome = commands::run(cli, &mut out);
     // What was found before a failure is shown as well.
     let outcome = outcome.and(out.flush()).map_err(|failure| {
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     });
     match outcome {
         Ok(()) => ExitCode::from(Exit::Ok.code()),
-        Err(failure) => end(&failure, is_json),
+        Err(failure) => end(&failure, is_json, colour),
     }
 }
 
@@ -67,7 +67,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
     // There is no parsed command line that could say so.
     let mut words = std::env::args_os().skip(1).take_while(|word| word != "--");
     if words.any(|word| word == "--json") {
-        return end(&usage(&error.to_string()), true);
+        return end(&usage(&error.to_string()), true, Colour::Never);
     }
     let _ = error.print();
     ExitCode::from(Exit::Usage.code())
@@ -81,7 +81,7 @@ fn usage(text: &str) -> Failure {
     if hint.is_empty() { failure } else { failure.hint(hint.join("; ")) }
 }
 
-fn end(failure: &Failure, is_json: bool) -> ExitCode {
-    output::tell(failure, is_json);
+fn end(failure: &Failure, is_json: bool, colour: Colour) -> ExitCode {
+    output::tell(failure, is_json, colour);
     ExitCode::from(failure.exit.code())
 }

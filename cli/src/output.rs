@@ -51,6 +51,28 @@ pub(crate) enum Colour {
     Never,
 }
 
+impl Colour {
+    /// Whether what goes to `stream` is coloured.
+    fn is_on(self, stream: &impl anstream::stream::RawStream) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            // Looks at NO_COLOR, CLICOLOR, CLICOLOR_FORCE, TERM, and whether it is a terminal.
+            Self::Auto => anstream::AutoStream::choice(stream) != anstream::ColorChoice::Never,
+        }
+    }
+}
+
+impl From<Colour> for clap::ColorChoice {
+    fn from(colour: Colour) -> Self {
+        match colour {
+            Colour::Auto => Self::Auto,
+            Colour::Always => Self::Always,
+            Colour::Never => Self::Never,
+        }
+    }
+}
+
 /// The output of a command.
 pub(crate) struct Output {
     writer: BufWriter<StdoutLock<'static>>,
@@ -64,12 +86,7 @@ impl Output {
     /// On standard output.
     pub(crate) fn new(is_json: bool, is_quiet: bool, colour: Colour) -> Self {
         let stdout = io::stdout();
-        let is_coloured = match colour {
-            Colour::Always => true,
-            Colour::Never => false,
-            // Looks at NO_COLOR, CLICOLOR, CLICOLOR_FORCE, TERM, and whether it is a terminal.
-            Colour::Auto => anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never,
-        };
+        let is_coloured = colour.is_on(&stdout);
         Self {
             writer: BufWriter::with_capacity(BUFFER_BYTES, stdout.lock()),
             styles: Styles::new(is_coloured),
@@ -146,15 +163,15 @@ impl Write for Output {
 }
 
 /// Says on standard error why the command ends.
-pub(crate) fn tell(failure: &Failure, is_json: bool) {
+pub(crate) fn tell(failure: &Failure, is_json: bool, colour: Colour) {
     if failure.is_silent() {
         return;
     }
     // Nobody to tell that telling failed.
-    let _ = try_tell(&mut io::stderr().lock(), failure, is_json);
+    let _ = try_tell(&mut io::stderr().lock(), failure, is_json, colour);
 }
 
-fn try_tell(stderr: &mut StderrLock<'_>, failure: &Failure, is_json: bool) -> io::Result<()> {
+fn try_tell(stderr: &mut StderrLock<'_>, failure: &Failure, is_json: bool, colour: Colour) -> io::Result<()> {
     if is_json {
         let value = serde_json::json!({"error": {
             "reason": failure.reason,
@@ -164,8 +181,7 @@ fn try_tell(stderr: &mut StderrLock<'_>, failure: &Failure, is_json: bool) -> io
         }});
         return writeln!(stderr, "{value}");
     }
-    let is_coloured = anstream::AutoStream::choice(&*stderr) != anstream::ColorChoice::Never;
-    let bad = Styles::new(is_coloured).bad;
+    let bad = Styles::new(colour.is_on(&*stderr)).bad;
     // A message may carry what came from a file or a server.
     writeln!(stderr, "quipu: {bad}{}{bad:#}", Shown(&failure.message))?;
     if let Some(hint) = &failure.hint {

@@ -83,6 +83,17 @@ pub(crate) fn grouped(number: u64) -> String {
     out
 }
 
+/// So many of something that is counted in English by adding an s.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", grouped(number))
+}
+
+/// So many batches.
+pub(crate) fn batches(number: u64) -> String {
+    format!("{} {}", grouped(number), if number == 1 { "batch" } else { "batches" })
+}
+
 /// A duration in whole milliseconds: `100ms`, `30s`, `1h30m`, `7d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span(pub(crate) Duration);

@@ -85,6 +85,23 @@ fn offsets_that_cannot_be_kept_are_refused_unless_new_ones_will_do() {
     assert_eq!(other.run(&["read", "t", "-f", "%o "]).ok().text(), "0 1 2 ");
 }
 
+// An emptied topic came back at offset 0, without a word.
+#[test]
+fn an_export_without_records_keeps_its_place_or_is_refused() {
+    let place = Place::new();
+    filled(&place);
+    place.run(&["topics", "trim", "t", "--before", "latest"]).ok();
+    let export = place.run(&["export", "t"]).ok().stdout;
+    let dir = place.path("emptied");
+    place.run(&["export", "t", text(&dir), "-F", "segments"]).ok();
+    let other = Place::new();
+    other.feed(&["import", "t"], &export).fails(11).says("the topic was trimmed").says("--renumber");
+    other.run(&["import", "t", text(&dir)]).fails(11).says("the topic was trimmed");
+    other.run(&["read", "t"]).fails(3);
+    other.feed(&["import", "t", "--renumber"], &export).ok();
+    assert_eq!(other.run(&["read", "t"]).ok().text(), "");
+}
+
 // An export that was cut off at the end of a line was imported as if it were whole.
 #[test]
 fn an_export_that_is_cut_off_anywhere_is_refused_and_changes_nothing() {

@@ -154,8 +154,36 @@ fn files_are_dumped_as_text() {
     assert!(ran.text().contains("segment, store"), "{}", ran.text());
     let text = place.file("text", "hello");
     place.run(&["dump", &text]).fails(2).says("no segment");
-    place.run(&["dump", "/nowhere"]).fails(1).says("/nowhere");
+    place.run(&["dump", "/nowhere"]).fails(3).says("/nowhere");
+    let empty = common::feed(quipu(&["dump", "--data", place.dir.path().to_str().unwrap()]), "");
+    empty.fails(3);
     Place::new().run(&["dump"]).fails(3);
+}
+
+#[test]
+fn a_dump_as_json_has_a_line_for_each_thing_and_marks_damage() {
+    let place = Place::new();
+    filled(&place);
+    let lines = |ran: common::Ran| -> Vec<Value> {
+        ran.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let all = lines(place.run(&["dump", "--json"]).ok());
+    let (segment, mut bytes) = files(&place.store())
+        .into_iter()
+        .find(|(path, _)| path.extension().is_some_and(|name| name == "segment"))
+        .unwrap();
+    let segment = segment.to_str().unwrap();
+    let of_segment: Vec<_> = all.iter().filter(|line| line["path"] == segment).collect();
+    assert!(of_segment[0].get("text").is_none(), "{all:?}");
+    assert_eq!(of_segment[1]["position"], 0);
+    assert!(of_segment[1]["text"].as_str().unwrap().starts_with("segment, store"), "{all:?}");
+    let record = of_segment.iter().find(|line| line["offset"] == 1).unwrap();
+    assert!(record["text"].as_str().unwrap().contains("payload=\"two\""), "{record}");
+    assert!(all.iter().all(|line| line.get("damaged").is_none()), "{all:?}");
+    bytes[120] ^= 1;
+    std::fs::write(segment, bytes).unwrap();
+    let ran = common::feed(quipu(&["dump", segment, "--json"]), "").ok();
+    assert!(lines(ran).iter().any(|line| line["damaged"] == true));
 }
 
 #[test]
@@ -192,6 +220,29 @@ fn commands_for_directories_say_that_they_need_one() {
     let place = Place::new();
     filled(&place);
     place.run(&["status"]).ok();
+}
+
+/// Errors were coloured by the environment alone, whatever --color said.
+#[test]
+fn errors_are_coloured_as_the_command_line_and_no_color_say() {
+    let place = Place::new();
+    for args in [&["topics", "describe", "nope"][..], &["publish", "--nope"]] {
+        let is_coloured = |more: &[&str], no_colour: bool| {
+            let mut command = place.command(args);
+            command.args(more).env("CLICOLOR_FORCE", "1");
+            if !no_colour {
+                command.env_remove("NO_COLOR");
+            }
+            let ran = common::feed(command, "");
+            assert!(ran.code == 2 || ran.code == 3, "{ran:?}");
+            ran.stderr.contains('\u{1b}')
+        };
+        assert!(is_coloured(&[], false), "{args:?}");
+        assert!(!is_coloured(&[], true), "{args:?}");
+        assert!(!is_coloured(&["--color", "never"], false), "{args:?}");
+        assert!(!is_coloured(&["--color=never"], false), "{args:?}");
+        assert!(is_coloured(&["--color", "always"], true), "{args:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,10 @@
 
 mod common;
 
+use std::process::Command;
+
 use common::{Place, Running, feed, quipu};
+use quipu_storage::{Record, Store, StoreSettings, TopicSettings};
 
 #[test]
 fn lines_come_back_as_they_were() {
@@ -270,6 +273,47 @@ fn a_malformed_line_ends_publishing_and_says_how_to_go_on() {
         .fails(11);
 }
 
+/// Some editors and spreadsheets begin their files with it. NDJSON was refused, other first records kept it.
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_record() {
+    let place = Place::new();
+    place.run(&["topics", "create", "t"]).ok();
+    place.feed(&["publish", "t", "-F", "ndjson", "--key-field", "k"], "\u{feff}{\"k\":\"a\"}\n").ok();
+    place.feed(&["publish", "t", "-F", "csv", "--key-field", "k"], "\u{feff}k,v\nb,1\n").ok();
+    place.feed(&["publish", "t", "-K", ":"], "\u{feff}c:x\n").ok();
+    place.feed(&["publish", "t", "-F", "binary"], b"\0\0\0\x03\xef\xbb\xbf").ok();
+    let keys = place.run(&["read", "t", "-f", "%k %V\n"]).ok().lines();
+    assert_eq!(keys[..3], ["a 9", "b 17", "c 1"], "{keys:?}");
+    assert!(keys[3].ends_with(" 3"), "{keys:?}");
+}
+
+/// The command ended with 1 as if nothing had been published.
+#[test]
+fn what_is_published_counts_also_if_the_store_cannot_be_closed_in_order() {
+    let publish = |durability: &str| {
+        let place = Place::new();
+        let source = place.path("source");
+        let settings = StoreSettings { background: false, ..StoreSettings::default() };
+        let store = Store::builder().settings(settings).open(&source).unwrap();
+        store.create_topic("other", TopicSettings::default()).unwrap().append(&[Record::new("x")]).unwrap();
+        store.create_topic("t", TopicSettings::default()).unwrap();
+        // As a killed process leaves it: the record of the other topic is in the journal, and cannot be put into its segment.
+        let copy =
+            Command::new("cp").args(["-r", source.to_str().unwrap()]).arg(place.store()).status().unwrap();
+        assert!(copy.success());
+        std::fs::create_dir_all(place.store().join("topics/00000001/00000000000000000000-0.segment"))
+            .unwrap();
+        let ran = place.feed(&["publish", "t", "--durability", durability, "--json"], "one\n");
+        (place, ran)
+    };
+    let (place, ran) = publish("synced");
+    let ran = ran.ok().says("{\"warning\":").says("not closed in order");
+    let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!((&report["records"], &report["next_offset"]), (&1.into(), &1.into()));
+    assert_eq!(place.run(&["read", "t", "--raw"]).ok().lines(), ["one"]);
+    assert_ne!(publish("accepted").1.code, 0);
+}
+
 #[test]
 fn hostile_input_is_refused_with_its_place() {
     let place = Place::new();
@@ -411,4 +455,18 @@ fn help_shows_examples_and_the_exit_codes() {
         let ran = quipu(&[command, "--help"]).output().unwrap();
         assert!(String::from_utf8(ran.stdout).unwrap().contains("Examples:"), "{command}");
     }
+}
+
+// The first file was published before it was found that there is no second one: to run it again published it twice.
+#[test]
+fn an_input_that_is_not_there_is_found_before_anything_is_published() {
+    let place = Place::new();
+    let good = place.file("good.txt", b"one\ntwo\n");
+    let missing = place.path("missing.txt");
+    let missing = missing.to_str().unwrap();
+    place.run(&["publish", "t", "--create", &good, missing]).fails(3).says("missing.txt");
+    place.run(&["read", "t"]).fails(3);
+    let dir = place.path("");
+    place.run(&["publish", "t", "--create", &good, dir.to_str().unwrap()]).fails(1);
+    place.run(&["read", "t"]).fails(3);
 }

@@ -327,6 +327,61 @@ fn logs_are_json_on_request() {
     assert_eq!(event["level"], "INFO");
 }
 
+/// A server answered with exit code 2 what a directory answered with 13.
+#[cfg(not(feature = "zstd"))]
+#[test]
+fn a_codec_that_the_build_lacks_is_refused_alike_by_a_server_and_on_a_directory() {
+    let place = Place::new();
+    let server = Server::start(&place, 0);
+    server.run(&["topics", "create", "t"]).ok();
+    let other = Place::new();
+    other.run(&["topics", "create", "t"]).ok();
+    for args in [["topics", "create", "u"], ["topics", "alter", "t"]] {
+        let args = [&args[..], &["--codec", "zstd", "--json"]].concat();
+        for ran in [server.run(&args), other.run(&args)] {
+            let error: Value = serde_json::from_str(&ran.fails(13).stderr).unwrap();
+            assert_eq!(error["error"]["reason"], "CODEC_UNAVAILABLE");
+        }
+    }
+    assert_eq!(server.run(&["topics", "list", "--json"]).ok().lines().len(), 1);
+    let help = server.run(&["topics", "create", "--help"]).ok().text();
+    assert!(help.contains("lacks zstd"), "{help}");
+}
+
+#[test]
+fn a_shutdown_without_any_time_is_refused_before_anything_is_opened() {
+    let place = Place::new();
+    // An address that is refused as well, so that it ends also if it takes the time.
+    let args = ["serve", "--drain-time-max", "0s", "--listen", "0.0.0.0:0"];
+    place.run(&args).fails(2).says("drain_time_max must be 10 ms to 24 h");
+    assert!(!place.store().exists());
+}
+
+/// The message of the server has all violations, and the client added them once more.
+#[test]
+fn what_is_wrong_with_a_request_is_said_once() {
+    let place = Place::new();
+    let server = Server::start(&place, 0);
+    let ran = server.run(&["topics", "create", "t", "--segment-bytes-max", "1"]).fails(2);
+    assert_eq!(ran.stderr.matches("settings.segment_bytes_max").count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("must be").count(), 1, "{}", ran.stderr);
+}
+
+/// The journal has only offsets that are reserved for such a topic. They were counted as its records.
+#[test]
+fn inspect_counts_no_records_of_a_topic_in_memory() {
+    let place = Place::new();
+    place.run(&["topics", "create", "m", "--memory", "1MiB"]).ok();
+    let server = Server::start(&place, 0);
+    server.feed(&["publish", "m"], "one\n").ok();
+    let inspected = place.run(&["inspect", "m", "--json"]).ok();
+    let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    assert!(inspected["log_end_offset"].as_u64().unwrap() > 0, "{inspected}");
+    assert_eq!(inspected["records_in_journal"], 0);
+    let drawn = place.run(&["inspect"]).ok().text();
+    assert!(!drawn.contains("in the journal"), "{drawn}");
+}
+
 #[test]
 fn the_bench_measures_and_leaves_no_topic() {
     let place = Place::new();
@@ -357,6 +412,26 @@ fn the_demonstration_runs_to_its_end_and_cleans_up() {
 }
 
 #[test]
+fn the_demonstration_as_json_has_its_steps_commands_and_their_output() {
+    let place = Place::new();
+    let mut command = quipu(&["demo", "--keep", "--json"]);
+    command.env("TMPDIR", place.dir.path());
+    let ran = feed(command, "").ok();
+    let lines: Vec<Value> = ran.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let has = |name: &str, part: &str| {
+        assert!(
+            lines.iter().any(|line| line[name].as_str().is_some_and(|text| text.contains(part))),
+            "{lines:?}"
+        );
+    };
+    has("step", "Nothing that was acknowledged is gone");
+    has("command", "quipu read orders --key order-7");
+    has("output", "listening on ");
+    has("output", "intact");
+    has("kept", place.dir.path().to_str().unwrap());
+}
+
+#[test]
 fn a_server_with_certificates_takes_only_clients_that_it_can_trust() {
     let place = Place::new();
     let pem = |name: &str| format!("{}/../server/tests/server/tls/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -376,6 +451,9 @@ fn a_server_with_certificates_takes_only_clients_that_it_can_trust() {
     run(&["--ca-cert", &ca]).fails(5);
     run(&["--client-cert", &client_certificate, "--client-key", &client_key]).fails(5);
     run(&["--ca-cert", "/nowhere.pem"]).fails(3);
+    // It was taken for an authority that vouches for nobody, and the server for an unknown one.
+    let garbage = place.file("garbage.pem", "no certificate\n");
+    run(&["--ca-cert", &garbage]).fails(2).says("garbage.pem holds no certificate");
     run(&["--client-cert", &client_certificate]).fails(2);
 }
 
@@ -392,7 +470,8 @@ fn a_certificate_that_cannot_be_used_is_refused_before_the_server_says_that_it_i
         (&certificate, &key, "/nowhere-ca.pem", 3, "/nowhere-ca.pem"),
         (&garbage, &key, &ca, 2, "garbage.pem"),
         (&certificate, &garbage, &ca, 2, "garbage.pem"),
-        (&certificate, &key, &garbage, 2, "cannot use"),
+        // It blamed the certificate.
+        (&certificate, &key, &garbage, 2, "garbage.pem holds no certificate"),
         // The key of somebody else.
         (&certificate, &pem("client.key"), &ca, 2, "client.key"),
     ] {

@@ -61,6 +61,27 @@ fn topics_are_created_listed_described_altered_and_deleted() {
 }
 
 #[test]
+fn a_list_without_rows_says_what_it_looked_for_and_one_of_a_thing_is_counted_as_one() {
+    let place = Place::new();
+    place.run(&["topics", "create", "eu/orders"]).ok();
+    place.run(&["topics", "list", "us/"]).ok().says("no topic whose name begins with us/");
+    place.feed(&["publish", "eu/orders"], "one\n").ok().says("published 1 record,");
+    place
+        .feed(&["publish", "eu/orders", "--dry-run"], "two\n")
+        .ok()
+        .says("1 record could be published")
+        .says("dry run");
+    let verified = place.run(&["verify"]).ok().text();
+    assert!(verified.contains("1 topic, 1 segment, 1 batch, 1 record,"), "{verified}");
+    let verified = place.run(&["topics", "verify", "eu/orders"]).ok().text();
+    assert!(verified.contains("1 record in 1 batch and 1 segment"), "{verified}");
+    let drawn = place.run(&["inspect"]).ok().text();
+    assert!(drawn.contains("1 segment,"), "{drawn}");
+    place.run(&["topics", "delete", "eu/orders"]).ok();
+    place.run(&["topics", "list"]).ok().says("there are no topics");
+}
+
+#[test]
 fn a_trimmed_topic_starts_where_it_was_trimmed_to() {
     let place = Place::new();
     place.feed(&["publish", "t", "--create"], "0\n1\n2\n3\n4\n").ok();
@@ -85,6 +106,10 @@ fn a_compacted_topic_keeps_the_latest_of_each_key_and_a_dry_run_keeps_all() {
     let report: Value = serde_json::from_slice(&report.stdout).unwrap();
     let forecast = report["records_removed"]["superseded"].as_u64().unwrap();
     assert!(forecast > 1000, "{report}");
+    let text = place.run(&["topics", "compact", "t", "--dry-run"]).ok().text();
+    for words in ["records would go; 5 keys", "would become", "nothing was changed"] {
+        assert!(text.contains(words), "{text}");
+    }
     assert_eq!(place.run(&["read", "t", "--raw"]).ok().lines().len(), 2000);
     place.run(&["topics", "compact", "t"]).ok();
     let left = place.run(&["read", "t", "--raw"]).ok().lines();

@@ -69,9 +69,9 @@ pub enum Error {
         message: String,
     },
     /// The request breaks rules: all of those that the server found.
-    #[error("{message}{}", violations.iter().map(|violation| format!("; {violation}")).collect::<String>())]
+    #[error("{message}")]
     Invalid {
-        /// What the server said.
+        /// What the server said, all that is in `violations` included.
         message: String,
         /// Which fields.
         violations: Vec<Violation>,
@@ -139,6 +139,14 @@ pub enum Error {
     /// This server does not offer that.
     #[error("not offered by this server: {message}")]
     Unimplemented {
+        /// What the server said.
+        message: String,
+    },
+    /// The build of this server lacks a codec.
+    #[error("not offered by this server: {message}")]
+    CodecUnavailable {
+        /// The codec.
+        codec: String,
         /// What the server said.
         message: String,
     },
@@ -303,6 +311,10 @@ fn of_server(status: &Status, reason: &str, metadata: HashMap<String, String>) -
         (reason, _) if reason.ends_with("_TOO_LARGE") => {
             Some(Error::TooLarge { message: message.clone(), limit: number("limit") })
         }
+        ("CODEC_UNAVAILABLE", _) => Some(Error::CodecUnavailable {
+            codec: metadata.get("codec").cloned().unwrap_or_default(),
+            message: message.clone(),
+        }),
         (_, Code::Unimplemented) => Some(Error::Unimplemented { message: message.clone() }),
         (_, Code::InvalidArgument) => {
             let violations = status

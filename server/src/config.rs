@@ -58,7 +58,8 @@ pub struct Config {
     pub request_stall_time_max: Duration,
     /// How long a connection may be without calls before it is closed. 10 min.
     pub connection_idle_max: Duration,
-    /// How long a shutdown waits for calls to end, before it closes their connections. 10 s.
+    /// How long a shutdown waits for calls to end, before it closes their connections, and then for the store to close.
+    /// 10 s. At least 10 ms.
     pub drain_time_max: Duration,
     /// Certificates. None: plain text.
     pub tls: Option<Tls>,
@@ -153,6 +154,8 @@ impl Config {
             ("handshake_time_max", self.handshake_time_max),
             ("request_stall_time_max", self.request_stall_time_max),
             ("connection_idle_max", self.connection_idle_max),
+            // The store is closed within it as well: with no time at all it never would be in order.
+            ("drain_time_max", self.drain_time_max),
         ] {
             let (least, most) = (Duration::from_millis(10), Duration::from_secs(24 * 3600));
             if !(least..=most).contains(&value) {
@@ -224,6 +227,9 @@ mod tests {
     #[test]
     fn the_defaults_are_within_their_bounds_and_others_are_named() {
         assert_eq!(Config::default().check(), Ok(()));
+        // It was taken, and whoever said so got a store that was never closed in order.
+        let config = Config { drain_time_max: Duration::ZERO, ..Config::default() };
+        assert_eq!(config.check().map_err(|invalid| invalid.setting), Err("drain_time_max"));
         let config = Config { reads_max: 0, ..Config::default() };
         assert_eq!(config.check().map_err(|invalid| invalid.setting), Err("reads_max"));
     }

@@ -198,7 +198,7 @@ impl From<Error> for Problem {
                 of(Code::DataLoss, "TOPIC_REFUSED").with("topic", topic).with("path", path.display())
             }
             Error::CodecUnavailable { codec } => {
-                of(Code::Unimplemented, "UNSUPPORTED").with("feature", format_args!("codec {codec}"))
+                of(Code::Unimplemented, "CODEC_UNAVAILABLE").with("codec", codec)
             }
             // Those that a later engine may bring, and those of opening a store, which no call meets.
             other => {
@@ -408,7 +408,7 @@ mod tests {
             ),
             (Error::AlreadyRunning { what: "compaction" }, Code::FailedPrecondition, "ALREADY_RUNNING", not),
             (Error::Cancelled { what: "compaction" }, Code::Cancelled, "CANCELLED", unknown),
-            (Error::CodecUnavailable { codec: "zstd" }, Code::Unimplemented, "UNSUPPORTED", not),
+            (Error::CodecUnavailable { codec: "zstd" }, Code::Unimplemented, "CODEC_UNAVAILABLE", not),
             (Error::ReadOnly, Code::FailedPrecondition, "BUSY", not),
         ];
         for (error, code, name, outcome) in table {

@@ -1,7 +1,11 @@
-//! Plain HTTP for those who watch the server: `/metrics`, `/healthz` (it lives), `/readyz` (send it requests).
+//! Plain HTTP for those who watch the server: `/metrics`, `/healthz` (it lives), `/readyz` (it takes appends).
+//!
+//! There is always a place for one more: whoever comes when all are taken gets that of the connection which was not asked
+//! for anything for the longest time.
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,13 +16,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::metrics;
 use crate::shared::Shared;
 
-/// Connections at a time; others wait.
+/// Connections at a time.
 const CONNECTIONS_MAX: usize = 32;
 /// How long a client may take to ask.
 const ASKING_FOR: Duration = Duration::from_secs(10);
@@ -33,11 +36,11 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "serving metrics");
     }
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Dropped with this: then the connections go too.
     let mut connections = JoinSet::new();
+    let mut open: Vec<Open> = Vec::new();
+    let requests = Arc::new(AtomicU64::new(0));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -47,10 +50,13 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             }
         };
         while connections.try_join_next().is_some() {}
+        make_room(&mut open);
         let shared = Arc::clone(&shared);
-        connections.spawn(async move {
-            let _place = place;
+        let asked = Asked::new(&requests);
+        let noted = asked.clone();
+        let task = connections.spawn(async move {
             let answer = service_fn(move |request| {
+                noted.note();
                 let shared = Arc::clone(&shared);
                 async move { Ok::<_, Infallible>(answer(&shared, &request).await) }
             });
@@ -61,6 +67,42 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             // A client that breaks off is no event.
             let _ = tokio::time::timeout(CONNECTED_FOR, serving).await;
         });
+        open.push(Open { asked, task });
+    }
+}
+
+/// A connection.
+struct Open {
+    asked: Asked,
+    task: AbortHandle,
+}
+
+/// When a connection was made or asked for something last, in a count of these events over all of them.
+#[derive(Clone)]
+struct Asked {
+    events: Arc<AtomicU64>,
+    last: Arc<AtomicU64>,
+}
+
+impl Asked {
+    fn new(events: &Arc<AtomicU64>) -> Self {
+        let asked = Self { events: Arc::clone(events), last: Arc::default() };
+        asked.note();
+        asked
+    }
+
+    fn note(&self) {
+        self.last.store(self.events.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// Closes the connection that was silent for the longest time, if there are as many as there may be.
+fn make_room(open: &mut Vec<Open>) {
+    open.retain(|connection| !connection.task.is_finished());
+    while open.len() >= CONNECTIONS_MAX {
+        let silent = open.iter().enumerate().min_by_key(|(_, open)| open.asked.last.load(Ordering::Relaxed));
+        let Some((place, _)) = silent else { return };
+        open.swap_remove(place).task.abort();
     }
 }
 
@@ -81,15 +123,19 @@ async fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<F
         "/healthz" => respond(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => {
             let store = shared.store.clone();
-            let failure = match shared.read(move || store.stats().failure).await {
-                Ok(failure) => failure.map(|failure| failure.to_string()),
-                Err(status) => Some(status.message().to_owned()),
+            let not_ready = match shared.read(move || store.stats()).await {
+                _ if shared.is_draining() => Some("draining".to_owned()),
+                Ok(stats) => match stats.failure {
+                    Some(failure) => Some(format!("failed: {failure}")),
+                    None if stats.is_disk_full => Some(
+                        "the disk is full: no room for appends; reads, trims and deletions go on".to_owned(),
+                    ),
+                    None => None,
+                },
+                Err(status) => Some(format!("failed: {}", status.message())),
             };
-            match failure {
-                _ if shared.is_draining() => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
-                Some(failure) => {
-                    respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("failed: {failure}\n"))
-                }
+            match not_ready {
+                Some(reason) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
                 None => respond(StatusCode::OK, TEXT, "ready\n"),
             }
         }

@@ -66,6 +66,11 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file that should hold certificates holds none.
+    NoCertificate {
+        /// The file.
+        path: std::path::PathBuf,
+    },
     /// The certificate, its key and the authority of clients are not what they should be, or do not fit together.
     Tls {
         /// The file of the certificate.
@@ -90,6 +95,9 @@ impl std::fmt::Display for ServeError {
         match self {
             Self::Config(invalid) => invalid.fmt(f),
             Self::Certificate { path, .. } => write!(f, "cannot read {}", path.display()),
+            Self::NoCertificate { path } => {
+                write!(f, "{} holds no certificate: it must be a PEM file", path.display())
+            }
             Self::Tls { certificate, key, .. } => {
                 write!(f, "cannot use certificate {} with key {}", certificate.display(), key.display())
             }
@@ -108,7 +116,7 @@ impl std::error::Error for ServeError {
             Self::Certificate { source, .. } => Some(source),
             Self::Tls { source, .. } | Self::Transport(source) => Some(source),
             Self::Close(source) => Some(source),
-            Self::Reflection(_) | Self::CloseTimedOut => None,
+            Self::NoCertificate { .. } | Self::Reflection(_) | Self::CloseTimedOut => None,
         }
     }
 }
@@ -117,7 +125,7 @@ impl std::error::Error for ServeError {
 /// to know before opening a store.
 ///
 /// # Errors
-/// [`ServeError::Certificate`] and [`ServeError::Tls`].
+/// [`ServeError::Certificate`], [`ServeError::NoCertificate`] and [`ServeError::Tls`].
 pub async fn check_certificates(config: &Config) -> Result<(), ServeError> {
     match config.tls.clone() {
         Some(tls) => with_tls(Server::builder(), tls).await.map(drop),
@@ -258,10 +266,17 @@ async fn certificates(tls: Tls) -> Result<ServerTlsConfig, ServeError> {
             }
         }
     };
-    let identity = Identity::from_pem(read(tls.certificate).await?, read(tls.key).await?);
+    // The library takes such a file for one with no certificates in it, and says something about another.
+    let read_certificates = |path: std::path::PathBuf| async move {
+        let pem = read(path.clone()).await?;
+        let begin = b"-----BEGIN CERTIFICATE-----";
+        let has_one = pem.windows(begin.len()).any(|window| window == begin);
+        if has_one { Ok(pem) } else { Err(ServeError::NoCertificate { path }) }
+    };
+    let identity = Identity::from_pem(read_certificates(tls.certificate).await?, read(tls.key).await?);
     let mut config = ServerTlsConfig::new().identity(identity);
     if let Some(client_ca) = tls.client_ca {
-        config = config.client_ca_root(Certificate::from_pem(read(client_ca).await?));
+        config = config.client_ca_root(Certificate::from_pem(read_certificates(client_ca).await?));
     }
     Ok(config)
 }

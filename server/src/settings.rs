@@ -88,10 +88,13 @@ fn apply(settings: &mut TopicSettings, wire: &pb::TopicSettings, paths: &[&str])
         let mut alone = TopicSettings::default();
         let rule = match copy(&mut alone, wire, path) {
             Err(rule) => Some(rule),
-            Ok(()) => alone.check().err().map(|error| match error {
-                quipu_storage::Error::InvalidSetting { rule, .. } => format!("must be {rule}"),
-                error => error.to_string(),
-            }),
+            Ok(()) => match alone.check() {
+                Ok(()) => None,
+                Err(quipu_storage::Error::InvalidSetting { rule, .. }) => Some(format!("must be {rule}")),
+                // The engine says so itself, as an error of its own: the request is fine, this build cannot do it.
+                Err(quipu_storage::Error::CodecUnavailable { .. }) => None,
+                Err(error) => Some(error.to_string()),
+            },
         };
         match rule {
             Some(rule) => violations.add(format!("settings.{path}"), rule),

@@ -24,9 +24,10 @@ pub(crate) struct Commit {
     synced: AtomicU64,
     is_running: AtomicBool,
     has_failed: AtomicBool,
-    /// Threads that wait right now.
-    waiting: AtomicUsize,
-    /// How many waited when the last sync began: those will likely be back soon.
+    /// How many have come since the last sync began. Not how many wait: those whom the last sync has served, and who have
+    /// not run since, would count among them.
+    arrived: AtomicUsize,
+    /// How many had come when the last sync began: those will likely be back soon.
     expected: AtomicUsize,
     /// How long the last sync took, in nanoseconds.
     last_sync: AtomicU64,
@@ -60,16 +61,16 @@ impl Commit {
         if self.synced() >= target {
             return Ok(true);
         }
-        self.waiting.fetch_add(1, Ordering::AcqRel);
+        self.arrived.fetch_add(1, Ordering::AcqRel);
         let mut shared = true;
-        let outcome = loop {
+        loop {
             // Before the looks: a round that ends after them is noticed by the sleep.
             let round = self.rounds.current();
             if self.synced() >= target {
-                break Ok(shared);
+                return Ok(shared);
             }
             if self.has_failed.load(Ordering::Acquire) {
-                break Err(self.failure());
+                return Err(self.failure());
             }
             if self.is_running.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 // The round may have ended between the look and this: then there may be nothing to do.
@@ -85,9 +86,7 @@ impl Commit {
             } else {
                 self.rounds.wait(round, None);
             }
-        };
-        self.waiting.fetch_sub(1, Ordering::AcqRel);
-        outcome
+        }
     }
 
     /// Whether everything below `target` is synced; if not, registers a waker (in place of the one registered under
@@ -148,7 +147,7 @@ impl Commit {
     /// Runs a sync; answers whom to wake.
     fn lead(&self, sync: &impl Fn() -> Result<u64, Error>) -> Vec<Waker> {
         self.gather();
-        self.expected.store(self.waiting.load(Ordering::Acquire), Ordering::Release);
+        self.expected.store(self.arrived.swap(0, Ordering::AcqRel), Ordering::Release);
         let begun = Instant::now();
         let outcome = sync();
         let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -172,7 +171,7 @@ impl Commit {
         let patience =
             Duration::from_nanos(self.last_sync.load(Ordering::Acquire)).min(Duration::from_millis(1));
         let begun = Instant::now();
-        while self.waiting.load(Ordering::Acquire) < expected && begun.elapsed() < patience {
+        while self.arrived.load(Ordering::Acquire) < expected && begun.elapsed() < patience {
             std::thread::yield_now();
         }
     }

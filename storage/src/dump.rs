@@ -4,7 +4,7 @@
 //! text goes on with the next intact batch or frame. Nothing here decides anything; [`crate::verify`] does.
 
 use std::collections::HashMap;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -40,6 +40,48 @@ impl Default for DumpOptions {
     }
 }
 
+/// A line of a dump. As text it is what [`dump`] prints.
+#[derive(Clone, Copy, Debug)]
+pub enum Line<'a> {
+    /// Of [`dump_store`]: a file begins.
+    File(&'a Path),
+    /// What stands at a position of the file.
+    At {
+        /// Counted from the beginning of the file.
+        position: u64,
+        /// What it is.
+        text: &'a str,
+    },
+    /// A record of the batch before it.
+    Record {
+        /// Its offset.
+        offset: Offset,
+        /// What is in it.
+        text: &'a str,
+    },
+    /// More about what the last position was named for.
+    Detail(&'a str),
+    /// What stands at a position is damaged.
+    Damaged {
+        /// Counted from the beginning of the file.
+        position: u64,
+        /// What is wrong.
+        text: &'a str,
+    },
+}
+
+impl Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::At { position, text } => write!(f, "{position}: {text}"),
+            Self::Record { offset, text } => write!(f, "  {offset}: {text}"),
+            Self::Detail(text) => write!(f, "  {text}"),
+            Self::Damaged { position, text } => write!(f, "! {position}: {text}"),
+        }
+    }
+}
+
 /// Prints the file at `path`: a segment, a journal file, a checkpoint or a file `clean`, whichever it begins like. A
 /// file that begins like none of them is taken for what its name says.
 ///
@@ -50,6 +92,19 @@ pub fn dump(
     disk: &dyn Disk,
     options: DumpOptions,
     out: &mut dyn Write,
+) -> Result<()> {
+    dump_lines(path, disk, options, &mut |line| writeln!(out, "{line}"))
+}
+
+/// As [`dump`], line by line.
+///
+/// # Errors
+/// As [`dump`].
+pub fn dump_lines(
+    path: impl AsRef<Path>,
+    disk: &dyn Disk,
+    options: DumpOptions,
+    out: &mut dyn FnMut(Line<'_>) -> io::Result<()>,
 ) -> Result<()> {
     let path = path.as_ref();
     let mut file = PagedFile::open(disk, path).map_err(|error| Error::io("open", path, error))?;
@@ -75,7 +130,7 @@ pub fn dump(
 }
 
 struct Dump<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut dyn FnMut(Line<'_>) -> io::Result<()>,
     options: DumpOptions,
     /// Name and seed of the topics, as far as they are known.
     topics: HashMap<TopicId, (String, u32)>,
@@ -83,8 +138,18 @@ struct Dump<'a> {
 
 impl Dump<'_> {
     /// A line about damage.
-    fn bad(&mut self, position: impl Display, detail: impl Display) -> io::Result<()> {
-        writeln!(self.out, "! {position}: {detail}")
+    fn bad(&mut self, position: u64, detail: impl Display) -> io::Result<()> {
+        (self.out)(Line::Damaged { position, text: &detail.to_string() })
+    }
+
+    /// A line about what stands at a position.
+    fn at(&mut self, position: u64, text: impl Display) -> io::Result<()> {
+        (self.out)(Line::At { position, text: &text.to_string() })
+    }
+
+    /// A line that belongs to the one before it.
+    fn detail(&mut self, text: impl Display) -> io::Result<()> {
+        (self.out)(Line::Detail(&text.to_string()))
     }
 
     fn header_problem(&mut self, what: &str, position: u64, problem: HeaderProblem) -> io::Result<()> {
@@ -102,7 +167,7 @@ impl Dump<'_> {
         let header = match SegmentHeader::decode(&file.bytes(0, HEADER_BYTES as u64)) {
             Ok(header) => {
                 let SegmentHeader { store, topic, base_offset } = header;
-                writeln!(self.out, "0: segment, store {store}, topic {topic}, base offset {base_offset}")?;
+                self.at(0, format_args!("segment, store {store}, topic {topic}, base offset {base_offset}"))?;
                 Some(header)
             }
             Err(problem) => {
@@ -113,7 +178,7 @@ impl Dump<'_> {
         let topic = header.map(|header| header.topic).or_else(|| topic_by_footer(file));
         let Some(topic) = topic else {
             return self.bad(
-                HEADER_BYTES,
+                HEADER_BYTES as u64,
                 "neither header nor footer say whose batches these are: they cannot be verified",
             );
         };
@@ -147,9 +212,7 @@ impl Dump<'_> {
         }
         match footer {
             Ok(footer) => self.index_and_footer(file, &footer),
-            Err(_) if end == file_bytes && position == file_bytes => {
-                writeln!(self.out, "{file_bytes}: end, not sealed")
-            }
+            Err(_) if end == file_bytes && position == file_bytes => self.at(file_bytes, "end, not sealed"),
             Err(problem) => self.header_problem("footer", footer_at, problem),
         }
     }
@@ -164,27 +227,33 @@ impl Dump<'_> {
             let entry = IndexEntry::at(&index, number);
             let at = footer.data_bytes + (number * INDEX_ENTRY_BYTES) as u64;
             let IndexEntry { base_offset, append_time, position } = entry;
-            writeln!(self.out, "{at}: index entry, offset {base_offset}, time {append_time}, at {position}")?;
+            self.at(
+                at,
+                format_args!("index entry, offset {base_offset}, time {append_time}, at {position}"),
+            )?;
         }
         let Footer { base_offset, next_offset, first_time, last_time, record_count, batch_hash, .. } = footer;
-        writeln!(
-            self.out,
-            "{}: footer, offsets {base_offset} to {next_offset} (exclusive), {record_count} records, times \
-             {first_time} to {last_time}, hash {batch_hash:08x}",
-            footer.data_bytes + index_bytes
+        self.at(
+            footer.data_bytes + index_bytes,
+            format_args!(
+                "footer, offsets {base_offset} to {next_offset} (exclusive), {record_count} records, times \
+             {first_time} to {last_time}, hash {batch_hash:08x}"
+            ),
         )
     }
 
     fn batch_header(&mut self, position: u64, header: &BatchHeader) -> io::Result<()> {
-        writeln!(
-            self.out,
-            "{position}: batch, offsets {} to {} (exclusive), {} records, time {}, {} bytes, codec {}",
-            header.base_offset,
-            header.next_offset(),
-            header.record_count,
-            header.append_time,
-            header.batch_bytes(),
-            header.codec.name()
+        self.at(
+            position,
+            format_args!(
+                "batch, offsets {} to {} (exclusive), {} records, time {}, {} bytes, codec {}",
+                header.base_offset,
+                header.next_offset(),
+                header.record_count,
+                header.append_time,
+                header.batch_bytes(),
+                header.codec.name()
+            ),
         )
     }
 
@@ -192,7 +261,7 @@ impl Dump<'_> {
         match problem {
             BodyProblem::Invalid(invalid) => self.bad(position, invalid.detail),
             BodyProblem::CodecUnavailable(codec) => {
-                writeln!(self.out, "{position}: the records need the codec {}", codec.name())
+                self.at(position, format_args!("the records need the codec {}", codec.name()))
             }
         }
     }
@@ -200,7 +269,7 @@ impl Dump<'_> {
     fn batch(&mut self, position: u64, batch: &Batch) -> io::Result<()> {
         self.batch_header(position, batch.header())?;
         if let Some(synced) = batch.synced_position() {
-            writeln!(self.out, "  synced up to {synced}")?;
+            self.detail(format_args!("synced up to {synced}"))?;
         }
         if !self.options.records {
             return Ok(());
@@ -215,29 +284,28 @@ impl Dump<'_> {
     }
 
     fn record(&mut self, offset: Offset, record: &RecordView<'_>) -> io::Result<()> {
-        write!(self.out, "  {offset}:")?;
+        let mut text = Vec::new();
         if let Some(id) = record.id {
-            write!(self.out, " id={}", Uid(id))?;
+            text.push(format!("id={}", Uid(id)));
         }
         if let Some(key) = record.key {
-            write!(self.out, " key={}", self.shown(key))?;
+            text.push(format!("key={}", self.shown(key)));
         }
         if !record.record_type.is_empty() {
-            write!(self.out, " type={}", record.record_type.escape_debug())?;
+            text.push(format!("type={}", record.record_type.escape_debug()));
         }
-        for tag in record.tags() {
-            write!(self.out, " tag={}", tag.escape_debug())?;
-        }
+        text.extend(record.tags().map(|tag| format!("tag={}", tag.escape_debug())));
         for (name, value) in record.headers() {
-            write!(self.out, " {}={}", name.escape_debug(), self.shown(value))?;
+            text.push(format!("{}={}", name.escape_debug(), self.shown(value)));
         }
         if !record.content_type.is_empty() {
-            write!(self.out, " content-type={}", record.content_type.escape_debug())?;
+            text.push(format!("content-type={}", record.content_type.escape_debug()));
         }
-        match record.payload {
-            Some(payload) => writeln!(self.out, " payload={}", self.shown(payload)),
-            None => writeln!(self.out, " tombstone"),
-        }
+        text.push(match record.payload {
+            Some(payload) => format!("payload={}", self.shown(payload)),
+            None => "tombstone".to_owned(),
+        });
+        (self.out)(Line::Record { offset, text: &text.join(" ") })
     }
 
     /// Bytes as escaped text, cut at the limit.
@@ -253,17 +321,14 @@ impl Dump<'_> {
         self.learn_topics(disk, path);
         let header = match FileHeader::decode(&file.bytes(0, FILE_HEADER_BYTES as u64)) {
             Ok(header) => header,
-            Err(HeaderProblem::Blank) => return writeln!(self.out, "0: journal file, never used"),
+            Err(HeaderProblem::Blank) => return self.at(0, "journal file, never used"),
             Err(problem) => {
                 // Which frames are of this use of the file, only the header can say.
                 return self.header_problem("header of the journal file", 0, problem);
             }
         };
         let FileHeader { store, generation, start, previous, .. } = header;
-        writeln!(
-            self.out,
-            "0: journal file, store {store}, generation {generation} behind {previous}, from position {start}"
-        )?;
+        self.at(0, format_args!("journal file, store {store}, generation {generation} behind {previous}, from position {start}"))?;
         let bytes = file.bytes(FILE_HEADER_BYTES as u64, file.len());
         let mut at = 0;
         while at < bytes.len() {
@@ -278,17 +343,20 @@ impl Dump<'_> {
                     let Some(next) = next_frame(&bytes, at, &header) else {
                         let left = &bytes[at..];
                         return if left.iter().all(|&byte| byte == 0) || !claims(left, &header, position) {
-                            writeln!(self.out, "{}: end at position {position}", FILE_HEADER_BYTES + at)
+                            self.at(
+                                (FILE_HEADER_BYTES + at) as u64,
+                                format_args!("end at position {position}"),
+                            )
                         } else {
                             self.bad(
-                                FILE_HEADER_BYTES + at,
+                                (FILE_HEADER_BYTES + at) as u64,
                                 format_args!("{}, and none follows", invalid.detail),
                             )
                         };
                     };
                     let gap = next - at;
                     let detail = format_args!("{} ({gap} bytes to the next frame)", invalid.detail);
-                    self.bad(FILE_HEADER_BYTES + at, detail)?;
+                    self.bad((FILE_HEADER_BYTES + at) as u64, detail)?;
                     at = next;
                 }
             }
@@ -308,12 +376,15 @@ impl Dump<'_> {
 
     fn frame(&mut self, at: usize, position: Position, frame: &FrameHeader, bytes: &Bytes) -> io::Result<()> {
         let FrameHeader { frame_bytes, synced, .. } = frame;
-        writeln!(self.out, "{at}: frame at position {position}, {frame_bytes} bytes, synced up to {synced}")?;
+        self.at(
+            at as u64,
+            format_args!("frame at position {position}, {frame_bytes} bytes, synced up to {synced}"),
+        )?;
         match frame.changes(bytes) {
             Ok(changes) => changes.iter().try_for_each(|change| self.change(at, bytes, change)),
-            Err(FrameProblem::Invalid(invalid)) => self.bad(at + invalid.position, invalid.detail),
+            Err(FrameProblem::Invalid(invalid)) => self.bad((at + invalid.position) as u64, invalid.detail),
             Err(FrameProblem::UnknownChange(number)) => {
-                self.bad(at, format_args!("it has a change of the later kind {number}"))
+                self.bad(at as u64, format_args!("it has a change of the later kind {number}"))
             }
         }
     }
@@ -325,10 +396,10 @@ impl Dump<'_> {
         match change {
             Change::Batch { topic, bytes, rolls } => {
                 let rolls = if *rolls { ", which starts a segment" } else { "" };
-                writeln!(self.out, "  batch of topic {}{rolls}", name(&self.topics, topic))?;
+                self.detail(format_args!("batch of topic {}{rolls}", name(&self.topics, topic)))?;
                 let position = frame_at + (bytes.as_ptr() as usize - frame.as_ptr() as usize);
                 let Some((_, seed)) = self.topics.get(topic) else {
-                    return self.bad(position, "without the topic's uid the batch cannot be verified");
+                    return self.bad(position as u64, "without the topic's uid the batch cannot be verified");
                 };
                 match Batch::decode(bytes, *seed) {
                     Ok(batch) => self.batch(position as u64, &batch),
@@ -342,31 +413,25 @@ impl Dump<'_> {
             }
             Change::TopicCreated { topic, uid, name, settings } => {
                 self.topics.insert(*topic, (name.to_string(), batch::seed(*uid)));
-                writeln!(self.out, "  topic {name} created, number {topic}, uid {uid}, {settings:?}")
+                self.detail(format_args!("topic {name} created, number {topic}, uid {uid}, {settings:?}"))
             }
             Change::TopicAltered { topic, settings } => {
-                writeln!(self.out, "  topic {} altered, {settings:?}", name(&self.topics, topic))
+                self.detail(format_args!("topic {} altered, {settings:?}", name(&self.topics, topic)))
             }
             Change::TopicDeleted { topic } => {
-                writeln!(self.out, "  topic {} deleted", name(&self.topics, topic))
+                self.detail(format_args!("topic {} deleted", name(&self.topics, topic)))
             }
             Change::Trimmed { topic, log_start_offset } => {
-                writeln!(self.out, "  topic {} trimmed to {log_start_offset}", name(&self.topics, topic))
+                self.detail(format_args!("topic {} trimmed to {log_start_offset}", name(&self.topics, topic)))
             }
-            Change::OffsetsReserved { topic, next_offset } => {
-                writeln!(
-                    self.out,
-                    "  offsets of topic {} reserved to {next_offset}",
-                    name(&self.topics, topic)
-                )
-            }
-            Change::SegmentsReplaced { topic, segment } => {
-                writeln!(
-                    self.out,
-                    "  segments of topic {} replaced by {segment:?}",
-                    name(&self.topics, topic)
-                )
-            }
+            Change::OffsetsReserved { topic, next_offset } => self.detail(format_args!(
+                "offsets of topic {} reserved to {next_offset}",
+                name(&self.topics, topic)
+            )),
+            Change::SegmentsReplaced { topic, segment } => self.detail(format_args!(
+                "segments of topic {} replaced by {segment:?}",
+                name(&self.topics, topic)
+            )),
         }
     }
 
@@ -376,31 +441,28 @@ impl Dump<'_> {
             Err(problem) => return self.header_problem("checkpoint", 0, problem),
         };
         if let Some(invalid) = decoded.damaged_copy {
-            self.bad(invalid.position, format_args!("one of the copies is damaged: {}", invalid.detail))?;
+            self.bad(
+                invalid.position as u64,
+                format_args!("one of the copies is damaged: {}", invalid.detail),
+            )?;
         }
         let Checkpoint { store, position, generation, next_topic, topics, deleted } = decoded.checkpoint;
-        writeln!(
-            self.out,
-            "0: checkpoint, store {store}, journal position {position} in generation {generation}, next topic \
-             {next_topic}"
-        )?;
+        self.at(0, format_args!("checkpoint, store {store}, journal position {position} in generation {generation}, next topic \
+             {next_topic}"))?;
         for topic in &topics {
             self.topic(topic)?;
         }
-        deleted.iter().try_for_each(|topic| writeln!(self.out, "  deleted topic {topic}"))
+        deleted.iter().try_for_each(|topic| self.detail(format_args!("deleted topic {topic}")))
     }
 
     fn topic(&mut self, topic: &TopicState) -> io::Result<()> {
         let TopicState { id, uid, name, settings, log_start_offset, next_offset, last_time, .. } = topic;
-        writeln!(
-            self.out,
-            "  topic {name}, number {id}, uid {uid}, offsets {log_start_offset} to {next_offset} (exclusive), last \
+        self.detail(format_args!("topic {name}, number {id}, uid {uid}, offsets {log_start_offset} to {next_offset} (exclusive), last \
              time {last_time}, {settings:?}"
-        )?;
+        ))?;
         for sealed in &topic.sealed {
-            writeln!(
-                self.out,
-                "    segment {}, offsets {} to {} (exclusive), {} records, {} bytes, times {} to {}",
+            self.detail(format_args!(
+                "  segment {}, offsets {} to {} (exclusive), {} records, {} bytes, times {} to {}",
                 crate::segment::file_name(sealed.base_offset, sealed.rewrites),
                 sealed.base_offset,
                 sealed.next_offset,
@@ -408,24 +470,23 @@ impl Dump<'_> {
                 sealed.bytes,
                 sealed.first_time,
                 sealed.last_time
-            )?;
+            ))?;
         }
         match &topic.active {
             None => Ok(()),
-            Some(active) => writeln!(
-                self.out,
-                "    segment {}, active, {} bytes, first time {}",
+            Some(active) => self.detail(format_args!(
+                "  segment {}, active, {} bytes, first time {}",
                 crate::segment::file_name(active.base_offset, 0),
                 active.bytes,
                 active.first_time
-            ),
+            )),
         }
     }
 
     fn clean(&mut self, bytes: &[u8]) -> io::Result<()> {
         let position = Position(bytes.get(..24).map_or(0, |bytes| u64_at(bytes, 16)));
         if is_clean(bytes, position) {
-            writeln!(self.out, "0: closed properly, the journal ends at position {position}")
+            self.at(0, format_args!("closed properly, the journal ends at position {position}"))
         } else {
             self.bad(0, "the file is damaged: the store counts as not closed")
         }
@@ -452,6 +513,19 @@ pub fn dump_store(
     options: DumpOptions,
     out: &mut dyn Write,
 ) -> Result<()> {
+    dump_store_lines(path, disk, options, &mut |line| writeln!(out, "{line}"))
+}
+
+/// As [`dump_store`], line by line; [`Line::File`] goes before those of each file.
+///
+/// # Errors
+/// As [`dump_store`].
+pub fn dump_store_lines(
+    path: impl AsRef<Path>,
+    disk: &dyn Disk,
+    options: DumpOptions,
+    out: &mut dyn FnMut(Line<'_>) -> io::Result<()>,
+) -> Result<()> {
     let dir = path.as_ref();
     let list = |dir: &Path| {
         let mut entries = disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
@@ -467,8 +541,8 @@ pub fn dump_store(
         if disk.open(&path, OpenMode::Read).is_err() {
             continue;
         }
-        writeln!(out, "{}", path.display()).map_err(|error| Error::io("print", &path, error))?;
-        match dump(&path, disk, options, out) {
+        out(Line::File(&path)).map_err(|error| Error::io("print", &path, error))?;
+        match dump_lines(&path, disk, options, out) {
             Ok(()) | Err(Error::NotAStore { .. }) => {}
             Err(error) => return Err(error),
         }

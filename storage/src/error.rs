@@ -289,8 +289,8 @@ pub enum Error {
         /// The newest version known here.
         supported: u32,
     },
-    /// A batch is compressed with a codec that this build lacks.
-    #[error("the batch is compressed with {codec}; use a build with the feature {codec:?}")]
+    /// A batch is, or the batches of a topic were to be, compressed with a codec that this build lacks.
+    #[error("this build lacks the codec {codec}; use one with the feature {codec:?}")]
     CodecUnavailable {
         /// The codec, which is the name of the crate's feature.
         codec: &'static str,

@@ -123,6 +123,19 @@ fn closed_a_log_takes_no_more_room_than_its_batches_index_and_footer() {
     assert_eq!(index_and_footer, (INDEX_ENTRY_BYTES + FOOTER_BYTES) as u64);
 }
 
+/// Every opening looked through the zeros of a segment in which nothing was ever written: 64 MiB of them.
+#[test]
+fn closed_a_segment_without_a_batch_is_no_longer_than_its_header() {
+    let disk = SimDisk::new();
+    let log = open(&disk).unwrap();
+    log.close().unwrap();
+    let path = segments(&disk).pop().unwrap();
+    assert_eq!(disk.read_file(&path).unwrap().len(), HEADER_BYTES);
+    let log = open(&disk).unwrap();
+    assert_eq!(log.recovery(), &LogRecovery::default());
+    check_and_go_on(&disk, log, 0);
+}
+
 #[test]
 fn closed_a_segment_that_is_more_than_half_full_stays_sealed() {
     let (disk, uid) = closed(7);

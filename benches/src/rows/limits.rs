@@ -1,5 +1,6 @@
 //! The limits themselves, as figures to read: what this machine gave the references today.
 
+use crate::limits::group::SyncGroup;
 use crate::limits::{
     CrcPass, MEMORY_BYTES, Memory, MemoryTwice, ReadOnce, SumOf, SyncLoop, SyncTo, write_frames,
 };
@@ -9,7 +10,7 @@ use crate::row::{Bar, PAYLOADS, Pair, Prepare, Row, Unit};
 const FILE_BYTES: u64 = 256 << 20;
 
 pub(super) fn rows() -> Vec<Row> {
-    [memory, memory_twice, memory_twice_batch, sync, crc, read]
+    [memory, memory_twice, memory_twice_batch, sync, sync_64, crc, read]
         .into_iter()
         .flat_map(|rows| PAYLOADS.map(|(record_bytes, variant)| rows(record_bytes, variant)))
         .collect()
@@ -66,6 +67,18 @@ fn sync(record_bytes: usize, variant: &str) -> Row {
         Box::new(move |scene| {
             let time = scene.round_time();
             Ok(Pair::alone(SyncLoop::new(&scene.dir, SyncTo::ZeroFilled, record_bytes, 1, time)?))
+        }),
+    )
+}
+
+fn sync_64(record_bytes: usize, variant: &str) -> Row {
+    row(
+        "limit-sync-64",
+        variant,
+        "64 threads that sleep until one of them has written and synced what all have framed",
+        Unit::RecordsPerSecond,
+        Box::new(move |scene| {
+            Ok(Pair::alone(SyncGroup::new(&scene.dir, record_bytes, 64, scene.round_time())?))
         }),
     )
 }

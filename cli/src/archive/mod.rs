@@ -43,6 +43,8 @@ pub(crate) struct Entry {
 pub(crate) trait Source {
     /// The settings of the topic, if the archive says them.
     fn settings(&self) -> Option<pb::TopicSettings>;
+    /// Where the topic began, if the archive says it.
+    fn log_start_offset(&self) -> Option<u64>;
     /// The next record.
     fn next(&mut self) -> Result<Option<Entry>>;
     /// The failure that the record handed out last is not what it must be.
@@ -122,6 +124,7 @@ struct Checked<'a> {
     number: u64,
     sum: crc32fast::Hasher,
     settings: Option<pb::TopicSettings>,
+    log_start_offset: Option<u64>,
     /// The first line, if it is no head.
     first: Option<Bytes>,
     end: Option<End>,
@@ -137,6 +140,7 @@ impl<'a> Checked<'a> {
             number: 0,
             sum: crc32fast::Hasher::new(),
             settings: None,
+            log_start_offset: None,
             first: None,
             end: None,
         };
@@ -164,6 +168,7 @@ impl<'a> Checked<'a> {
             }
         }
         let settings = settings_from_json(head.get("settings").unwrap_or(&Value::Null));
+        lines.log_start_offset = head.get("log_start_offset").and_then(Value::as_u64);
         lines.settings = Some(settings.map_err(|message| lines.invalid(&message))?);
         Ok(lines)
     }

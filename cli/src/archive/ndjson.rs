@@ -74,6 +74,10 @@ impl Source for Archive<'_> {
         self.lines.settings
     }
 
+    fn log_start_offset(&self) -> Option<u64> {
+        self.lines.log_start_offset
+    }
+
     fn next(&mut self) -> Result<Option<Entry>> {
         let Some(line) = self.lines.next()? else {
             self.lines.compare(self.records, self.next_offset)?;

@@ -212,6 +212,7 @@ impl SegmentWriter {
 pub(crate) struct Archive {
     dir: PathBuf,
     settings: Option<pb::TopicSettings>,
+    log_start_offset: Option<u64>,
     listed: std::vec::IntoIter<Listed>,
     /// The file that is read.
     path: PathBuf,
@@ -258,10 +259,11 @@ impl Archive {
         for segment in &listed {
             Batches::open(dir, segment)?;
         }
-        let settings = lines.settings;
+        let (settings, log_start_offset) = (lines.settings, lines.log_start_offset);
         Ok(Self {
             dir: dir.into(),
             settings,
+            log_start_offset,
             listed: listed.into_iter(),
             path: dir.into(),
             entries: Vec::new().into_iter(),
@@ -340,6 +342,10 @@ fn damaged(path: &Path, message: &str) -> Failure {
 impl Source for Archive {
     fn settings(&self) -> Option<pb::TopicSettings> {
         self.settings
+    }
+
+    fn log_start_offset(&self) -> Option<u64> {
+        self.log_start_offset
     }
 
     fn next(&mut self) -> Result<Option<Entry>> {

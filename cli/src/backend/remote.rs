@@ -576,6 +576,7 @@ impl From<quipu_client::Error> for Failure {
             E::CorruptRange { .. } => of(Exit::Damaged, "CORRUPT_RANGE"),
             E::ChecksumMismatch { .. } | E::Damaged { .. } => of(Exit::Damaged, "CHECKSUM_MISMATCH"),
             E::StorageFailed { .. } => of(Exit::StorageFailed, "STORAGE_FAILED"),
+            E::CodecUnavailable { .. } => of(Exit::Unsupported, "CODEC_UNAVAILABLE"),
             E::Unimplemented { .. } => of(Exit::Unsupported, "UNIMPLEMENTED"),
             E::Refused { ref reason, .. } => of(Exit::of_reason(reason).unwrap_or(Exit::Failure), reason),
             E::Connect { .. } => of(Exit::Unavailable, "UNREACHABLE")

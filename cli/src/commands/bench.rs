@@ -17,7 +17,7 @@ use super::publish::DurabilityArg;
 use crate::args::Global;
 use crate::exit::{Failure, Result};
 use crate::output::Output;
-use crate::units::{Size, about_bytes, grouped, now_ms};
+use crate::units::{Size, about_bytes, counted, grouped, now_ms};
 
 /// Latencies are counted from a microsecond to a minute, to three digits.
 const LATENCY_MAX_MICROS: u64 = 60_000_000;
@@ -295,8 +295,8 @@ fn show(name: &str, report: &Report, out: &mut Output) -> Result<()> {
     }
     let strong = out.styles.strong;
     out.line(format_args!(
-        "{strong}{name:<8}{strong:#} {} records, {} in {seconds:.2} s: {}/s, {}/s",
-        grouped(report.records),
+        "{strong}{name:<8}{strong:#} {}, {} in {seconds:.2} s: {}/s, {}/s",
+        counted(report.records, "record"),
         about_bytes(report.bytes),
         grouped((report.records as f64 / seconds) as u64),
         about_bytes((report.bytes as f64 / seconds) as u64),

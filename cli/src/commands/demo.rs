@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use clap::Args;
+use serde_json::json;
 
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Output, Shown};
@@ -16,7 +17,8 @@ const EVENTS: &str = include_str!("demo.ndjson");
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   quipu demo
-  quipu demo --keep        # leaves the store for you to play with")]
+  quipu demo --keep        # leaves the store for you to play with
+  quipu demo --json | jq -r .command")]
 pub(crate) struct DemoArgs {
     /// Leave the store where it is.
     #[arg(long)]
@@ -29,9 +31,11 @@ pub(crate) fn run(args: &DemoArgs, out: &mut Output) -> Result<()> {
     let mut demo = Demo { program, dir: dir.path.clone(), url: String::new(), out };
     demo.play()?;
     if args.keep {
-        demo.say(&format!("The store is in {}", dir.path.display()))?;
+        demo.keep()?;
     }
-    demo.out.line("")?;
+    if !demo.out.is_json {
+        demo.out.line("")?;
+    }
     demo.say("To go on: `quipu serve` in one terminal, `quipu publish` and `quipu tail -f` in others; `quipu --help` has the rest.")
 }
 
@@ -134,16 +138,47 @@ impl Demo<'_> {
         self.show(&["verify", "--data", "store"])
     }
 
+    /// What comes next, and why.
     fn say(&mut self, text: &str) -> Result<()> {
-        let strong = self.out.styles.strong;
-        self.out.line(format_args!("\n{strong}{text}{strong:#}"))?;
+        if self.out.is_json {
+            self.out.json(&json!({"step": text.replace('\n', " ")}))?;
+        } else {
+            let strong = self.out.styles.strong;
+            self.out.line(format_args!("\n{strong}{text}{strong:#}"))?;
+        }
         self.out.flush()
     }
 
     fn command_line(&mut self, line: &str) -> Result<()> {
-        let key = self.out.styles.key;
-        self.out.line(format_args!("{key}$ {line}{key:#}"))?;
+        if self.out.is_json {
+            self.out.json(&json!({"command": line}))?;
+        } else {
+            let key = self.out.styles.key;
+            self.out.line(format_args!("{key}$ {line}{key:#}"))?;
+        }
         self.out.flush()
+    }
+
+    /// What a command printed.
+    fn output(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.out.is_json {
+            for line in String::from_utf8_lossy(bytes).lines() {
+                self.out.json(&json!({"output": line}))?;
+            }
+        } else {
+            self.out.write_all(bytes)?;
+        }
+        self.out.flush()
+    }
+
+    /// Where the store is for whoever goes on with it.
+    fn keep(&mut self) -> Result<()> {
+        let dir = self.dir.display().to_string();
+        if self.out.is_json {
+            self.out.json(&json!({"kept": dir}))
+        } else {
+            self.say(&format!("The store is in {dir}"))
+        }
     }
 
     /// What would be typed.
@@ -190,9 +225,8 @@ impl Demo<'_> {
             stdin.write_all(input.as_bytes()).map_err(failed)?;
         }
         let output = child.wait_with_output().map_err(failed)?;
-        self.out.write_all(&output.stdout)?;
-        self.out.write_all(&output.stderr)?;
-        self.out.flush()?;
+        self.output(&output.stdout)?;
+        self.output(&output.stderr)?;
         if output.status.success() {
             return Ok(());
         }
@@ -232,8 +266,7 @@ impl Demo<'_> {
                 "a command of the demonstration ended early",
             ));
         }
-        self.out.line(Shown(line.trim_end()))?;
-        self.out.flush()?;
+        self.output(format!("{}\n", Shown(line.trim_end())).as_bytes())?;
         Ok(line)
     }
 

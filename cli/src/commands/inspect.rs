@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::args::Global;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::Output;
-use crate::units::{Size, Span, about_bytes, grouped, now_ms, time_text};
+use crate::units::{Size, Span, about_bytes, counted, grouped, now_ms, time_text};
 
 /// Width of the largest segment's bar.
 const BAR_CELLS: u64 = 24;
@@ -86,9 +86,9 @@ pub(crate) fn run(global: &Global, args: &InspectArgs, out: &mut Output) -> Resu
             )?;
         } else {
             out.line(format_args!(
-                "{}: {} records in the journal, none in segments yet\n",
+                "{}: {} in the journal, none in segments yet\n",
                 topic.name(),
-                grouped(records)
+                counted(records, "record")
             ))?;
         }
     }
@@ -154,10 +154,10 @@ fn draw(state: &TopicState, rows: &[Row], end: u64, out: &mut Output) -> Result<
     let (strong, dim, key, bad) = (styles.strong, styles.dim, styles.key, styles.bad);
     let bytes: u64 = rows.iter().map(|row| row.bytes).sum();
     out.line(format_args!(
-        "{strong}{}{strong:#}  offsets {} to {end} (exclusive), {} segments, {}",
+        "{strong}{}{strong:#}  offsets {} to {end} (exclusive), {}, {}",
         state.name,
         state.log_start_offset,
-        rows.len(),
+        counted(rows.len() as u64, "segment"),
         about_bytes(bytes)
     ))?;
     out.line(format_args!("{dim}  {}{dim:#}", policies(state)))?;
@@ -174,7 +174,7 @@ fn draw(state: &TopicState, rows: &[Row], end: u64, out: &mut Output) -> Result<
         let kept = match (row.records, row.next_offset) {
             (Some(records), Some(next)) => {
                 let span = next.saturating_sub(row.base_offset).max(1);
-                format!("{} records ({}%)", grouped(records), records * 100 / span)
+                format!("{} ({}%)", counted(records, "record"), records * 100 / span)
             }
             _ => "active".to_owned(),
         };
@@ -192,11 +192,21 @@ fn draw(state: &TopicState, rows: &[Row], end: u64, out: &mut Output) -> Result<
             pad = width.saturating_sub(cells)
         ))?;
     }
-    let waiting = end.saturating_sub(state.next_offset.0);
+    let waiting = in_journal(state, end);
     if waiting > 0 {
-        out.line(format_args!("  {} records in the journal, beyond the last checkpoint", grouped(waiting)))?;
+        let records = counted(waiting, "record");
+        out.line(format_args!("  {records} in the journal, beyond the last checkpoint"))?;
     }
     out.line("")
+}
+
+/// Records that the checkpoint does not cover. Those of a topic in memory are in no file: what the journal has of it are
+/// offsets that are reserved.
+fn in_journal(state: &TopicState, end: u64) -> u64 {
+    match state.settings.storage {
+        Storage::Memory { .. } => 0,
+        Storage::Disk => end.saturating_sub(state.next_offset.0),
+    }
 }
 
 fn policies(state: &TopicState) -> String {
@@ -244,7 +254,7 @@ fn topic_json(state: &TopicState, rows: &[Row], end: u64) -> Value {
         "directory": state.id.to_string(),
         "log_start_offset": state.log_start_offset.0,
         "log_end_offset": end,
-        "records_in_journal": end.saturating_sub(state.next_offset.0),
+        "records_in_journal": in_journal(state, end),
         "segments": rows.collect::<Vec<_>>(),
     })
 }

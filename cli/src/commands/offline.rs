@@ -1,12 +1,13 @@
 //! `quipu verify` and `quipu dump`: a directory and its files, without a server.
 
+use std::io::{self, Write as _};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use quipu_storage::disk::OsDisk;
-use quipu_storage::dump::{DumpOptions, dump, dump_store};
+use quipu_storage::dump::{DumpOptions, Line, dump_lines, dump_store_lines};
 use quipu_storage::verify::{Finding, Progress, Severity, VerifyOptions, verify as verify_store};
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use super::progress::bytes_bar;
 use crate::args::Global;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Output, Shown};
-use crate::units::{Size, about_bytes, grouped};
+use crate::units::{Size, about_bytes, batches, counted};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -78,12 +79,12 @@ pub(crate) fn verify(global: &Global, args: &VerifyArgs, out: &mut Output) -> Re
             (false, false) => (styles.bad, "damaged: records cannot be read"),
         };
         out.line(format_args!(
-            "{style}{verdict}{style:#}: {} topics, {} segments, {} batches, {} records, {} journal frames, {} read",
-            checked.topics,
-            checked.segments,
-            grouped(checked.batches),
-            grouped(checked.records),
-            grouped(checked.frames),
+            "{style}{verdict}{style:#}: {}, {}, {}, {}, {}, {} read",
+            counted(checked.topics, "topic"),
+            counted(checked.segments, "segment"),
+            batches(checked.batches),
+            counted(checked.records, "record"),
+            counted(checked.frames, "journal frame"),
             about_bytes(checked.bytes)
         ))?;
     }
@@ -109,7 +110,8 @@ fn finding_json(finding: &Finding) -> serde_json::Value {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   quipu dump --data /var/lib/quipu
-  quipu dump /var/lib/quipu/topics/00000001/00000000000000000000-0.segment --value-bytes-max 1000")]
+  quipu dump /var/lib/quipu/topics/00000001/00000000000000000000-0.segment --value-bytes-max 1000
+  quipu dump --data /var/lib/quipu --json | jq 'select(.damaged)'")]
 pub(crate) struct DumpArgs {
     /// A segment, journal file or checkpoint. None: every file of the store named by --data.
     file: Option<PathBuf>,
@@ -123,20 +125,43 @@ pub(crate) struct DumpArgs {
 
 pub(crate) fn run_dump(global: &Global, args: &DumpArgs, out: &mut Output) -> Result<()> {
     let options = DumpOptions { records: !args.no_records, value_bytes_max: args.value_bytes_max };
-    if out.is_json {
-        return Err(Failure::usage(
-            "dump is for people; `quipu inspect --json` and `quipu export` are for machines",
-        ));
-    }
     match &args.file {
-        Some(file) => dump(file, &OsDisk, options, out)?,
+        Some(file) => dump_lines(file, &OsDisk, options, &mut |line| print_line(file, &line, out)),
         None => {
             let dir = global.data_dir()?;
             if !dir.is_dir() {
                 return Err(quipu_storage::Error::NoStore { path: dir.clone() }.into());
             }
-            dump_store(dir, &OsDisk, options, out)?;
+            let mut file = PathBuf::new();
+            dump_store_lines(dir, &OsDisk, options, &mut |line| {
+                if let Line::File(path) = line {
+                    file = path.into();
+                }
+                print_line(&file, &line, out)
+            })
         }
     }
-    Ok(())
+    .map_err(|error| match error {
+        quipu_storage::Error::Io { action, path, source } if source.kind() == io::ErrorKind::NotFound => {
+            Failure::file(action, path.display(), &source)
+        }
+        error => error.into(),
+    })
+}
+
+fn print_line(file: &Path, line: &Line<'_>, out: &mut Output) -> io::Result<()> {
+    if !out.is_json {
+        return writeln!(out, "{line}");
+    }
+    let path = file.display().to_string();
+    let value = match line {
+        Line::File(_) => json!({"path": path}),
+        Line::At { position, text } => json!({"path": path, "position": position, "text": text}),
+        Line::Record { offset, text } => json!({"path": path, "offset": offset.0, "text": text}),
+        Line::Detail(text) => json!({"path": path, "text": text.trim_start()}),
+        Line::Damaged { position, text } => {
+            json!({"path": path, "position": position, "damaged": true, "text": text})
+        }
+    };
+    writeln!(out, "{value}")
 }

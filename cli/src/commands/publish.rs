@@ -24,7 +24,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::input::fields::FieldName;
 use crate::input::{Entries, Feed, InputFormat, Mapping, entries};
 use crate::output::{Output, Shown};
-use crate::units::{Size, about_bytes, grouped};
+use crate::units::{Size, about_bytes, counted, grouped};
 
 /// What an append takes by default, less what a record's other fields may add.
 const ENTRY_BYTES_MAX: u64 = 8 << 20;
@@ -218,6 +218,7 @@ pub(crate) fn run(global: &Global, mut args: PublishArgs, out: &mut Output) -> R
     }
     for file in &files {
         args.check(format_of(args.format, file))?;
+        look_at(file)?;
     }
     let begun = Instant::now();
     let backend = if args.dry_run { None } else { Some(global.backend()?) };
@@ -236,11 +237,27 @@ pub(crate) fn run(global: &Global, mut args: PublishArgs, out: &mut Output) -> R
     let outcome = outcome
         .and(finished)
         .map_err(|failure| if files.len() > 1 { failure } else { batcher.explain(failure, args.skip) });
-    let outcome = outcome.and_then(|()| backend.as_ref().map_or(Ok(()), |backend| backend.close()));
+    let outcome =
+        outcome.and_then(|()| backend.as_ref().map_or(Ok(()), |backend| close(&**backend, &args, out)));
     if outcome.is_ok() || done.records > 0 {
         report(out, &topic, &args, done, batcher, begun)?;
     }
     outcome
+}
+
+/// What was acknowledged is there, whatever keeps the store from being closed in order; only what was merely accepted may
+/// not be.
+fn close(backend: &dyn Backend, args: &PublishArgs, out: &Output) -> Result<()> {
+    match backend.close() {
+        Err(failure) if !matches!(args.durability, DurabilityArg::Accepted) => {
+            out.warn(format_args!(
+                "the records are published, but the store was not closed in order: {}; whoever opens it next recovers",
+                Shown(&failure.message)
+            ));
+            Ok(())
+        }
+        outcome => outcome,
+    }
 }
 
 fn open<'a>(backend: &'a dyn Backend, topic: &str, args: &PublishArgs) -> Result<Box<dyn Publisher + 'a>> {
@@ -257,6 +274,19 @@ fn open<'a>(backend: &'a dyn Backend, topic: &str, args: &PublishArgs) -> Result
         }
         failure
     })
+}
+
+/// Finds out before anything is published that an input is not there or cannot be read. A pipe is opened only once.
+fn look_at(path: &Path) -> Result<()> {
+    if path == Path::new("-") {
+        return Ok(());
+    }
+    let look = || match std::fs::metadata(path)? {
+        metadata if metadata.is_file() => File::open(path).map(drop),
+        metadata if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        _ => Ok(()),
+    };
+    look().map_err(|error: io::Error| Failure::file("open", Shown(&path.display().to_string()), &error))
 }
 
 fn format_of(format: InputFormat, path: &Path) -> InputFormat {
@@ -395,8 +425,12 @@ fn report(
     }
     let seconds = begun.elapsed().as_secs_f64().max(1e-6);
     let rate = grouped((done.records as f64 / seconds) as u64);
-    let verb = if args.dry_run { "checked" } else { "published" };
-    let records = if done.records == 1 { "record" } else { "records" };
+    let records = counted(done.records, "record");
+    let what = if args.dry_run {
+        format!("{records} could be published to topic {}; this was a dry run: none was", Shown(topic))
+    } else {
+        format!("published {records}, topic {}", Shown(topic))
+    };
     let offsets = match done.first_offset {
         Some(first) if first + 1 == done.next_offset => format!(", offset {first}"),
         Some(first) => format!(", offsets {first} to {}", done.next_offset - 1),
@@ -406,12 +440,7 @@ fn report(
         0 => String::new(),
         count => format!(", {count} passed over"),
     };
-    out.note(format_args!(
-        "{verb} {} {records}, topic {}{offsets} ({}, {rate}/s){invalid}",
-        grouped(done.records),
-        Shown(topic),
-        about_bytes(batcher.bytes_total),
-    ));
+    out.note(format_args!("{what}{offsets} ({}, {rate}/s){invalid}", about_bytes(batcher.bytes_total),));
     Ok(())
 }
 

@@ -245,7 +245,7 @@ fn failure(error: ServeError) -> Failure {
     match error {
         ServeError::Config(_) => Failure::usage(message),
         ServeError::Certificate { path, source } => Failure::file("read", path.display(), &source),
-        ServeError::Tls { .. } => Failure::usage(message),
+        ServeError::Tls { .. } | ServeError::NoCertificate { .. } => Failure::usage(message),
         ServeError::Close(error) => Failure::from(error).while_doing("close the store"),
         ServeError::CloseTimedOut => Failure::new(Exit::StorageFailed, "STORAGE_FAILED", message),
         _ => Failure::new(Exit::Failure, "INTERNAL", message),

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::args::Global;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Output, Shown};
-use crate::units::{about_bytes, grouped, time_text};
+use crate::units::{about_bytes, counted, grouped, time_text};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -111,14 +111,16 @@ fn of_server(status: &pb::GetServerStatusResponse, out: &mut Output) -> Result<(
             out,
             "clients",
             &format!(
-                "{} connections, {} subscribers, {} append sessions",
-                status.connections, status.subscribers, status.append_sessions
+                "{}, {}, {}",
+                counted(status.connections, "connection"),
+                counted(status.subscribers, "subscriber"),
+                counted(status.append_sessions, "append session")
             ),
         )?;
         row(
             out,
             "appends",
-            &format!("{} with {} records", grouped(status.appends), grouped(status.records_appended)),
+            &format!("{} with {}", grouped(status.appends), counted(status.records_appended, "record")),
         )?;
         row(out, "damage found", &grouped(status.damage_found))?;
     }

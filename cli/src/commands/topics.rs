@@ -12,7 +12,7 @@ use crate::backend::Backend;
 use crate::exit::{Failure, Result};
 use crate::output::{Output, Shown};
 use crate::position::Position;
-use crate::units::{Size, Span, about_bytes, grouped, time_text};
+use crate::units::{Size, Span, about_bytes, counted, grouped, time_text};
 use settings::{AlterArgs, SettingsArgs};
 pub(crate) use settings::{settings_from_json, settings_json};
 use upkeep::{CompactArgs, VerifyArgs};
@@ -185,7 +185,9 @@ fn list(backend: &dyn Backend, prefix: &str, out: &mut Output) -> Result<()> {
         let (first, next) = (topic.log_start_offset, topic.log_end_offset);
         out.line(format_args!("{strong}{:<32}{strong:#} {records:>14} {first:>14} {next:>14}", topic.name))
     })?;
-    if is_first {
+    if is_first && !prefix.is_empty() {
+        out.note(format_args!("there is no topic whose name begins with {}", Shown(prefix)));
+    } else if is_first {
         out.note("there are no topics; `quipu topics create NAME` makes one");
     }
     Ok(())
@@ -282,8 +284,8 @@ fn describe(backend: &dyn Backend, name: &str, out: &mut Output) -> Result<()> {
     }
     if let Some(report) = &status.last_compaction {
         let removed: u64 = report.records_removed.values().sum();
-        let (time, before) = (time_text(report.time_ms), grouped(report.records_before));
-        row("last compaction", format!("{time}: {} of {before} records went", grouped(removed)))?;
+        let (time, before) = (time_text(report.time_ms), counted(report.records_before, "record"));
+        row("last compaction", format!("{time}: {} of {before} went", grouped(removed)))?;
     }
     Ok(())
 }

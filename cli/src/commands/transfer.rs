@@ -24,7 +24,7 @@ use crate::backend::{Backend, Direction, Embedded, Item, Publisher, ReadSpec, St
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Output, Shown};
 use crate::position::Position;
-use crate::units::{grouped, now_ms};
+use crate::units::{counted, now_ms};
 
 /// Records of one append have at most about so many bytes.
 const BATCH_BYTES: usize = 1 << 20;
@@ -86,7 +86,7 @@ pub(crate) fn export(global: &Global, args: &ExportArgs, out: &mut Output) -> Re
     if out.is_json && file.is_some() {
         return out.json(&json!({"topic": args.topic, "records": count}));
     }
-    out.note(format_args!("exported {} records of {}", grouped(count), Shown(&args.topic)));
+    out.note(format_args!("exported {} of {}", counted(count, "record"), Shown(&args.topic)));
     Ok(())
 }
 
@@ -200,7 +200,7 @@ pub(crate) fn import(global: &Global, args: &ImportArgs, out: &mut Output) -> Re
         if out.is_json {
             return out.json(&json!({"topic": args.topic, "records": count}));
         }
-        out.note(format_args!("imported {} records into {}", grouped(count), Shown(&args.topic)));
+        out.note(format_args!("imported {} into {}", counted(count, "record"), Shown(&args.topic)));
         return Ok(());
     };
     // Half a topic is no import.
@@ -211,10 +211,10 @@ pub(crate) fn import(global: &Global, args: &ImportArgs, out: &mut Output) -> Re
 
 /// Says what became of the records that were imported before the failure.
 fn explain(mut failure: Failure, topic: &str, count: u64, is_deleted: bool) -> Failure {
-    let records = if count == 1 { "1 record".into() } else { format!("{} records", grouped(count)) };
+    let (records, were) = (counted(count, "record"), if count == 1 { "was" } else { "were" });
     failure.message.push_str(&match is_deleted {
-        true => format!("; {records} had been imported and were deleted again: there is no topic {topic}"),
-        false => format!("; {records} were imported and are still there"),
+        true => format!("; {records} had been imported and {were} deleted again: there is no topic {topic}"),
+        false => format!("; {records} {were} imported and not deleted again"),
     });
     if is_deleted { failure } else { failure.hint(format!("`quipu topics delete {topic}` removes them")) }
 }
@@ -291,7 +291,14 @@ fn load(
             loader.push(record, append_time_ms)?;
             next_offset += 1;
         }
-        loader.flush()
+        match source.log_start_offset() {
+            Some(start) if start > 0 && next_offset == 0 && !renumbers => {
+                let message =
+                    format!("it has no records, and the next one had offset {start}: the topic was trimmed");
+                Err(source.invalid(&message).hint("--renumber makes a topic that begins at offset 0"))
+            }
+            _ => loader.flush(),
+        }
     })();
     // Also after a failure: it is said how much was imported.
     outcome.and(loader.publisher.finish())

@@ -122,7 +122,7 @@ settings! {
     request_stall_time_max: Span = "30s";
     "How long a connection may be without calls" [long, value_name = "DURATION"]
     connection_idle_max: Span = "10m";
-    "How long a shutdown waits for calls to end" [long, value_name = "DURATION"]
+    "How long a shutdown waits for calls to end, and then for the store to close; at least 10ms" [long, value_name = "DURATION"]
     drain_time_max: Span = "10s";
     "Origins whose pages may use gRPC-web, with commas between them, or *; none: no other page" [long, value_name = "ORIGINS"]
     web_origins: OrNone<String> = "none";

@@ -23,7 +23,12 @@ pub(crate) struct Feed<'a> {
     current: Bytes,
     on_wait: OnWait<'a>,
     bytes_read: u64,
+    /// Nothing was taken yet of what is text.
+    may_begin_with_mark: bool,
 }
+
+/// What some editors put at the beginning of text in UTF-8. It is no part of it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A line, or what there was instead.
 pub(crate) enum Line {
@@ -56,7 +61,12 @@ impl<'a> Feed<'a> {
                 }
             }
         });
-        Self { chunks, current: Bytes::new(), on_wait, bytes_read: 0 }
+        Self { chunks, current: Bytes::new(), on_wait, bytes_read: 0, may_begin_with_mark: false }
+    }
+
+    /// The same of text: a byte order mark at its beginning is passed over.
+    pub(crate) fn of_text(self) -> Self {
+        Self { may_begin_with_mark: true, ..self }
     }
 
     /// Bytes taken so far.
@@ -66,6 +76,25 @@ impl<'a> Feed<'a> {
 
     /// Makes sure that there is something in `current`; `false` at the end.
     fn fill(&mut self) -> io::Result<bool> {
+        if std::mem::take(&mut self.may_begin_with_mark) {
+            self.pass_mark()?;
+        }
+        self.receive()
+    }
+
+    fn pass_mark(&mut self) -> io::Result<()> {
+        let mut begin = Vec::new();
+        while begin.len() < BYTE_ORDER_MARK.len() && BYTE_ORDER_MARK.starts_with(&begin) && self.receive()? {
+            begin.extend_from_slice(&std::mem::take(&mut self.current));
+        }
+        self.current = begin.into();
+        if self.current.starts_with(BYTE_ORDER_MARK) {
+            self.current.advance(BYTE_ORDER_MARK.len());
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<bool> {
         while self.current.is_empty() {
             let chunk = match self.chunks.try_recv() {
                 Ok(chunk) => chunk?,
@@ -195,6 +224,26 @@ mod tests {
             );
             assert_eq!(lines("a\n0123456789\nb\n", piece, 9), [whole("a"), Err(10), whole("b")]);
             assert_eq!(lines("", piece, 9), []);
+        }
+    }
+
+    /// The mark was taken for a part of the first key or line, and NDJSON with it was refused.
+    #[test]
+    fn a_byte_order_mark_is_passed_over_at_the_beginning_of_text_only() {
+        let first = |bytes: &[u8], piece: usize| {
+            let mut feed = Feed::new(Pieces(bytes.into(), piece), Box::new(|| Ok(()))).of_text();
+            match feed.line(9).unwrap() {
+                Some(Line::Whole(line)) => Some(line.to_vec()),
+                _ => None,
+            }
+        };
+        for piece in 1..6 {
+            assert_eq!(first(b"\xef\xbb\xbfone\n", piece).unwrap(), b"one");
+            assert_eq!(first(b"\xef\xbb\xbf\xef\xbb\xbf\n", piece).unwrap(), BYTE_ORDER_MARK);
+            assert_eq!(first(b"\xef\xbbone\n", piece).unwrap(), b"\xef\xbbone");
+            assert_eq!(first(b"\xef\xbb", piece).unwrap(), b"\xef\xbb");
+            assert_eq!(first(b"\xef\xbb\xbf", piece), None);
+            assert_eq!(first(b"", piece), None);
         }
     }
 

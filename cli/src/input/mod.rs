@@ -76,6 +76,7 @@ pub(crate) fn entries<'a>(
     mapping: Mapping,
     entry_bytes_max: usize,
 ) -> Box<dyn Entries + 'a> {
+    let feed = if format == InputFormat::Binary { feed } else { feed.of_text() };
     match format {
         InputFormat::Auto | InputFormat::Lines => Box::new(lines::Lines::new(feed, mapping, entry_bytes_max)),
         InputFormat::Ndjson => Box::new(ndjson::Ndjson::new(feed, mapping, entry_bytes_max)),

@@ -94,11 +94,7 @@ impl Server {
 
     /// The value of a metric without labels.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(self.metrics.unwrap()).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
+        let text = http_get(self.metrics.unwrap(), "/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
@@ -116,6 +112,17 @@ impl Server {
         tokio::time::timeout(PATIENCE, self.task).await.expect("it stops").expect("no panic")?;
         Ok(self.dir)
     }
+}
+
+/// What plain HTTP answers there, its head included.
+pub(crate) async fn http_get(address: SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+    text
 }
 
 pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {

@@ -274,7 +274,7 @@ async fn appends_beyond_the_bound_on_bytes_in_flight_are_overloaded_and_may_come
 async fn a_failed_sync_leaves_the_outcome_unknown_and_the_store_takes_nothing_more() {
     let disk = std::sync::Arc::new(StallingDisk::default());
     let gate = std::sync::Arc::clone(&disk.gate);
-    let server = Server::with(Config::default(), Store::builder().disk(disk)).await;
+    let server = Server::with_metrics_and(Config::default(), Store::builder().disk(disk)).await;
     server.create("orders").await;
     let mut log = server.log().await;
     log.append(append("orders", vec![record("x")])).await.unwrap();
@@ -294,6 +294,8 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_the_store_takes_nothing_mo
     let status = admin.get_server_status(pb::GetServerStatusRequest {}).await.unwrap().into_inner();
     assert_eq!(status.state(), pb::get_server_status_response::State::Failed);
     assert!(status.failure.contains("the test wants it so"), "{}", status.failure);
+    let ready = http_get(server.metrics.unwrap(), "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("the test wants it so"), "{ready}");
     let error = server.stop().await.unwrap_err();
     assert!(matches!(error, quipu_server::ServeError::Close(_)), "{error}");
 }
@@ -309,10 +311,12 @@ async fn a_full_disk_refuses_appends_and_names_no_time_while_reads_and_trims_go_
         tail_bytes_max: 256 << 10,
         ..StoreSettings::default()
     };
-    let server = Server::with(Config::default(), Store::builder().settings(settings).disk(disk)).await;
+    let builder = Store::builder().settings(settings).disk(disk);
+    let server = Server::with_metrics_and(Config::default(), builder).await;
     server.create("orders").await;
     let mut log = server.log().await;
     log.append(append("orders", vec![record("x"), record("y")])).await.unwrap();
+    assert!(http_get(server.metrics.unwrap(), "/readyz").await.starts_with("HTTP/1.1 200"));
     gate.fill();
     let mut appends = 0;
     let error = loop {
@@ -324,6 +328,10 @@ async fn a_full_disk_refuses_appends_and_names_no_time_while_reads_and_trims_go_
     };
     assert_reason(&error, Code::ResourceExhausted, "DISK_FULL", NOT_APPLIED);
     assert!(error.get_details_retry_info().is_none(), "nobody knows when there is room");
+    // It was called ready, and whoever looks at that kept sending it appends.
+    let ready = http_get(server.metrics.unwrap(), "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("the disk is full"), "{ready}");
+    assert!(http_get(server.metrics.unwrap(), "/healthz").await.starts_with("HTTP/1.1 200"));
     let request = pb::ReadRequest { topic: "orders".into(), records_max: 2, ..Default::default() };
     assert_eq!(read_all(&mut log, request).await.unwrap().0, [(0, "x".into()), (1, "y".into())]);
     let trim = pb::TrimTopicRequest { name: "orders".into(), before_offset: 1 };

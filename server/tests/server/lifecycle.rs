@@ -216,6 +216,38 @@ async fn metrics_are_told_over_http_and_so_is_readiness() {
     server.stop().await.unwrap();
 }
 
+/// 32 connections that asked for nothing kept every scrape waiting until they were given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_gets_the_place_of_the_connection_that_was_silent_for_the_longest_time() {
+    let server = Server::start_with_metrics().await;
+    let metrics = server.metrics.unwrap();
+    let ask = async |stream: &mut TcpStream| {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok\n") {
+            if tokio::time::timeout(PATIENCE, stream.read_buf(&mut answer)).await.unwrap()? == 0 {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
+            }
+        }
+        Ok(())
+    };
+    let mut idle = Vec::new();
+    for _ in 0..32 {
+        let mut stream = TcpStream::connect(metrics).await.unwrap();
+        // It has its place now, and keeps it.
+        ask(&mut stream).await.unwrap();
+        idle.push(stream);
+    }
+    ask(&mut idle[0]).await.unwrap();
+    assert!(http_get(metrics, "/metrics").await.starts_with("HTTP/1.1 200"));
+    // Nobody else went, as would be if the scrape had waited for their time to be up.
+    assert!(ask(&mut idle[1]).await.is_err());
+    for place in (0..32).filter(|place| *place != 1) {
+        ask(&mut idle[place]).await.unwrap();
+    }
+    server.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_beyond_the_limit_share_their_metrics() {
     let server = Server::with_metrics(Config { metrics_topics_max: 1, ..Config::default() }).await;

@@ -66,15 +66,23 @@ fn a_disk_that_fails_makes_the_program_fail_and_the_recording_with_it() {
     assert_eq!(sweep.code, Some(0), "{sweep:?}");
 }
 
+/// Which write fails first depends on what the file system writes when: if it is one of its own, it takes no more writes, and
+/// there is no error of a sync to swallow. So it is tried with several.
 #[test]
 fn a_swallowed_sync_error_is_found() {
-    let bench = Bench::new();
-    let Some(record) = bench.record(&["--fault=write-eio 0 999999999 40"], "ignore-sync-error") else {
-        return;
-    };
-    assert!(record.number("acks") > 1, "{record:?}");
-    let sweep = bench.sweep(&["--points=60"]).unwrap();
-    assert_eq!(sweep.code, Some(1), "{sweep:?}");
+    let mut seen = Vec::new();
+    for from in [40, 45, 50, 60, 70, 80] {
+        let bench = Bench::new();
+        let fault = format!("--fault=write-eio 0 999999999 {from}");
+        let Some(record) = bench.record(&[&fault], "ignore-sync-error") else { return };
+        assert!(record.number("acks") > 1, "{record:?}");
+        let sweep = bench.sweep(&["--points=60"]).unwrap();
+        if sweep.code == Some(1) && sweep.number("failures") > 0 {
+            return;
+        }
+        seen.push(sweep);
+    }
+    panic!("none was found: {seen:?}");
 }
 
 #[test]

@@ -65,7 +65,11 @@ struct CommonArgs {
     /// Seal a segment when its first record is older than this. 7d.
     #[arg(long, value_name = "DURATION")]
     segment_age_max: Option<OrNone<Span>>,
-    /// How batches are compressed. none.
+    #[cfg_attr(feature = "zstd", doc = "How batches are compressed. none. This build has lz4 and zstd.")]
+    #[cfg_attr(
+        not(feature = "zstd"),
+        doc = "How batches are compressed. none. This build has lz4, and lacks zstd: for a server that has it."
+    )]
     #[arg(long, value_enum)]
     codec: Option<CodecArg>,
     /// Records older than this may go. none.

@@ -8,7 +8,7 @@ use crate::backend::Backend;
 use crate::commands::progress::bytes_bar;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Output, Shown};
-use crate::units::{Size, about_bytes, grouped, time_text};
+use crate::units::{Size, about_bytes, batches, counted, grouped, time_text};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -57,22 +57,26 @@ pub(super) fn compact(backend: &dyn Backend, args: CompactArgs, out: &mut Output
 
 fn show(report: &pb::CompactionReport, out: &mut Output) -> Result<()> {
     let removed: u64 = report.records_removed.values().sum();
-    let verb = if report.dry_run { "would go" } else { "went" };
+    let (went, became) = if report.dry_run { ("would go", "would become") } else { ("went", "became") };
     out.line(format_args!(
-        "{} of {} records {verb}; {} keys; {} segments with {} become {} with {}",
+        "{} of {} {went}; {}; {} with {} {became} {} with {}",
         grouped(removed),
-        grouped(report.records_before),
-        grouped(report.keys),
-        report.segments_before,
+        counted(report.records_before, "record"),
+        counted(report.keys, "key"),
+        counted(report.segments_before, "segment"),
         about_bytes(report.bytes_before),
         report.segments_after,
         about_bytes(report.bytes_after),
     ))?;
-    for (what, counts) in [("removed", &report.records_removed), ("kept", &report.records_kept)] {
+    if report.dry_run {
+        out.line("this was a dry run: nothing was changed")?;
+    }
+    let (removed, kept) = if report.dry_run { ("would go", "would stay") } else { ("removed", "kept") };
+    for (what, counts) in [(removed, &report.records_removed), (kept, &report.records_kept)] {
         let mut counts: Vec<_> = counts.iter().collect();
         counts.sort();
         for (reason, count) in counts {
-            out.line(format_args!("  {what:<8} {:>14}  {}", grouped(*count), Shown(reason)))?;
+            out.line(format_args!("  {what:<10} {:>14}  {}", grouped(*count), Shown(reason)))?;
         }
     }
     if !report.complete {
@@ -108,10 +112,10 @@ pub(super) fn verify(backend: &dyn Backend, args: &VerifyArgs, out: &mut Output)
             (false, false) => "damaged: records are lost",
         };
         out.line(format_args!(
-            "{verdict}: {} records in {} batches and {} segments, {} read",
-            grouped(report.records),
-            grouped(report.batches),
-            report.segments,
+            "{verdict}: {} in {} and {}, {} read",
+            counted(report.records, "record"),
+            batches(report.batches),
+            counted(report.segments, "segment"),
             about_bytes(report.bytes)
         ))?;
     }
