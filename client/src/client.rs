@@ -105,7 +105,7 @@ impl Client {
             async move { service.get_record(request).await }
         };
         let found = self.call(Repeat::Harmless, call).await?;
-        found.record.map(|record| stored(&record, offset, found.append_time_ms)).transpose()
+        found.record.map(|record| stored(&record, offset, found.append_time_ms, found.revision)).transpose()
     }
 
     fn log_service(&self) -> LogServiceClient<Channel> {

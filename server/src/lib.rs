@@ -7,6 +7,7 @@
 //! edge.rs        streams and bytes of a connection, errors that the library answers
 //! cors.rs        what browsers ask for gRPC-web
 //! log.rs         ── append.rs, session.rs        the engine's `submit`, a ticket waited for without a thread
+//!                   condition.rs                what must hold, and what is told if it does not
 //!                   budget.rs                   what all appends together may have on their way
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
@@ -28,6 +29,7 @@ mod admin;
 mod append;
 mod batch;
 mod budget;
+mod condition;
 mod config;
 mod connection;
 mod cors;

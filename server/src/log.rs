@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use futures_util::{Stream, StreamExt};
 use prost::Message;
 use quipu_proto::v1 as pb;
-use quipu_storage::{Offset, Topic};
+use quipu_storage::{Offset, Revision, Topic};
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, ServerStreamingService, StreamingService, UnaryService};
 use tonic::{Request, Response, Status, Streaming};
@@ -169,7 +169,8 @@ impl UnaryService<pb::GetRecordRequest> for GetRecord {
             // It was checked when it was appended: a bug of ours.
             let record = record.map_err(|error| Problem::internal(format!("a stored record: {error}")))?;
             let append_time_ms = stored.append_time().value();
-            Ok(Response::new(pb::GetRecordResponse { record: Some(record), append_time_ms }))
+            let revision = stored.revision().map(Revision::value);
+            Ok(Response::new(pb::GetRecordResponse { record: Some(record), append_time_ms, revision }))
         })
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quipu_proto::v1 as pb;
-use quipu_storage::{Backwards, Error, Offset, Start, Timestamp, Topic, Visibility};
+use quipu_storage::{Backwards, Error, Filter, Offset, Start, Timestamp, Topic, Visibility};
 use tonic::Status;
 
 use crate::batch::{Taken, Wanted, WireBatch, take_backwards};
 use crate::error::{Problem, Violations, status};
-use crate::filter::Filter;
+use crate::filter;
 use crate::request;
 use crate::scan::{self, LOOK_BYTES, Puller, Scan, Then};
 use crate::shared::{Counted, Drain, Shared};
@@ -64,7 +64,7 @@ impl Read {
         shared.check_not_draining()?;
         let mut violations = Violations::default();
         violations.topic_name("topic", &wire.topic);
-        let filter = Filter::from_wire(wire.filter, &mut violations);
+        let filter = filter::from_wire(wire.filter, "filter", &mut violations);
         let visibility = request::visibility(wire.visibility, &mut violations);
         let is_timed = wire.until_time_ms.is_some();
         violations.require(!(wire.backwards && is_timed), "until_time_ms", "is for reading forwards only");
@@ -275,7 +275,7 @@ mod tests {
         let mut back = Back {
             batches: topic.batches_backwards(Offset(records), Visibility::Written),
             held: None,
-            filter: Filter::from_wire(Some(wire), &mut Violations::default()),
+            filter: filter::from_wire(Some(wire), "filter", &mut Violations::default()),
             floor: Offset(0),
             records_left: u64::MAX,
             lowest: Offset(records),

@@ -8,12 +8,12 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use quipu_storage::{Cursor, Error, Offset, ReadBatch, Start, Topic, Visibility};
+use quipu_storage::{Cursor, Error, Filter, Offset, ReadBatch, Start, Topic, Visibility};
 use tonic::Status;
 
 use crate::batch::{Taken, Wanted, WireBatch, take};
 use crate::error::{Problem, status};
-use crate::filter::Filter;
+use crate::filter;
 use crate::shared::Shared;
 
 /// Bytes that are looked at in one go on a thread that may block, with a filter that lets nothing pass.
@@ -176,7 +176,7 @@ impl Scan {
 
 /// What it costs to look at a batch, in bytes of records that are looked at by a small filter or none.
 pub(crate) fn looked_at_for(batch: &ReadBatch, filter: Option<&Filter>) -> usize {
-    batch.batch().body().len() * filter.map_or(1, Filter::weight)
+    batch.batch().body().len() * filter.map_or(1, filter::weight)
 }
 
 /// Makes a cursor; where that takes a look at the disk, on a thread that may block.
@@ -276,7 +276,7 @@ mod tests {
         }
         let shared = Shared::new(store, Config::default());
         let wire = pb::Filter { keys: vec!["none".into()], ..Default::default() };
-        let filter = Filter::from_wire(Some(wire), &mut Violations::default());
+        let filter = filter::from_wire(Some(wire), "filter", &mut Violations::default());
         let cursor = topic.cursor(Start::Earliest, Visibility::Written).unwrap();
         let mut puller = Puller::new(&shared, Scan::new(cursor, filter, 256 << 10));
         let turns = Arc::new(AtomicU64::new(0));

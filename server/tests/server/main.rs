@@ -4,6 +4,7 @@
 
 mod bounds;
 mod common;
+mod conditions;
 mod errors;
 mod lifecycle;
 mod log;
