@@ -57,7 +57,7 @@ pub(crate) struct Source {
 
 impl Source {
     /// Whether it is worth trying again what ended in `error`, at a time when the owner had this `version`.
-    fn has_moved_on(&self, looks: &mut u32, version: u64, error: &Error) -> Result<bool> {
+    pub(crate) fn has_moved_on(&self, looks: &mut u32, version: u64, error: &Error) -> Result<bool> {
         *looks += 1;
         let may_be_over = match error {
             Error::Io { .. } | Error::TopicRefused { .. } => true,
@@ -374,6 +374,10 @@ impl Cursor {
 
     pub(crate) fn topic(&self) -> &Arc<TopicInner> {
         &self.topic.inner
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.topic
     }
 
     /// What keeps it from being known whether there are more records, if the cursor has got to the end of those that it
@@ -734,6 +738,20 @@ impl Backwards {
     pub(crate) fn new(topic: Source, before: Offset, visibility: Visibility) -> Self {
         let end = visible_end(&topic.inner, visibility);
         Self { topic, before: before.min(end), is_at_end: before > end, reader: SegmentReader::new() }
+    }
+
+    /// What comes next lies below this offset.
+    pub fn before(&self) -> Offset {
+        self.before
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.topic
+    }
+
+    /// Whether there is something to be told of what is behind the end, first of all.
+    pub(crate) fn is_damaged_at_end(&self) -> bool {
+        self.is_at_end && self.topic.damage(self.before).is_some()
     }
 
     /// Goes on below `offset`.
