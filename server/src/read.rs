@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quipu_proto::v1 as pb;
-use quipu_storage::{Backwards, Error, Filter, Offset, Start, Timestamp, Topic, Visibility};
+use quipu_storage::{Error, Filter, FilteredBackwards, Offset, Start, Timestamp, Topic, Visibility};
 use tonic::Status;
 
 use crate::batch::{Taken, Wanted, WireBatch, take_backwards};
@@ -50,7 +50,7 @@ enum Way {
 
 /// A reader on its way to older records.
 struct Back {
-    batches: Backwards,
+    batches: FilteredBackwards,
     held: Option<(quipu_storage::ReadBatch, Offset)>,
     filter: Option<Filter>,
     floor: Offset,
@@ -75,7 +75,7 @@ impl Read {
         let way = if wire.backwards {
             let before = before(shared, &topic, wire.start, visibility).await?;
             Way::Backwards(Box::new(Back {
-                batches: topic.batches_backwards(before, visibility),
+                batches: backwards(&topic, filter.as_ref(), before, visibility).map_err(status)?,
                 held: None,
                 filter,
                 floor: Offset(wire.until_offset.unwrap_or(0)),
@@ -84,14 +84,16 @@ impl Read {
                 bytes,
             }))
         } else {
-            let cursor = scan::open(shared, &topic, request::start(wire.start), visibility).await?;
+            let cursor =
+                scan::open(shared, &topic, request::start(wire.start), filter.as_ref(), visibility).await?;
             let mut end = cursor.visible_end();
             if let Some(until) = wire.until_offset {
                 end = end.min(Offset(until));
             }
             if let Some(time) = wire.until_time_ms {
-                let until =
-                    scan::open(shared, &topic, Start::Time(Timestamp(time)), visibility).await?.next_offset();
+                let until = scan::open(shared, &topic, Start::Time(Timestamp(time)), None, visibility)
+                    .await?
+                    .next_offset();
                 end = end.min(until);
             }
             let scan = Scan::new(cursor, filter, bytes).until(end, records_max);
@@ -199,15 +201,24 @@ async fn before(
     visibility: Visibility,
 ) -> Result<Offset, Status> {
     let Some(pb::StartPosition { position: Some(_) }) = start else {
-        return Ok(scan::open(shared, topic, Start::Latest, visibility).await?.visible_end());
+        return Ok(scan::open(shared, topic, Start::Latest, None, visibility).await?.visible_end());
     };
     let start = request::start(start);
-    let cursor = scan::open(shared, topic, start, visibility).await?;
+    let cursor = scan::open(shared, topic, start, None, visibility).await?;
     let first = cursor.next_offset();
     Ok(match start {
         Start::Latest => cursor.visible_end(),
         _ => first.saturating_add(1).min(cursor.visible_end()),
     })
+}
+
+fn backwards(
+    topic: &Topic,
+    filter: Option<&Filter>,
+    before: Offset,
+    visibility: Visibility,
+) -> Result<FilteredBackwards, Error> {
+    topic.filtered_backwards(filter.unwrap_or(&Filter::default()), before, visibility)
 }
 
 impl Back {
@@ -223,7 +234,10 @@ impl Back {
                 Some(held) => held,
                 None => match self.batches.previous_batch() {
                     Ok(Some(batch)) => (batch, self.lowest),
-                    Ok(None) => return Ok((batches, true)),
+                    Ok(None) => {
+                        self.lowest = self.floor.max(self.batches.before()).min(self.lowest);
+                        return Ok((batches, true));
+                    }
                     // It comes again when these are on their way.
                     Err(_) if !batches.is_empty() => return Ok((batches, false)),
                     Err(error) => return Err(error),
@@ -271,11 +285,14 @@ mod tests {
         for _ in 0..records {
             topic.append_with(&[Record::new(vec![0; 64 << 10])], Durability::Accepted).unwrap();
         }
-        let wire = pb::Filter { keys: vec!["none".into()], ..Default::default() };
+        // The indexes know nothing of headers.
+        let headers = vec![pb::Header { name: "none".into(), ..Default::default() }];
+        let wire = pb::Filter { headers, ..Default::default() };
+        let filter = filter::from_wire(Some(wire), "filter", &mut Violations::default());
         let mut back = Back {
-            batches: topic.batches_backwards(Offset(records), Visibility::Written),
+            batches: backwards(&topic, filter.as_ref(), Offset(records), Visibility::Written).unwrap(),
             held: None,
-            filter: filter::from_wire(Some(wire), "filter", &mut Violations::default()),
+            filter,
             floor: Offset(0),
             records_left: u64::MAX,
             lowest: Offset(records),

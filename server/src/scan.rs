@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use quipu_storage::{Cursor, Error, Filter, Offset, ReadBatch, Start, Topic, Visibility};
+use quipu_storage::{Error, Filter, FilteredCursor, Offset, ReadBatch, Start, Topic, Visibility};
 use tonic::Status;
 
 use crate::batch::{Taken, Wanted, WireBatch, take};
@@ -24,7 +24,7 @@ const LOOK_BYTES_IN_MEMORY: usize = 512 << 10;
 /// A reader: where it is and what it wants.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    cursor: Cursor,
+    cursor: FilteredCursor,
     /// A batch that did not fit into one response.
     held: Option<ReadBatch>,
     next: Offset,
@@ -39,7 +39,7 @@ pub(crate) struct Scan {
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) batches: Vec<WireBatch>,
-    /// Records that the filter left out.
+    /// Records that the filter left out, those included that were passed over without a look.
     pub(crate) left_out: u64,
     pub(crate) then: Then,
     pub(crate) is_from_disk: bool,
@@ -63,7 +63,7 @@ pub(crate) enum Then {
 }
 
 impl Scan {
-    pub(crate) fn new(cursor: Cursor, filter: Option<Filter>, bytes: usize) -> Self {
+    pub(crate) fn new(cursor: FilteredCursor, filter: Option<Filter>, bytes: usize) -> Self {
         let next = cursor.next_offset();
         Self { cursor, held: None, next, filter, end: Offset::MAX, records_left: u64::MAX, bytes }
     }
@@ -115,7 +115,7 @@ impl Scan {
             }
             let batch = match self.held.take() {
                 Some(batch) => batch,
-                None => match self.next_batch(is_in_memory) {
+                None => match self.next_batch(is_in_memory, &mut chunk.left_out) {
                     Ok(batch) => batch,
                     // It comes again when the batches are on their way.
                     Err(Then::Gap(_) | Then::Failed(_)) if !chunk.batches.is_empty() => break Then::More,
@@ -132,7 +132,7 @@ impl Scan {
                 Ok(taken) => taken,
                 Err(error) => break Then::Failed(error),
             };
-            self.next = self.next.max(next);
+            self.next = self.next.max(next.min(self.end));
             chunk.left_out += left_out;
             looked_at += looked_at_for(&batch, self.filter.as_ref());
             if self.next < batch.batch().next_offset() {
@@ -154,17 +154,30 @@ impl Scan {
         chunk
     }
 
-    fn next_batch(&mut self, is_in_memory: bool) -> Result<ReadBatch, Then> {
+    /// Nothing comes before `offset`; answers how many offsets that are.
+    fn pass(&mut self, offset: Offset) -> u64 {
+        let next = self.next.max(offset.min(self.end));
+        let passed = next.value() - self.next.value();
+        self.next = next;
+        if self.filter.is_some() { passed } else { 0 }
+    }
+
+    fn next_batch(&mut self, is_in_memory: bool, left_out: &mut u64) -> Result<ReadBatch, Then> {
         let found = if is_in_memory { self.cursor.next_batch_in_memory() } else { self.cursor.next_batch() };
         match found {
-            Ok(Some(batch)) => Ok(batch),
-            Ok(None) if is_in_memory && self.cursor.next_offset() < self.cursor.visible_end() => {
-                Err(Then::Disk)
+            Ok(Some(batch)) => {
+                *left_out += self.pass(batch.from());
+                Ok(batch)
             }
             Ok(None) => {
-                // Compaction may have taken the last ones out.
-                self.next = self.next.max(self.cursor.next_offset());
-                Err(Then::CaughtUp)
+                // The indexes may have told that nothing comes up to there, or compaction has taken it out.
+                *left_out += self.pass(self.cursor.next_offset());
+                let is_at_end = self.cursor.next_offset() >= self.cursor.visible_end();
+                Err(match is_in_memory {
+                    _ if is_at_end => Then::CaughtUp,
+                    true => Then::Disk,
+                    false => Then::More,
+                })
             }
             Err(Error::OffsetTrimmed { offset, log_start_offset, .. }) => {
                 Err(Then::Gap(offset..log_start_offset))
@@ -184,12 +197,14 @@ pub(crate) async fn open(
     shared: &Shared,
     topic: &Topic,
     start: Start,
+    filter: Option<&Filter>,
     visibility: Visibility,
-) -> Result<Cursor, Status> {
-    let topic = topic.clone();
+) -> Result<FilteredCursor, Status> {
+    let (topic, filter) = (topic.clone(), filter.cloned().unwrap_or_default());
+    let open = move || topic.filtered_cursor(&filter, start, visibility);
     match start {
-        Start::Time(_) | Start::Last(_) => shared.read(move || topic.cursor(start, visibility)).await?,
-        _ => topic.cursor(start, visibility),
+        Start::Time(_) | Start::Last(_) => shared.read(open).await?,
+        _ => open(),
     }
     .map_err(status)
 }
@@ -275,9 +290,12 @@ mod tests {
             topic.append_with(&[Record::new(vec![0; 64 << 10])], Durability::Accepted).unwrap();
         }
         let shared = Shared::new(store, Config::default());
-        let wire = pb::Filter { keys: vec!["none".into()], ..Default::default() };
+        // The indexes know nothing of headers.
+        let headers = vec![pb::Header { name: "none".into(), ..Default::default() }];
+        let wire = pb::Filter { headers, ..Default::default() };
         let filter = filter::from_wire(Some(wire), "filter", &mut Violations::default());
-        let cursor = topic.cursor(Start::Earliest, Visibility::Written).unwrap();
+        let cursor =
+            topic.filtered_cursor(filter.as_ref().unwrap(), Start::Earliest, Visibility::Written).unwrap();
         let mut puller = Puller::new(&shared, Scan::new(cursor, filter, 256 << 10));
         let turns = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&turns);

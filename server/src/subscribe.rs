@@ -87,7 +87,8 @@ impl Subscription {
         violations.finish()?;
         let topic = shared.topic(&wire.topic)?;
         let subscribed = shared.subscribe(topic.uid())?;
-        let cursor = scan::open(shared, &topic, request::start(wire.start), visibility).await?;
+        let cursor =
+            scan::open(shared, &topic, request::start(wire.start), filter.as_ref(), visibility).await?;
         let next = cursor.next_offset().value();
         subscribed.note(next);
         let scan = Scan::new(cursor, filter, shared.config.response_bytes);
