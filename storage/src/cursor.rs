@@ -416,10 +416,7 @@ impl Cursor {
                 });
             }
             if self.next >= self.visible_end() {
-                self.counted.report(&topic.context);
-                self.place = None;
-                self.reader.release();
-                return self.damage().map_or(Ok(None), Err);
+                return self.rest();
             }
             let found = match self.step(&topic) {
                 Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => None,
@@ -429,6 +426,14 @@ impl Cursor {
                 return Ok(Some(self.advance(&topic, batch)));
             }
         }
+    }
+
+    /// What there is at the end: nothing, or damage.
+    pub(crate) fn rest(&mut self) -> Result<Option<ReadBatch>> {
+        self.counted.report(&self.topic.inner.context);
+        self.place = None;
+        self.reader.release();
+        self.damage().map_or(Ok(None), Err)
     }
 
     /// The next batch if it is in memory as it is: without a look at the disk and without decompressing, so that it may

@@ -79,8 +79,8 @@ impl FilteredCursor {
             return Err(Error::OffsetTrimmed { topic: topic.name.clone(), offset: next, log_start_offset });
         }
         if next >= end {
-            // What is to be told about the end is the cursor's.
-            return self.cursor.next_batch();
+            // What comes meanwhile is not read before it was looked for.
+            return self.cursor.rest();
         }
         let source = self.cursor.source().clone();
         let found = look(&source, |parts| {

@@ -370,33 +370,22 @@ async fn a_subscription_for_one_key_reads_only_its_records_and_still_tells_its_p
     };
     let mut events = log.subscribe(request).await.unwrap().into_inner();
     assert_eq!(records(&mut events, 1).await, [(10_000, "0".into())]);
-    let mut others_came = 0;
-    while others_came < 2 {
-        match next_but_heartbeats(&mut events).await {
-            // The first one is about what was passed over before the tail.
-            Event::Progress(_) => {}
-            Event::CaughtUp(caught_up) => assert_eq!(caught_up.next_offset, 10_001),
-            other => panic!("{other:?}"),
-        }
-        // Ten thousand records that are left out make a progress.
-        for _ in 0..100 {
-            topic.append_with(&others(), Durability::Written).unwrap();
-        }
-        others_came += 1;
+    // A progress may come before, about what was passed over.
+    while !matches!(next(&mut events).await, Event::CaughtUp(caught_up) if caught_up.next_offset == 10_001) {}
+    for _ in 0..100 {
+        topic.append_with(&others(), Durability::Written).unwrap();
     }
+    while !matches!(next(&mut events).await, Event::Progress(progress) if progress.next_offset > 10_001) {}
     topic.append_with(&[Record::keyed("mine", "1")], Durability::Written).unwrap();
-    let mut progress = 0;
     loop {
-        match next_but_heartbeats(&mut events).await {
-            Event::Progress(told) => progress = told.next_offset,
+        match next(&mut events).await {
             Event::Batches(batches) => {
-                break assert_eq!(contents(&batches.batches[0]), [(30_001, "1".into())]);
+                break assert_eq!(contents(&batches.batches[0]), [(20_001, "1".into())]);
             }
-            Event::CaughtUp(_) | Event::FellBehind(_) => {}
+            Event::CaughtUp(_) | Event::FellBehind(_) | Event::Progress(_) | Event::Heartbeat(_) => {}
             other => panic!("{other:?}"),
         }
     }
-    assert!(progress > 10_001, "{progress}");
     drop(events);
     for backwards in [false, true] {
         let request =
@@ -404,7 +393,7 @@ async fn a_subscription_for_one_key_reads_only_its_records_and_still_tells_its_p
         server.store.sync().unwrap();
         let (found, _, end) = read_all(&mut log, request).await.unwrap();
         assert_eq!(found.len(), 2);
-        assert_eq!(end.next_offset, if backwards { 0 } else { 30_002 });
+        assert_eq!(end.next_offset, if backwards { 0 } else { 20_002 });
     }
     server.store.checkpoint().unwrap();
     assert!(read() - before <= 10, "{} batches were read", read() - before);
