@@ -10,6 +10,7 @@
 //!                   condition.rs                what must hold, and what is told if it does not
 //!                   budget.rs                   what all appends together may have on their way
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
+//!                   stream.rs                   what is known of the records of a key
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
 //! wire.rs        appends and batches as bytes, not as objects
 //! admin.rs       status of the server            error.rs      what is answered when something fails
@@ -49,6 +50,7 @@ mod serve;
 mod session;
 mod settings;
 mod shared;
+mod stream;
 mod subscribe;
 mod topics;
 mod upkeep;

@@ -14,7 +14,9 @@ use tonic::Status;
 use crate::batch::{Taken, Wanted, WireBatch, take};
 use crate::error::{Problem, status};
 use crate::filter;
+use crate::request::StartAt;
 use crate::shared::Shared;
+use crate::stream;
 
 /// Bytes that are looked at in one go on a thread that may block, with a filter that lets nothing pass.
 pub(crate) const LOOK_BYTES: usize = 4 << 20;
@@ -196,17 +198,22 @@ pub(crate) fn looked_at_for(batch: &ReadBatch, filter: Option<&Filter>) -> usize
 pub(crate) async fn open(
     shared: &Shared,
     topic: &Topic,
-    start: Start,
+    start: StartAt,
     filter: Option<&Filter>,
     visibility: Visibility,
 ) -> Result<FilteredCursor, Status> {
     let (topic, filter) = (topic.clone(), filter.cloned().unwrap_or_default());
-    let open = move || topic.filtered_cursor(&filter, start, visibility);
+    let open = move |topic: &Topic, start| topic.filtered_cursor(&filter, start, visibility).map_err(status);
     match start {
-        Start::Time(_) | Start::Last(_) => shared.read(open).await?,
-        _ => open(),
+        StartAt::Stream(key, start) => {
+            let open = move || open(&topic, Start::Offset(stream::place(&topic, &key, start, visibility)?));
+            shared.read(open).await?
+        }
+        StartAt::Topic(start @ (Start::Time(_) | Start::Last(_))) => {
+            shared.read(move || open(&topic, start)).await?
+        }
+        StartAt::Topic(start) => open(&topic, start),
     }
-    .map_err(status)
 }
 
 type Reading = Pin<Box<dyn Future<Output = Result<(Scan, Chunk), Status>> + Send>>;

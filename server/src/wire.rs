@@ -121,8 +121,10 @@ macro_rules! by_prost {
 }
 
 by_prost! {
-    requests: pb::ReadRequest, pb::SubscribeRequest, pb::GetRecordRequest, pb::GetBoundsRequest;
-    responses: pb::AppendResponse, pb::AppendSessionResponse, pb::GetRecordResponse, pb::GetBoundsResponse
+    requests: pb::ReadRequest, pb::SubscribeRequest, pb::GetRecordRequest, pb::GetBoundsRequest, pb::GetStreamRequest,
+        pb::ListStreamsRequest;
+    responses: pb::AppendResponse, pb::AppendSessionResponse, pb::GetRecordResponse, pb::GetBoundsResponse,
+        pb::GetStreamResponse, pb::ListStreamsResponse
 }
 
 fn malformed(detail: &impl std::fmt::Display) -> Status {

@@ -137,7 +137,15 @@ impl Topic {
     /// What keeps the index of a segment from being made, if one is missing; and [`Error::CorruptFile`](crate::Error::CorruptFile)
     /// if a file is damaged that keeps the revisions of records which are gone.
     pub fn stream(&self, key: impl AsRef<[u8]>) -> Result<Option<StreamHead>> {
-        stream::head(&self.source(), key.as_ref(), Visibility::Synced)
+        self.stream_with(key, Visibility::Synced)
+    }
+
+    /// The same as a reader of this visibility sees it.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn stream_with(&self, key: impl AsRef<[u8]>, visibility: Visibility) -> Result<Option<StreamHead>> {
+        stream::head(&self.source(), key.as_ref(), visibility)
     }
 
     /// The streams whose keys begin with `prefix` and come behind `after`, in the order of their keys, at most `limit`.

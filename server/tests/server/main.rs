@@ -10,5 +10,6 @@ mod lifecycle;
 mod log;
 mod session;
 mod stalled_disk;
+mod streams;
 mod subscribe;
 mod topics;
