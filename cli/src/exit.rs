@@ -62,8 +62,8 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::OutOfRange,
         6,
-        "OFFSET_TRIMMED, OFFSET_UNWRITTEN",
-        "use an offset within the bounds in the message",
+        "OFFSET_TRIMMED, OFFSET_UNWRITTEN, REVISION_UNWRITTEN, CONDITION_TRIMMED",
+        "use an offset or a revision within the bounds in the message",
     ),
     (
         Exit::Busy,
@@ -194,6 +194,7 @@ impl From<StorageError> for Failure {
             ErrorKind::Exists => (Exit::Conflict, "TOPIC_EXISTS"),
             ErrorKind::OutOfRange => match &error {
                 E::OffsetTrimmed { .. } => (Exit::OutOfRange, "OFFSET_TRIMMED"),
+                E::ConditionTrimmed { .. } => (Exit::OutOfRange, "CONDITION_TRIMMED"),
                 _ => (Exit::OutOfRange, "OFFSET_UNWRITTEN"),
             },
             ErrorKind::Busy => match &error {

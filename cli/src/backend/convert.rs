@@ -6,7 +6,7 @@ use quipu_proto::v1 as pb;
 use quipu_storage::verify::{Finding, Severity, VerifyReport};
 use quipu_storage::{
     Codec, Compaction, CompactionReport, Durability, Offset, Retention, RetentionReason, RetentionReport,
-    Storage, StoredRecord, TopicName, TopicSettings, TopicStats, Uid,
+    Storage, StoredRecord, StreamInfo, TopicName, TopicSettings, TopicStats, Uid,
 };
 
 use super::Item;
@@ -14,6 +14,17 @@ use crate::exit::{Failure, Result};
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A stream as the contract has it.
+pub(super) fn stream(info: StreamInfo) -> pb::Stream {
+    pb::Stream {
+        key: info.key.into(),
+        last_revision: info.head.last_revision.0,
+        record_count: info.head.record_count,
+        first_revision: info.head.first_revision.map(|revision| revision.0),
+        last_offset: info.head.last_offset.map(|offset| offset.0),
+    }
 }
 
 /// What the engine calls a durability.
@@ -234,5 +245,6 @@ pub(super) fn item(stored: &StoredRecord) -> Item {
         content_type: view.content_type.into(),
         payload: view.payload.map(shared),
     };
-    Item { offset: stored.offset().0, append_time_ms: stored.append_time().0, record }
+    let revision = stored.revision().map(|revision| revision.0);
+    Item { offset: stored.offset().0, append_time_ms: stored.append_time().0, revision, record }
 }

@@ -24,6 +24,8 @@ use crate::position::Position;
 
 /// How often progress is looked at.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Streams that are listed at once.
+const PAGE_STREAMS: usize = 1000;
 
 /// See the [module](self).
 pub(crate) struct Embedded {
@@ -187,6 +189,22 @@ impl Backend for Embedded {
 
     fn offset_of(&self, topic: &str, position: Position) -> Result<u64> {
         Ok(self.topic_to_read(topic)?.offset_of(position, Visibility::Synced)?.0)
+    }
+
+    fn streams(
+        &self,
+        topic: &str,
+        prefix: &[u8],
+        each: &mut dyn FnMut(pb::Stream) -> Result<()>,
+    ) -> Result<()> {
+        let topic = self.topic_to_read(topic)?;
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = topic.streams(prefix, after.as_deref(), PAGE_STREAMS)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.key.clone());
+            page.into_iter().map(convert::stream).try_for_each(&mut *each)?;
+        }
     }
 
     fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>> {

@@ -101,6 +101,10 @@ impl Remote {
             Position::Latest => Start::Latest,
             Position::Offset(offset) => Start::Offset(offset),
             Position::Time(time) => Start::Time(time),
+            Position::Revision(revision) => {
+                spec.stream_key()?;
+                Start::Revision(revision)
+            }
             Position::Last(count) if filter::is_empty(&spec.filter) => Start::Last(count),
             Position::Last(count) => self.nth_last_match(spec, count)?,
         })
@@ -196,7 +200,7 @@ impl Backend for Remote {
         Ok(match position {
             Position::Offset(offset) => offset,
             Position::Earliest => bounds.log_start_offset,
-            Position::Latest => bounds.high_watermark,
+            Position::Latest | Position::Revision(_) => bounds.high_watermark,
             Position::Last(count) => bounds.high_watermark.saturating_sub(count).max(bounds.log_start_offset),
             Position::Time(time) => self.call(async {
                 let read = self.client.read(topic).start(Start::Time(time)).records_max(1);
@@ -215,6 +219,19 @@ impl Backend for Remote {
                 first.await.or_else(|error| damage(error).map(|damage| damage.from))
             })?,
         })
+    }
+
+    fn streams(
+        &self,
+        topic: &str,
+        prefix: &[u8],
+        each: &mut dyn FnMut(pb::Stream) -> Result<()>,
+    ) -> Result<()> {
+        let mut pages = self.client.stream_pages(topic, prefix);
+        while let Some(page) = self.call(pages.next())? {
+            page.into_iter().try_for_each(&mut *each)?;
+        }
+        Ok(())
     }
 
     fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>> {
@@ -254,6 +271,7 @@ impl Backend for Remote {
                     "--reverse begins at the end already: use --count for the last n",
                 ));
             }
+            (true, Position::Revision(_)) => Some(self.start(&spec)?),
             (true, position) => Some(Start::Offset(self.offset_of(&spec.topic, position)?)),
         };
         let (left, reading) = (spec.records_max, Stage::ToOpen(start));
@@ -346,6 +364,7 @@ fn items(batch: &RecordBatch) -> Result<Vec<Item>> {
         items.push(Item {
             offset: record.offset(),
             append_time_ms: record.append_time_ms(),
+            revision: record.revision(),
             record: pb::Record {
                 id: record.id().map(|id| id.to_vec().into()),
                 key: record.key().map(bytes::Bytes::copy_from_slice),
@@ -568,6 +587,8 @@ impl From<quipu_client::Error> for Failure {
                 .hint("`--from earliest` starts at the first record there is"),
             E::OffsetUnwritten { .. } => of(Exit::OutOfRange, "OFFSET_UNWRITTEN")
                 .hint("`--from latest` starts behind the last record there is"),
+            E::RevisionUnwritten { .. } => of(Exit::OutOfRange, "REVISION_UNWRITTEN")
+                .hint("`quipu streams` shows the last revision of each key"),
             E::Invalid { .. } => of(Exit::Usage, "INVALID_ARGUMENT"),
             E::TooLarge { .. } => of(Exit::Usage, "RECORD_TOO_LARGE"),
             E::DiskFull { .. } => of(Exit::DiskFull, "DISK_FULL"),
