@@ -238,6 +238,13 @@ impl From<StorageError> for Failure {
             E::OffsetUnwritten { .. } => {
                 failure.hint("`--from latest` starts behind the last record there is")
             }
+            E::ConditionFailed { failed } => match failed.first() {
+                Some(first) => {
+                    let offset = first.check.first_conflicting_offset().map(|offset| offset.0);
+                    failure.hint(crate::requirement::look_at(first.topic.as_str(), offset))
+                }
+                None => failure,
+            },
             E::NotAStore { .. } => failure.hint("name another directory with --data"),
             _ => failure,
         }

@@ -95,3 +95,68 @@ fn streams_are_listed_with_their_last_revision_and_count() {
         target.run(&["streams", "none"]).fails(3);
     }
 }
+
+#[test]
+fn what_is_published_under_a_condition_is_published_only_if_it_holds() {
+    for target in Target::filled() {
+        let publish = |args: &[&str], input: &str| {
+            target.feed(&[&["publish", "t", "--key", "ab"], args].concat(), input)
+        };
+        let end = || target.run(&["read", "t", "--reverse", "-c1", "-f", "%o"]).ok().text();
+        publish(&["--expect-revision", "2"], "late\n").fails(4).says("revision").says("--from 10 --count 1");
+        publish(&["--expect-revision", "no-stream"], "late\n").fails(4).says("--from 1 --count 1");
+        publish(&["--expect-next-offset", "12"], "late\n").fails(4).says("13").says("--from 12");
+        assert_eq!(end(), "12");
+        publish(&["--expect-revision", "3", "--expect-next-offset", "13"], "x\ny\n").ok();
+        publish(&["--expect-revision", "exists", "--batch-records", "1"], "x\ny\n").ok();
+        assert_eq!(end(), "16");
+        let new =
+            |expected| target.feed(&["publish", "t", "--key", "new", "--expect-revision", expected], "x\n");
+        new("exists").fails(4).says("quipu streams t");
+        new("no-stream").ok();
+        new("no-stream").fails(4);
+        new("soon").fails(2).says("no-stream or exists");
+        let two = target.feed(&["publish", "t", "-K", ":", "--expect-revision", "4"], "a:1\nb:2\n");
+        two.fails(2).says("one key");
+        target.feed(&["publish", "t", "--expect-revision", "4"], "x\n").fails(2).says("--key");
+        assert_eq!(end(), "17");
+    }
+}
+
+#[test]
+fn conditions_are_explained_with_what_stands_against_them() {
+    for target in Target::filled() {
+        target.feed(&["publish", "t", "--key", "c", "--tag", "x", "--tag", "y", "--type", "k"], "z\n").ok();
+        let explain = |args: &[&str]| target.run(&[&["explain", "t"], args].concat());
+        let holding = [
+            ["--revision", "a=3"],
+            ["--revision", "none=no-stream"],
+            ["--revision", "b=exists"],
+            ["--next-offset", "14"],
+            ["--no-match", "tag=x,after=13"],
+            ["--no-match", "tag=x,type=other"],
+        ];
+        let lines = explain(&holding.concat()).ok().lines();
+        assert!(lines.len() == 6 && lines.iter().all(|line| line.starts_with("holds: ")), "{lines:?}");
+        for (condition, actual, look) in [
+            (["--revision", "a=1"], "its last revision is 3", "--from 6 "),
+            (["--revision", "a=no-stream"], "its last revision is 3", "--from 0 "),
+            (["--revision", "none=exists"], "it never had one", "quipu streams t"),
+            (["--next-offset", "3"], "it is 14", "--from 3 "),
+            (["--no-match", "tag=x,tag=y,type=k,key=c"], "the record at offset 13 does", "--from 13 "),
+        ] {
+            let ran = explain(&[&condition[..], &["--revision", "b=3"]].concat());
+            let text = ran.text();
+            assert_eq!(ran.code, 4, "{text}");
+            let is_told = text.contains(actual) && text.contains(look) && text.contains("holds: ");
+            assert!(is_told, "{condition:?}: {text}");
+        }
+        let json = explain(&["--json", "--revision", "a=1"]).text();
+        assert!(
+            json.contains("\"holds\":false") && json.contains("\"first_conflicting_offset\":6"),
+            "{json}"
+        );
+        explain(&[]).fails(2);
+        explain(&["--no-match", "colour=red"]).fails(2);
+    }
+}

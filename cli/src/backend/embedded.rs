@@ -21,6 +21,7 @@ use super::read::{AnyTopic, reader};
 use super::{Backend, Publisher, ReadSpec, Reader, convert};
 use crate::exit::Result;
 use crate::position::Position;
+use crate::requirement::{Requirement, Unmet};
 
 /// How often progress is looked at.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -205,6 +206,13 @@ impl Backend for Embedded {
             after = Some(last.key.clone());
             page.into_iter().map(convert::stream).try_for_each(&mut *each)?;
         }
+    }
+
+    fn unmet(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<Unmet>> {
+        // Without the lock of whoever writes.
+        let topic = self.topic_to_read(topic)?;
+        let unmet = requirements.iter().enumerate().map(|(number, one)| topic.unmet(number, one));
+        unmet.filter_map(Result::transpose).collect()
     }
 
     fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>> {

@@ -14,6 +14,7 @@ use quipu_proto::v1 as pb;
 
 use crate::exit::{Failure, Result};
 use crate::position::Position;
+use crate::requirement::{Requirement, Unmet};
 pub(crate) use embedded::Embedded;
 pub(crate) use remote::Remote;
 
@@ -128,6 +129,8 @@ pub(crate) struct Acknowledged {
 
 /// Appends batches to a topic, in order. Each is atomic.
 pub(crate) trait Publisher {
+    /// The next batch is appended only if these hold right before it.
+    fn require(&mut self, requirements: Vec<Requirement>);
     /// Hands over a batch; waits while too much is unacknowledged.
     fn submit(&mut self, records: Vec<pb::Record>) -> Result<()>;
     /// Waits until everything is acknowledged.
@@ -173,6 +176,8 @@ pub(crate) trait Backend {
         prefix: &[u8],
         each: &mut dyn FnMut(pb::Stream) -> Result<()>,
     ) -> Result<()>;
+    /// Which of these do not hold now; appends nothing.
+    fn unmet(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<Unmet>>;
     /// To append to a topic. `bytes_max` bounds what is unacknowledged.
     fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>>;
     /// To read a topic.

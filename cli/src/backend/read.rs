@@ -1,5 +1,6 @@
 //! Reading through the embedded engine.
 
+use quipu_client::ExpectedRevision;
 use quipu_storage::{
     Cursor, Error, Filter, FilteredBackwards, FilteredCursor, Offset, ReadBatch, ReadOnlyTopic, Revision,
     Start, StreamCursor, StreamHead, StreamInfo, StreamStart, Timestamp, Topic, Visibility,
@@ -8,6 +9,7 @@ use quipu_storage::{
 use super::{Damage, Direction, Item, ReadSpec, Reader, Step, convert, filter};
 use crate::exit::{Exit, Failure, Result};
 use crate::position::Position;
+use crate::requirement::{Requirement, Unmet};
 
 /// A topic of a store that is open for writing, or for reading only.
 #[derive(Clone)]
@@ -49,6 +51,56 @@ impl AnyTopic {
             Self::Writable(topic) => topic.stream(key),
             Self::ReadOnly(topic) => topic.stream(key),
         }?)
+    }
+
+    /// Whether this does not hold of what can be seen.
+    pub(super) fn unmet(&self, number: usize, requirement: &Requirement) -> Result<Option<Unmet>> {
+        let end = match self {
+            Self::Writable(topic) => topic.high_watermark(),
+            Self::ReadOnly(topic) => topic.high_watermark(),
+        };
+        Ok(match requirement {
+            Requirement::NextOffset(expected) => (*expected != end.0).then(|| Unmet {
+                number,
+                actual: Some(end.0),
+                offset: Some(*expected).filter(|expected| *expected < end.0),
+            }),
+            Requirement::Revision { key, expected } => {
+                let actual = self.stream(key)?.map(|head| head.last_revision.0);
+                let (holds, next) = match expected {
+                    ExpectedRevision::Exact(revision) => {
+                        (actual == Some(*revision), Some(revision.saturating_add(1)))
+                    }
+                    ExpectedRevision::NoStream => (actual.is_none(), Some(0)),
+                    ExpectedRevision::Exists => (actual.is_some(), None),
+                };
+                let later = next.filter(|next| actual.is_some_and(|actual| actual >= *next));
+                let offset = match later.filter(|_| !holds) {
+                    None => None,
+                    Some(next) => {
+                        let offset = self.offset_of_revision(key, next, false, Visibility::Synced)?;
+                        Some(offset.0).filter(|offset| *offset < end.0)
+                    }
+                };
+                (!holds).then_some(Unmet { number, actual, offset })
+            }
+            Requirement::NoMatch { filter, after } => {
+                let (offset, log_start_offset) =
+                    (after.map_or(0, |after| after.saturating_add(1)), self.log_start_offset());
+                if offset < log_start_offset.0 {
+                    let message = format!(
+                        "a condition asks about records from offset {offset} on, and the log starts at {log_start_offset}"
+                    );
+                    return Err(Failure::new(Exit::OutOfRange, "CONDITION_TRIMMED", message));
+                }
+                let (filter, after) = (filter::to_engine(filter), after.map(Offset));
+                let found = match self {
+                    Self::Writable(topic) => topic.first_match(&filter, after),
+                    Self::ReadOnly(topic) => topic.first_match(&filter, after),
+                }?;
+                found.map(|offset| Unmet { number, actual: None, offset: Some(offset.0) })
+            }
+        })
     }
 
     /// Streams behind `after`, so many.
