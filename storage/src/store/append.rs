@@ -221,6 +221,10 @@ impl Append {
             check.look_up()?;
             checks.push(check);
         }
+        if crate::planted::checks_conditions_early() {
+            let _ = check_all(&checks)?;
+            checks.clear();
+        }
         let prepared = self.parts.into_iter().map(|part| {
             let codec = part.topic.inner.settings.load().codec;
             let count = u32::try_from(part.record_count).expect("checked against the limit");
@@ -403,8 +407,14 @@ impl Store {
         let outcome = append
             .prepare(inner)
             .and_then(|(parts, checks, durability)| inner.write(parts, checks, durability, may_wait));
-        let Written { position, awaits_sync, appended } =
-            outcome.inspect_err(|_| inner.context.counters.appends_refused.add(1))?;
+        let Written { position, awaits_sync, appended } = outcome.or_else(|error| {
+            inner.context.counters.appends_refused.add(1);
+            if matches!(error, Error::ConditionFailed { .. }) {
+                let position = inner.writer().journal.position();
+                inner.wait_synced(position)?;
+            }
+            Err(error)
+        })?;
         Ok(Ticket { handle: Arc::clone(&self.handle), position, awaits_sync, appended, waker: None, begun })
     }
 }
