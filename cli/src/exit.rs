@@ -74,7 +74,7 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Damaged,
         8,
-        "CORRUPT_RANGE, CORRUPT_FILE, TOPIC_REFUSED, CHECKSUM_MISMATCH",
+        "CORRUPT_RANGE, KEYS_UNKNOWN, CORRUPT_FILE, TOPIC_REFUSED, CHECKSUM_MISMATCH",
         "restore what the message names",
     ),
     (Exit::DiskFull, 9, "DISK_FULL", "free space: `topics trim`, `topics delete`"),
@@ -212,6 +212,7 @@ impl From<StorageError> for Failure {
             ErrorKind::DiskFull => (Exit::DiskFull, "DISK_FULL"),
             ErrorKind::Damaged => match &error {
                 E::Corrupt { .. } => (Exit::Damaged, "CORRUPT_RANGE"),
+                E::KeysUnknown { .. } => (Exit::Damaged, "KEYS_UNKNOWN"),
                 E::TopicRefused { .. } => (Exit::Damaged, "TOPIC_REFUSED"),
                 _ => (Exit::Damaged, "CORRUPT_FILE"),
             },

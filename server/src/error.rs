@@ -233,6 +233,10 @@ impl From<Error> for Problem {
                 .with("path", path.display())
                 .with("position", position)
                 .with("detail", detail),
+            Error::KeysUnknown { topic, offsets } => of(Code::DataLoss, "KEYS_UNKNOWN")
+                .with("topic", topic)
+                .with("from", offsets.start)
+                .with("to", offsets.end),
             Error::CorruptFile { path, position, .. } => {
                 of(Code::DataLoss, "CORRUPT_FILE").with("path", path.display()).with("position", position)
             }
@@ -434,6 +438,12 @@ mod tests {
                 },
                 Code::DataLoss,
                 "CORRUPT_RANGE",
+                not,
+            ),
+            (
+                Error::KeysUnknown { topic: topic(), offsets: Offset(1)..Offset(2) },
+                Code::DataLoss,
+                "KEYS_UNKNOWN",
                 not,
             ),
             (

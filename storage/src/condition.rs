@@ -8,6 +8,8 @@
 //!
 //! - A revision counts every record that a key ever had, also those that were trimmed, retained away or compacted: it never
 //!   goes back. So `NoStream` holds only as long as no record ever had the key.
+//! - Of records that cannot be read, and whose keys no index knows any more, nothing is guessed: an append with a condition
+//!   that they may decide is refused ([`Error::KeysUnknown`], or [`Error::Corrupt`] as a reader would get it).
 //! - `NoMatch` asks about records that are there. One that reaches below the log's start is refused
 //!   ([`Error::ConditionTrimmed`]): what was there is not known. A record that compaction took out does not match; for each
 //!   one a later record of its key is there, or the key was deleted.
@@ -228,7 +230,11 @@ impl Check {
                 (expected != actual).then_some(FailedCheck::NextOffset { expected, actual })
             }
             Condition::Revision { key, expected } => {
-                let actual = self.last_revision()?;
+                let seen = self.last_seen()?;
+                if let Err(error) = topic.check_doubt(seen.doubt) {
+                    return Ok(Err(error));
+                }
+                let actual = seen.last();
                 let holds = match expected {
                     ExpectedRevision::Exact(revision) => actual == Some(*revision),
                     ExpectedRevision::NoStream => actual.is_none(),
@@ -270,15 +276,15 @@ impl Check {
         Ok(())
     }
 
-    fn last_revision(&self) -> Result<Option<Revision>, Outdated> {
+    fn last_seen(&self) -> Result<LastSeen, Outdated> {
         let Known::Below { wanted, seen, gone } = &self.known else { return Err(Outdated) };
         let recent = &self.topic().terms.recent;
         let state = recent.lock();
         if state.gone != *gone || !recent.is_known() {
             return Err(Outdated);
         }
-        let of_recent = state.last_revision(wanted.hash, &wanted.term);
-        Ok(if of_recent.revision.is_some() { of_recent.last() } else { both(of_recent, *seen).last() })
+        let of_recent = state.last_revision(wanted.hash, &wanted.term, self.topic().log_start());
+        Ok(if of_recent.revision.is_some() { of_recent } else { both(of_recent, *seen) })
     }
 
     /// The first match: what was found before, or among the records that have come since, which are in memory.

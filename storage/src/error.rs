@@ -258,6 +258,17 @@ pub enum Error {
         /// What does not hold.
         detail: &'static str,
     },
+    /// Which keys records have is not known: they are damaged, and so is the index that told. No last revision can be told
+    /// of a key that they may have.
+    #[error("offsets {from} to {to} (exclusive) of topic {topic} are damaged, and the index that knew the keys of their \
+        records is gone: the last revision of a key that may be among them is not known; restore the segment, or give \
+        them up by trimming the topic to offset {to}", from = offsets.start, to = offsets.end)]
+    KeysUnknown {
+        /// The topic.
+        topic: TopicName,
+        /// The offsets that cannot be read.
+        offsets: Range<Offset>,
+    },
     /// A file of the store, other than a range of records, is damaged.
     #[error("{path} is damaged at position {position}: {detail}", path = path.display())]
     CorruptFile {
@@ -327,7 +338,9 @@ impl Error {
             | E::TooManyTopics { .. } => ErrorKind::Busy,
             E::Overloaded { .. } | E::Cancelled { .. } | E::Io { .. } => ErrorKind::Retry,
             E::DiskFull { .. } => ErrorKind::DiskFull,
-            E::Corrupt { .. } | E::CorruptFile { .. } | E::TopicRefused { .. } => ErrorKind::Damaged,
+            E::Corrupt { .. } | E::KeysUnknown { .. } | E::CorruptFile { .. } | E::TopicRefused { .. } => {
+                ErrorKind::Damaged
+            }
             E::StorageFailed { .. } => ErrorKind::Reopen,
             E::NewerFormat { .. } | E::CodecUnavailable { .. } => ErrorKind::Unsupported,
         }

@@ -1,6 +1,7 @@
 //! Filters: which records are wanted, by key, type, tags and headers; and finding them through the indexes.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cursor::{Cursor, Source, Start, Visibility};
@@ -8,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::record::RecordView;
 use crate::format::terms::hash::hash;
 use crate::format::terms::{Kind, term};
-use crate::terms::lookup::{Parts, Wanted};
+use crate::terms::lookup::{Parts, Postings, Wanted};
 use crate::topic::TopicInner;
 use crate::types::Offset;
 
@@ -157,8 +158,8 @@ struct Listed {
     ready: VecDeque<Offset>,
     /// Up to which offset that is all there is; backwards, down to which.
     known_to: Offset,
-    /// Up to which offset every record counts as one.
-    all_to: Offset,
+    /// Offsets at which every record counts as one, behind what is ready.
+    all: Range<Offset>,
 }
 
 impl Search {
@@ -187,7 +188,7 @@ impl Search {
             let term = term(kind, text);
             let wanted = Wanted { hash: hash(topic.uid, &term), term };
             let (ready, zero) = (VecDeque::new(), Offset::ZERO);
-            Listed { wanted, is_prefix, limit, ready, known_to: zero, all_to: zero }
+            Listed { wanted, is_prefix, limit, ready, known_to: zero, all: zero..zero }
         };
         let one = |listed| All(vec![listed]);
         let of_keys = |keys: &[Vec<u8>], is_prefix| {
@@ -212,7 +213,13 @@ impl Search {
         self.reads_records
     }
 
-    /// The first offset in `from..to` that the indexes say may be one.
+    /// Whether no index told of it that it is one.
+    fn is_guess(&self, offset: Offset) -> bool {
+        let mut listed = self.all.iter().flat_map(|any| &any.0).flat_map(|all| &all.0);
+        listed.any(|listed| listed.all.contains(&offset))
+    }
+
+    /// The first offset in `from..to` that the indexes say may be one, or do not know.
     pub(crate) fn candidate(
         &mut self,
         topic: &TopicInner,
@@ -224,7 +231,7 @@ impl Search {
         Ok(first.filter(|offset| *offset < to))
     }
 
-    /// The last offset in `from..before` that the indexes say may be one.
+    /// The last offset in `from..before` that the indexes say may be one, or do not know.
     pub(crate) fn candidate_before(
         &mut self,
         topic: &TopicInner,
@@ -240,7 +247,7 @@ impl Search {
         let topic = Arc::clone(&source.inner);
         let mut cursor: Option<Cursor> = None;
         while let Some(offset) = topic.with_parts(|parts| self.candidate(&topic, parts, from, to))? {
-            if !self.reads_records {
+            if !self.reads_records && !self.is_guess(offset) {
                 return Ok(Some(offset));
             }
             let cursor = match &mut cursor {
@@ -355,13 +362,25 @@ impl Listed {
             if let Some(offset) = self.ready.front() {
                 return Ok(Some(*offset).filter(|offset| *offset >= from));
             }
+            if !self.all.is_empty() && before > self.all.start {
+                let last = before.min(self.all.end).saturating_sub(1);
+                return Ok(Some(last).filter(|offset| *offset >= from));
+            }
             let end = before.min(self.known_to);
             if end <= from {
                 return Ok(None);
             }
-            let found = topic.postings_before(parts, &self.wanted, (from, end), PAGE)?;
-            let last = found.last().filter(|_| found.len() >= PAGE);
-            self.known_to = last.map_or(from, |last| last.offset);
+            let Postings { found, unread } = topic.postings_before(parts, &self.wanted, (from, end), PAGE)?;
+            self.known_to = match (found.last().filter(|_| found.len() >= PAGE), unread) {
+                (Some(last), _) => last.offset,
+                (None, None) => from,
+                // They come when what was found is through.
+                (None, Some(unread)) if unread.end < end => unread.end,
+                (None, Some(unread)) => {
+                    self.all = unread.start..end;
+                    unread.start
+                }
+            };
             self.ready.extend(found.into_iter().map(|posting| posting.offset));
         }
     }
@@ -374,14 +393,14 @@ impl Listed {
         to: Offset,
     ) -> Result<Option<Offset>> {
         loop {
-            if from < self.all_to {
-                return Ok(Some(from).filter(|offset| *offset < to));
-            }
             while self.ready.front().is_some_and(|offset| *offset < from) {
                 self.ready.pop_front();
             }
             if let Some(offset) = self.ready.front() {
                 return Ok(Some(*offset).filter(|offset| *offset < to));
+            }
+            if !self.all.is_empty() && from < self.all.end {
+                return Ok(Some(from.max(self.all.start)).filter(|offset| *offset < to));
             }
             let begin = from.max(self.known_to);
             if begin >= to {
@@ -391,13 +410,21 @@ impl Listed {
                 let (found, known_to) =
                     topic.offsets_of_prefix(parts, &self.wanted.term, (begin, to), self.limit)?;
                 if found.is_none() {
-                    self.all_to = known_to;
+                    self.all = begin..known_to;
                 }
                 (found.unwrap_or_default(), known_to)
             } else {
-                let found = topic.postings(parts, &self.wanted, (begin, to), PAGE)?;
-                let last = found.last().filter(|_| found.len() >= PAGE);
-                let known_to = last.map_or(to, |last| last.offset + 1);
+                let Postings { found, unread } = topic.postings(parts, &self.wanted, (begin, to), PAGE)?;
+                let known_to = match (found.last().filter(|_| found.len() >= PAGE), unread) {
+                    (Some(last), _) => last.offset + 1,
+                    (None, None) => to,
+                    // They come when what was found is through.
+                    (None, Some(unread)) if unread.start > begin => unread.start,
+                    (None, Some(unread)) => {
+                        self.all = begin..unread.end.min(to);
+                        self.all.end
+                    }
+                };
                 (found.into_iter().map(|posting| posting.offset).collect(), known_to)
             };
             self.ready.extend(found);

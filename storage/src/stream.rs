@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::terms::postings::Posting;
 use crate::format::terms::{Kind, hash::hash, term};
 use crate::store::visible_end;
-use crate::terms::lookup::Wanted;
+use crate::terms::lookup::{Postings, Wanted};
 use crate::types::{Offset, Revision, Timestamp};
 
 /// Postings that are fetched at once.
@@ -77,8 +77,11 @@ pub(crate) fn head(source: &Source, key: &[u8], visibility: Visibility) -> Resul
     let wanted = wanted(source, key);
     topic.with_parts(|parts| {
         let (start, end) = (topic.log_start(), visible_end(topic, visibility));
-        let last = topic.postings_before(parts, &wanted, (Offset::ZERO, end), 1)?.pop();
-        let Some(last) = last else {
+        let Postings { mut found, unread } = topic.postings_before(parts, &wanted, (Offset::ZERO, end), 1)?;
+        if let Some(unread) = unread {
+            return Err(topic.keys_unknown(unread));
+        }
+        let Some(last) = found.pop() else {
             let last_revision =
                 if topic.is_in_memory() { None } else { topic.past_revision(wanted.hash, &wanted.term)? };
             return Ok(last_revision.map(|last_revision| StreamHead {
@@ -88,7 +91,14 @@ pub(crate) fn head(source: &Source, key: &[u8], visibility: Visibility) -> Resul
                 record_count: 0,
             }));
         };
-        let first = topic.postings(parts, &wanted, (start, end), 1)?.pop();
+        let (mut from, mut first) = (start, None);
+        while first.is_none() {
+            let Postings { mut found, unread } = topic.postings(parts, &wanted, (from, end), 1)?;
+            first = found.pop();
+            // What cannot be read is not the first one that can.
+            let Some(unread) = unread else { break };
+            from = unread.end;
+        }
         Ok(Some(StreamHead {
             last_revision: last.revision.unwrap_or_default(),
             last_offset: first.map(|_| last.offset),
@@ -165,9 +175,11 @@ impl StreamCursor {
             StreamStart::AfterRevision(revision) => first_revision = revision.saturating_add(1),
             StreamStart::Last(count) => {
                 let end = cursor.visible_end();
-                let last =
+                let Postings { found, unread } =
                     topic.with_parts(|parts| topic.postings_before(parts, &wanted, (next, end), count))?;
-                next = last.last().map_or(end, |posting| posting.offset);
+                let first = found.last().map_or(end, |posting| posting.offset);
+                // Some of the last may be among those that cannot be read.
+                next = unread.map_or(first, |unread| unread.start.max(next));
             }
             StreamStart::Earliest | StreamStart::Latest | StreamStart::Time(_) => {}
         }
@@ -200,7 +212,8 @@ impl StreamCursor {
     /// The next record, or `None` if there is none yet.
     ///
     /// # Errors
-    /// As [`Cursor::next_batch`]; and what keeps an index from being made that is missing.
+    /// As [`Cursor::next_batch`], also where records are damaged of which no index knows whether they are of the stream; and
+    /// what keeps an index from being made that is missing.
     pub fn next_record(&mut self) -> Result<Option<StoredRecord>> {
         loop {
             let Some(posting) = self.ready.front().copied() else {
@@ -222,7 +235,7 @@ impl StreamCursor {
         }
     }
 
-    /// Fetches the postings behind those that are known; says whether there are any.
+    /// Fetches the postings behind those that are known; says whether to look again, or there are none.
     fn look_ahead(&mut self) -> Result<bool> {
         let topic = Arc::clone(self.cursor.topic());
         topic.check_alive()?;
@@ -238,17 +251,32 @@ impl StreamCursor {
             return self.cursor.damage().map_or(Ok(false), Err);
         }
         let bounds = (self.next, end);
-        let found = topic.with_parts(|parts| topic.postings(parts, &self.wanted, bounds, PAGE))?;
-        self.known_to = match found.last() {
-            Some(last) if found.len() >= PAGE => last.offset + 1,
-            _ => end,
+        let Postings { found, unread } =
+            topic.with_parts(|parts| topic.postings(parts, &self.wanted, bounds, PAGE))?;
+        self.known_to = match (found.last(), &unread) {
+            (Some(last), None) if found.len() >= PAGE => last.offset + 1,
+            (_, Some(unread)) => unread.start.max(self.next),
+            (_, None) => end,
         };
         self.ready.extend(found);
         if self.ready.is_empty() {
             self.next = self.known_to;
             self.cursor.seek(self.next);
+            if unread.is_some() {
+                self.read_unread(self.next)?;
+                return Ok(true);
+            }
         }
         Ok(!self.ready.is_empty())
+    }
+
+    /// The record at `offset` could not be read when its terms were looked for. That is told as reading tells it; if it can
+    /// be read by now its terms are looked for again.
+    fn read_unread(&mut self, offset: Offset) -> Result<()> {
+        self.cursor.seek(offset);
+        self.cursor.next_batch()?;
+        self.cursor.topic().forget_terms(offset);
+        Ok(())
     }
 
     fn read(&mut self, offset: Offset) -> Result<Option<StoredRecord>> {
@@ -377,10 +405,13 @@ impl StreamRecordsBackwards {
                 topic.check_alive()?;
                 let bounds = (topic.log_start(), self.before);
                 let wanted = &self.points.wanted;
-                let found = topic.with_parts(|parts| topic.postings_before(parts, wanted, bounds, PAGE))?;
+                let Postings { found, unread } =
+                    topic.with_parts(|parts| topic.postings_before(parts, wanted, bounds, PAGE))?;
                 self.ready.extend(found);
-                if self.ready.is_empty() {
-                    return Ok(None);
+                match unread.filter(|_| self.ready.is_empty()) {
+                    Some(unread) => self.points.read_unread(unread.start.max(bounds.0))?,
+                    None if self.ready.is_empty() => return Ok(None),
+                    None => {}
                 }
                 continue;
             };

@@ -309,8 +309,7 @@ impl Output {
 
     /// Takes in a batch as it is.
     fn push(&mut self, batch: &Batch) {
-        // What is not a record has no terms.
-        let _ = self.terms.push_batch(self.topic.uid, batch);
+        self.terms.push_batch(self.topic.uid, batch);
         self.put(batch.header(), batch.as_bytes());
     }
 

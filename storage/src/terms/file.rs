@@ -25,7 +25,7 @@ pub(crate) enum Unusable {
     Absent,
     /// It has changed since it was written: it was synced before it got its name.
     Damaged,
-    /// The disk could not be asked.
+    /// The disk could not be asked, or the answer is an error.
     Io(Error),
 }
 

@@ -1,10 +1,11 @@
 //! A term over all of a topic: its sealed segments, and what is in memory.
 
+use std::ops::Range;
 use std::sync::{Arc, RwLock};
 
 use super::batch_terms::is_key;
 use super::file::Unusable;
-use super::map::TermMap;
+use super::map::{Doubt, TermMap};
 use super::recent::{Filling, LastSeen, read};
 use super::sealed::SealedTerms;
 use crate::error::{Error, Result};
@@ -37,6 +38,15 @@ pub(crate) struct Parts {
 pub(crate) enum Part<'a> {
     Sealed(&'a Arc<Segment>),
     Recent(&'a RwLock<TermMap>),
+}
+
+/// Records that have a term, in the order that was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Postings {
+    /// As many as were wanted; or all up to where it was to be looked, or to the records that cannot be read.
+    pub(crate) found: Vec<Posting>,
+    /// Those, if they come next: whether they have the term only reading them would tell.
+    pub(crate) unread: Option<Range<Offset>>,
 }
 
 /// What a part knows of a term.
@@ -104,22 +114,30 @@ impl TopicInner {
         }
     }
 
-    /// Whether a part may have records with the term: asks only the memory, once the part was asked before.
-    fn may_have(&self, part: Part<'_>, wanted: &Wanted) -> Result<bool> {
+    /// Whether a part may have records with the term, and what of it could not be read: asks only the memory, once the part
+    /// was asked before.
+    fn glance(
+        &self,
+        part: Part<'_>,
+        wanted: &Wanted,
+        unread: impl Fn(&TermMap) -> Option<Range<Offset>>,
+    ) -> Result<(bool, Option<Range<Offset>>)> {
         match part {
-            Part::Recent(_) => Ok(true),
+            Part::Recent(map) => Ok((true, unread(&read(map)))),
             Part::Sealed(segment) => self.ask(segment, |terms| {
                 Ok(match terms {
-                    SealedTerms::File(file) => file.may_have(wanted.hash),
-                    SealedTerms::Map(_) => true,
+                    SealedTerms::File(file) => (file.may_have(wanted.hash), None),
+                    SealedTerms::Map(map) => (true, unread(map)),
                 })
             }),
         }
     }
 
-    fn summary(&self, part: Part<'_>, wanted: &Wanted) -> Result<Option<Summary>> {
+    /// What a part knows of a term, and what is in doubt behind that.
+    fn summary(&self, part: Part<'_>, wanted: &Wanted) -> Result<(Option<Summary>, Doubt)> {
+        let log_start = self.log_start();
         let of_map = |map: &TermMap| {
-            map.get(wanted.hash, &wanted.term).map(|entry| {
+            let summary = map.get(wanted.hash, &wanted.term).map(|entry| {
                 let (first, last) = (entry.posting(0), entry.last());
                 Summary {
                     count: entry.offsets().len() as u64,
@@ -127,19 +145,23 @@ impl TopicInner {
                     last: last.offset,
                     revisions: first.revision.zip(last.revision),
                 }
-            })
+            });
+            (summary, map.doubt(summary.map(|summary| summary.last), log_start))
         };
         match part {
             Part::Recent(map) => Ok(of_map(&read(map))),
             Part::Sealed(segment) => self.ask(segment, |terms| {
                 Ok(match terms {
                     SealedTerms::Map(map) => of_map(map),
-                    SealedTerms::File(file) => file.find(wanted.hash, &wanted.term)?.map(|found| Summary {
-                        count: found.entry.count,
-                        first: found.entry.first,
-                        last: found.entry.last,
-                        revisions: found.entry.revisions,
-                    }),
+                    SealedTerms::File(file) => {
+                        let summary = file.find(wanted.hash, &wanted.term)?.map(|found| Summary {
+                            count: found.entry.count,
+                            first: found.entry.first,
+                            last: found.entry.last,
+                            revisions: found.entry.revisions,
+                        });
+                        (summary, Doubt::default())
+                    }
                 })
             }),
         }
@@ -151,19 +173,31 @@ impl TopicInner {
         parts: impl DoubleEndedIterator<Item = Part<'a>>,
         wanted: &Wanted,
     ) -> Result<LastSeen> {
-        let mut unnumbered = 0;
+        let mut seen = LastSeen::default();
         for part in parts.rev() {
-            if let Some(summary) = self.summary(part, wanted)? {
+            let (summary, doubt) = self.summary(part, wanted)?;
+            seen.doubt = seen.doubt.and(doubt);
+            if let Some(summary) = summary {
                 match summary.revisions {
-                    Some((_, last)) => return Ok(LastSeen { revision: Some(last), unnumbered }),
-                    None => unnumbered += summary.count,
+                    Some((_, last)) => return Ok(LastSeen { revision: Some(last), ..seen }),
+                    None => seen.unnumbered += summary.count,
                 }
             }
         }
-        if self.is_in_memory() {
-            return Ok(LastSeen { revision: None, unnumbered });
+        if !self.is_in_memory() {
+            seen.revision = self.past_revision(wanted.hash, &wanted.term)?;
         }
-        Ok(LastSeen { revision: self.past_revision(wanted.hash, &wanted.term)?, unnumbered })
+        Ok(seen)
+    }
+
+    /// Which keys records have cannot be told.
+    pub(crate) fn keys_unknown(&self, offsets: Range<Offset>) -> Error {
+        Error::KeysUnknown { topic: self.name.clone(), offsets }
+    }
+
+    /// That, if it leaves a last revision in doubt.
+    pub(crate) fn check_doubt(&self, doubt: Doubt) -> Result<()> {
+        doubt.offsets.map_or(Ok(()), |(from, to)| Err(self.keys_unknown(from..to)))
     }
 
     /// The postings of a term in offsets `from..to`, in order: so many, or all.
@@ -173,21 +207,35 @@ impl TopicInner {
         wanted: &Wanted,
         (from, to): (Offset, Offset),
         limit: usize,
-    ) -> Result<Vec<Posting>> {
-        let mut postings = Vec::new();
+    ) -> Result<Postings> {
+        let mut postings = Postings::default();
+        let found = &mut postings.found;
         let all: Vec<_> = parts.all().collect();
         for (number, part) in all.iter().enumerate() {
-            if postings.len() >= limit {
+            if found.len() >= limit {
                 break;
             }
-            if ends_before(*part, from) || !self.may_have(*part, wanted)? {
+            if ends_before(*part, from) {
                 continue;
             }
-            let mut more = self.postings_of(*part, wanted, from, limit - postings.len())?;
-            self.number(&all[..number], *part, wanted, &mut more)?;
-            let end = more.partition_point(|posting| posting.offset < to);
-            postings.extend_from_slice(&more[..end]);
-            if end < more.len() {
+            if begins_behind(*part, to) {
+                break;
+            }
+            let (may_have, unread) = self.glance(*part, wanted, |map| map.unread_from(from))?;
+            let unread = unread.filter(|unread| unread.start < to);
+            if may_have {
+                let mut more = self.postings_of(*part, wanted, from, limit - found.len())?;
+                let end = unread.as_ref().map_or(to, |unread| unread.start);
+                let is_all = more.last().is_none_or(|last| last.offset < end);
+                more.truncate(more.partition_point(|posting| posting.offset < end));
+                self.number(&all[..number], *part, wanted, &mut more)?;
+                found.extend(more);
+                if !is_all && unread.is_none() {
+                    break;
+                }
+            }
+            if unread.is_some() && found.len() < limit {
+                postings.unread = unread;
                 break;
             }
         }
@@ -201,19 +249,31 @@ impl TopicInner {
         wanted: &Wanted,
         (from, before): (Offset, Offset),
         limit: usize,
-    ) -> Result<Vec<Posting>> {
-        let mut postings = Vec::new();
+    ) -> Result<Postings> {
+        let mut postings = Postings::default();
+        let found = &mut postings.found;
         let all: Vec<_> = parts.all().collect();
         for (number, part) in all.iter().enumerate().rev() {
-            if postings.len() >= limit || ends_before(*part, from) {
+            if found.len() >= limit || ends_before(*part, from) {
                 break;
             }
-            if begins_behind(*part, before) || !self.may_have(*part, wanted)? {
+            if begins_behind(*part, before) {
                 continue;
             }
-            let mut more = self.postings_of_before(*part, wanted, before, limit - postings.len())?;
-            self.number(&all[..number], *part, wanted, &mut more)?;
-            postings.extend(more.into_iter().take_while(|posting| posting.offset >= from));
+            let (may_have, unread) = self.glance(*part, wanted, |map| map.unread_before(before))?;
+            // What cannot be read and lies below the log's start was given up.
+            let unread = unread.filter(|unread| unread.end > from.max(self.log_start()));
+            if may_have {
+                let mut more = self.postings_of_before(*part, wanted, before, limit - found.len())?;
+                let start = unread.as_ref().map_or(from, |unread| unread.end);
+                more.truncate(more.partition_point(|posting| posting.offset >= start));
+                self.number(&all[..number], *part, wanted, &mut more)?;
+                found.extend(more);
+            }
+            if unread.is_some() && found.len() < limit {
+                postings.unread = unread;
+                break;
+            }
         }
         Ok(postings)
     }
@@ -279,8 +339,13 @@ impl TopicInner {
         if is_numbered || !is_key(&wanted.term) {
             return Ok(());
         }
-        let before = self.last_seen(older.iter().copied(), wanted)?.last();
-        let first = before.map_or(Revision::ZERO, |last| last.saturating_add(1));
+        let before = self.last_seen(older.iter().copied(), wanted)?;
+        self.check_doubt(before.doubt)?;
+        let (_, unread) = self.glance(part, wanted, |map| map.unread_from(Offset::ZERO))?;
+        if let Some(unread) = unread.filter(|unread| postings.iter().any(|one| one.offset >= unread.end)) {
+            return Err(self.keys_unknown(unread));
+        }
+        let first = before.last().map_or(Revision::ZERO, |last| last.saturating_add(1));
         let all = self.postings_of(part, wanted, Offset::ZERO, usize::MAX)?;
         for posting in postings {
             let number = all.partition_point(|one| one.offset < posting.offset);
@@ -290,6 +355,7 @@ impl TopicInner {
     }
 
     /// The first offset in `from..to` of a record of the key whose revision is `revision` or higher; `to` if there is none.
+    /// Where records before it cannot be read that may be the one: of these.
     pub(crate) fn offset_of_revision(
         &self,
         parts: &Parts,
@@ -298,11 +364,17 @@ impl TopicInner {
         revision: Revision,
     ) -> Result<Offset> {
         let all: Vec<_> = parts.all().collect();
+        let mut in_doubt: Option<Offset> = None;
         for (number, part) in all.iter().enumerate() {
-            if ends_before(*part, from) || !self.may_have(*part, wanted)? {
+            if ends_before(*part, from) {
                 continue;
             }
-            let Some(summary) = self.summary(*part, wanted)? else { continue };
+            let (may_have, unread) = self.glance(*part, wanted, |map| map.unread_from(from))?;
+            in_doubt = in_doubt.or(unread.map(|unread| unread.start.max(from)));
+            if !may_have {
+                continue;
+            }
+            let (Some(summary), _) = self.summary(*part, wanted)? else { continue };
             if summary.revisions.is_some_and(|(_, last)| last < revision) {
                 continue;
             }
@@ -310,20 +382,24 @@ impl TopicInner {
             self.number(&all[..number], *part, wanted, &mut postings)?;
             let first = postings.partition_point(|posting| posting.revision < Some(revision));
             if let Some(posting) = postings.get(first) {
-                return Ok(posting.offset.min(to));
+                let in_doubt = in_doubt.filter(|_| posting.revision != Some(revision));
+                return Ok(in_doubt.unwrap_or(to).min(posting.offset).min(to));
             }
         }
-        Ok(to)
+        Ok(in_doubt.unwrap_or(to).min(to))
     }
 
-    /// How many records in offsets `from..to` have the term.
+    /// How many records in offsets `from..to` are known to have the term.
     pub(crate) fn count(&self, parts: &Parts, wanted: &Wanted, from: Offset, to: Offset) -> Result<u64> {
         let mut count = 0;
         for part in parts.all() {
-            if ends_before(part, from) || begins_behind(part, to) || !self.may_have(part, wanted)? {
+            if ends_before(part, from) || begins_behind(part, to) {
                 continue;
             }
-            count += match self.summary(part, wanted)? {
+            if !self.glance(part, wanted, |_| None)?.0 {
+                continue;
+            }
+            count += match self.summary(part, wanted)?.0 {
                 None => 0,
                 Some(summary) if summary.first >= from && summary.last < to => summary.count,
                 Some(_) => {
@@ -337,7 +413,7 @@ impl TopicInner {
 
     /// The offsets in `from..to` of the records whose keys begin with a prefix, in order, and up to which offset these are
     /// all. `None` if there are more than `limit`, or if to find them takes a look at every term that is in memory and there
-    /// is a limit.
+    /// is a limit; or if the records up to there cannot be read.
     pub(crate) fn offsets_of_prefix(
         &self,
         parts: &Parts,
@@ -345,6 +421,25 @@ impl TopicInner {
         (from, to): (Offset, Offset),
         limit: Option<usize>,
     ) -> Result<(Option<Vec<Offset>>, Offset)> {
+        let segment = parts.sealed.iter().find(|segment| segment.next_offset() > from);
+        let segment = segment.filter(|segment| segment.base_offset < to);
+        if segment.is_none() && limit.is_some() {
+            return Ok((None, to));
+        }
+        let unread = match segment {
+            None => parts.recent.iter().find_map(|(_, map)| read(map).unread_from(from)),
+            Some(segment) => self.ask(segment, |terms| {
+                Ok(match terms {
+                    SealedTerms::Map(map) => map.unread_from(from),
+                    SealedTerms::File(_) => None,
+                })
+            })?,
+        };
+        let to = match unread {
+            Some(unread) if unread.start <= from => return Ok((None, unread.end.min(to))),
+            Some(unread) => unread.start.min(to),
+            None => to,
+        };
         let mut offsets = Vec::new();
         let is_wanted = |offset: &Offset| *offset >= from && *offset < to;
         let of_map = |map: &TermMap, offsets: &mut Vec<Offset>| {
@@ -352,9 +447,7 @@ impl TopicInner {
             entries.for_each(|(_, entry)| offsets.extend(entry.offsets().iter().copied().filter(is_wanted)));
         };
         let mut known_to = to;
-        let segment = parts.sealed.iter().find(|segment| segment.next_offset() > from);
-        match segment.filter(|segment| segment.base_offset < to) {
-            None if limit.is_some() => return Ok((None, to)),
+        match segment {
             None => parts.recent.iter().for_each(|(_, map)| of_map(&read(map), &mut offsets)),
             Some(segment) => {
                 known_to = segment.next_offset().min(to);
@@ -395,7 +488,8 @@ impl TopicInner {
         Ok((Some(offsets), known_to))
     }
 
-    /// The keys behind `after` that begin with `prefix`, in order: so many, or all. Both are terms.
+    /// The keys behind `after` that begin with `prefix`, in order: so many, or all. Both are terms. An error if records that
+    /// were not trimmed may have others.
     pub(crate) fn keys(
         &self,
         parts: &Parts,
@@ -405,20 +499,24 @@ impl TopicInner {
     ) -> Result<Vec<Vec<u8>>> {
         let is_wanted = |term: &[u8]| term.starts_with(prefix) && after.is_none_or(|after| term > after);
         let mut keys: Vec<Vec<u8>> = Vec::new();
+        let log_start = self.log_start();
         let of_map = |map: &TermMap| {
+            if let Some(unread) = map.unread_from(log_start) {
+                return Err(self.keys_unknown(unread));
+            }
             let mut found: Vec<_> =
                 map.entries().map(|(term, _)| term).filter(|term| is_wanted(term)).collect();
             if found.len() > limit {
                 found.select_nth_unstable(limit);
                 found.truncate(limit);
             }
-            found.into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>()
+            Ok(found.into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>())
         };
         for part in parts.all() {
             let found = match part {
-                Part::Recent(map) => of_map(&read(map)),
+                Part::Recent(map) => of_map(&read(map))?,
                 Part::Sealed(segment) => self.ask(segment, |terms| match terms {
-                    SealedTerms::Map(map) => Ok(of_map(map)),
+                    SealedTerms::Map(map) => of_map(map).map_err(Unusable::Io),
                     SealedTerms::File(file) => {
                         let mut found = Vec::new();
                         file.scan(after.unwrap_or(prefix).max(prefix), |term, _| {

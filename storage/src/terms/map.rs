@@ -1,7 +1,12 @@
 //! The terms of one segment in memory: while it is being filled, and where its index cannot be had from the disk.
+//!
+//! Of records that could not be read nobody knows the terms. The map knows which these are, so that nobody takes it for
+//! all there is: who looks for records has to look at those as well, and is told of the damage; and the last revision of a
+//! key is in doubt if they come behind the last record of it that is known.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 
 use crate::format::Invalid;
 use crate::format::batch::Batch;
@@ -41,6 +46,24 @@ pub(crate) struct TermMap {
     terms: Vec<u8>,
     /// Of postings that are not in an entry itself.
     listed: usize,
+    /// Offsets of records whose terms are not known, in order.
+    unread: Vec<Range<Offset>>,
+}
+
+/// Records that may have a key, behind the last one that is known to have it: they cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    /// No more than so many.
+    pub(crate) count: u64,
+    /// From here on, and below: the last ones of them.
+    pub(crate) offsets: Option<(Offset, Offset)>,
+}
+
+impl Doubt {
+    /// Both; those of `self` come last.
+    pub(crate) fn and(self, older: Self) -> Self {
+        Self { count: self.count.saturating_add(older.count), offsets: self.offsets.or(older.offsets) }
+    }
 }
 
 /// A term and its records.
@@ -155,7 +178,50 @@ impl TermMap {
     }
 
     /// Takes in the records of a batch, behind all others.
-    pub(crate) fn push_batch(&mut self, topic: Uid, batch: &Batch) -> Result<(), Invalid> {
+    pub(crate) fn push_batch(&mut self, topic: Uid, batch: &Batch) {
+        // Its checksums hold, so this cannot be but by a mistake of ours; then too nobody may take it for read.
+        if self.try_push_batch(topic, batch).is_err() {
+            self.push_unread(batch.base_offset()..batch.next_offset());
+        }
+    }
+
+    /// These records, behind all others, cannot be read: a range as a reader is told of it.
+    pub(crate) fn push_unread(&mut self, offsets: Range<Offset>) {
+        if !offsets.is_empty() {
+            self.unread.push(offsets);
+        }
+    }
+
+    /// Whether the terms of all records are known.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.unread.is_empty()
+    }
+
+    /// The first records from `offset` on that could not be read.
+    pub(crate) fn unread_from(&self, offset: Offset) -> Option<Range<Offset>> {
+        let first = self.unread.partition_point(|range| range.end <= offset);
+        self.unread.get(first).cloned()
+    }
+
+    /// The last records below `offset` that could not be read.
+    pub(crate) fn unread_before(&self, offset: Offset) -> Option<Range<Offset>> {
+        let end = self.unread.partition_point(|range| range.start < offset);
+        self.unread[..end].last().cloned()
+    }
+
+    /// What is in doubt of a key whose last known record here is at this offset. What lies below the log's start was given
+    /// up.
+    pub(crate) fn doubt(&self, last: Option<Offset>, log_start: Offset) -> Doubt {
+        let known_to = last.map_or(log_start, |last| last.max(log_start));
+        let first = self.unread.partition_point(|range| range.end <= known_to);
+        let unread = &self.unread[first..];
+        Doubt {
+            count: unread.iter().map(|range| range.end - range.start).sum(),
+            offsets: unread.last().map(|range| (range.start, range.end)),
+        }
+    }
+
+    fn try_push_batch(&mut self, topic: Uid, batch: &Batch) -> Result<(), Invalid> {
         let mut revisions = batch.revisions();
         let mut term = Vec::new();
         for next in batch.records() {
@@ -211,10 +277,12 @@ impl TermMap {
     /// Bytes it takes, about.
     pub(crate) fn memory_bytes(&self) -> usize {
         // A place of the hash table has 17 bytes and is used at least by half.
-        self.terms.len() + self.entries.len() * (size_of::<MapEntry>() + 24) + self.listed * 16
+        self.terms.len()
+            + self.entries.len() * (size_of::<MapEntry>() + 24)
+            + (self.listed + self.unread.len()) * 16
     }
 
-    /// The bytes of the index.
+    /// The bytes of the index. It has no room for what is not known: only that of a [whole](Self::is_whole) map says all.
     pub(crate) fn encode(&self, header: TermsHeader) -> Vec<u8> {
         let mut builder = TermsBuilder::new(header, self.entries.len() as u64);
         for (term, entry) in self.sorted() {

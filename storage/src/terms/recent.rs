@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use super::batch_terms::{BatchTerms, is_key};
-use super::map::TermMap;
+use super::map::{Doubt, TermMap};
 use crate::error::{Error, Result};
 use crate::format::batch::{Batch, BatchHeader, BodyProblem};
 use crate::segment::Segment;
@@ -58,18 +58,20 @@ pub(super) fn read(map: &RwLock<TermMap>) -> RwLockReadGuard<'_, TermMap> {
 impl State {
     /// Whether the last record of a key is among these, and its revision if it has one. And how many records of the
     /// key come before one that has a revision.
-    pub(crate) fn last_revision(&self, hash: u64, term: &[u8]) -> LastSeen {
-        let mut unnumbered = 0;
+    pub(crate) fn last_revision(&self, hash: u64, term: &[u8], log_start: Offset) -> LastSeen {
+        let mut seen = LastSeen::default();
         for (_, map) in self.maps.iter().rev() {
             let map = read(map);
-            if let Some(entry) = map.get(hash, term) {
+            let entry = map.get(hash, term);
+            seen.doubt = seen.doubt.and(map.doubt(entry.map(|entry| entry.last().offset), log_start));
+            if let Some(entry) = entry {
                 match entry.last().revision {
-                    Some(revision) => return LastSeen { revision: Some(revision), unnumbered },
-                    None => unnumbered += entry.offsets().len() as u64,
+                    Some(revision) => return LastSeen { revision: Some(revision), ..seen },
+                    None => seen.unnumbered += entry.offsets().len() as u64,
                 }
             }
         }
-        LastSeen { revision: None, unnumbered }
+        seen
     }
 
     fn map(&mut self, segment: Offset) -> Arc<RwLock<TermMap>> {
@@ -85,14 +87,18 @@ impl State {
 pub(crate) struct LastSeen {
     pub(crate) revision: Option<Revision>,
     pub(crate) unnumbered: u64,
+    /// What may come behind it.
+    pub(crate) doubt: Doubt,
 }
 
 impl LastSeen {
-    /// The revision of the last record, all of them counted.
+    /// The revision of the last record, all of them counted; those in doubt as well, each as one of this key. So a revision
+    /// that is given next was never given before.
     pub(crate) fn last(self) -> Option<Revision> {
+        let counted = self.unnumbered.saturating_add(self.doubt.count);
         match self.revision {
-            Some(revision) => Some(revision.saturating_add(self.unnumbered)),
-            None => self.unnumbered.checked_sub(1).map(Revision),
+            Some(revision) => Some(revision.saturating_add(counted)),
+            None => counted.checked_sub(1).map(Revision),
         }
     }
 }
@@ -166,10 +172,11 @@ impl Recent {
         }
         state.version += 1;
         let header = BatchHeader::decode(bytes, topic.seed).expect("the tail holds intact batches only");
-        if let Ok(batch) = Batch::trusted(header, bytes.clone()) {
-            let map = state.map(segment);
-            // What is not a record has no terms.
-            let _ = map.write().expect("no panic under this lock").push_batch(topic.uid, &batch);
+        let map = state.map(segment);
+        let mut map = map.write().expect("no panic under this lock");
+        match Batch::trusted(header, bytes.clone()) {
+            Ok(batch) => map.push_batch(topic.uid, &batch),
+            Err(_) => map.push_unread(header.base_offset..header.next_offset()),
         }
     }
 
@@ -211,26 +218,23 @@ impl TopicInner {
             if let Some(segment) = unsealed {
                 let map = state.map(segment.base_offset);
                 let mut map = map.write().expect("no panic under this lock");
-                self.each_batch(segment, |batch| {
-                    if batch.base_offset() < tail_start {
-                        // What is not a record has no terms.
-                        let _ = map.push_batch(self.uid, batch);
-                    }
-                    true
+                self.each_batch(segment, |found| match found {
+                    Ok(batch) if batch.base_offset() < tail_start => map.push_batch(self.uid, batch),
+                    Ok(_) => {}
+                    Err(unread) => map.push_unread(unread.start..unread.end.min(tail_start)),
                 })?;
             }
             for batch in tail.iter().filter(|batch| batch.base_offset >= from) {
                 let header =
                     BatchHeader::decode(&batch.bytes, self.seed).expect("the tail holds intact batches only");
+                let map = state.map(batch.segment);
+                let mut map = map.write().expect("no panic under this lock");
                 match Batch::trusted(header, batch.bytes.clone()) {
-                    Ok(decoded) => {
-                        let map = state.map(batch.segment);
-                        let _ = map.write().expect("no panic under this lock").push_batch(self.uid, &decoded);
-                    }
+                    Ok(decoded) => map.push_batch(self.uid, &decoded),
                     Err(BodyProblem::CodecUnavailable(codec)) => {
                         return Err(Error::CodecUnavailable { codec: codec.name() });
                     }
-                    Err(BodyProblem::Invalid(_)) => {}
+                    Err(BodyProblem::Invalid(_)) => map.push_unread(header.base_offset..header.next_offset()),
                 }
             }
             let mut known = self.terms.recent.lock();

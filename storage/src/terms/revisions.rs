@@ -41,7 +41,8 @@ impl Numbered {
                     Some(last) => *last,
                     None => {
                         let wanted = Wanted { hash: of_term.hash, term: term.to_vec() };
-                        let recent = topic.terms.recent.lock().last_revision(of_term.hash, term);
+                        let recent =
+                            topic.terms.recent.lock().last_revision(of_term.hash, term, topic.log_start());
                         let seen = match recent.revision {
                             Some(_) => recent,
                             None => {
@@ -81,7 +82,7 @@ impl Numbered {
             let last = match lasts.get(term) {
                 Some(last) => Some(*last),
                 None => {
-                    let recent = state.last_revision(of_term.hash, term);
+                    let recent = state.last_revision(of_term.hash, term, topic.log_start());
                     match (recent.revision, self.below.get(term)) {
                         (Some(_), _) => recent.last(),
                         (None, Some(below)) => both(recent, *below).last(),
@@ -101,5 +102,9 @@ impl Numbered {
 
 /// What is seen of a key altogether.
 pub(crate) fn both(recent: LastSeen, below: LastSeen) -> LastSeen {
-    LastSeen { revision: below.revision, unnumbered: recent.unnumbered + below.unnumbered }
+    LastSeen {
+        revision: below.revision,
+        unnumbered: recent.unnumbered + below.unnumbered,
+        doubt: recent.doubt.and(below.doubt),
+    }
 }

@@ -6,11 +6,13 @@
 //! | no file, one of another content, a later version's | made from the segment's batches |
 //! | a file that has changed since it was written | the same; counted as damage |
 //! | the new file cannot be written | kept in memory, as long as there is room for it |
+//! | a batch is damaged while it is made | kept in memory: it knows which offsets it lacks, and a file would not |
 //!
-//! Batches that are damaged have no terms: reading them says so.
+//! A file that was written before the damage is as good as ever: it knows the terms of what cannot be read any more.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -18,7 +20,7 @@ use super::file::{TermsFile, Unusable};
 use super::map::TermMap;
 use crate::disk::OpenMode;
 use crate::error::{Error, Result};
-use crate::format::batch::HEADER_BYTES;
+use crate::format::batch::{Batch, HEADER_BYTES};
 use crate::format::terms::{Content, TermsHeader};
 use crate::segment::{Found, Segment, SegmentReader};
 use crate::topic::TopicInner;
@@ -151,7 +153,10 @@ impl TopicInner {
     /// Makes the index of a segment from its batches, and writes it if it can be.
     fn make_terms(&self, segment: &Arc<Segment>) -> Result<SealedTerms> {
         let mut map = TermMap::default();
-        self.each_batch(segment, |batch| map.push_batch(self.uid, batch).is_ok())?;
+        self.each_batch(segment, |found| match found {
+            Ok(batch) => map.push_batch(self.uid, batch),
+            Err(unread) => map.push_unread(unread),
+        })?;
         Ok(match self.write_terms(segment, &map) {
             Ok(file) => SealedTerms::File(Arc::new(file)),
             Err(_) => SealedTerms::Map(Arc::new(map)),
@@ -167,6 +172,7 @@ impl TopicInner {
         let _writing = self.terms.lock_writing();
         let is_ours = !context.is_read_only && !context.is_released() && self.check_alive().is_ok();
         if !is_ours
+            || !map.is_whole()
             || context.failure().is_some()
             || context.is_disk_full()
             || !super::is_listed(self, segment)
@@ -209,17 +215,27 @@ impl TopicInner {
         }
     }
 
+    /// Forgets what is in memory of the index for a record that turns out to be readable after all.
+    pub(crate) fn forget_terms(&self, offset: Offset) {
+        let segments = self.segments();
+        let holds = |segment: &&Arc<Segment>| segment.base_offset <= offset && offset < segment.next_offset();
+        match segments.iter().find(holds).filter(|segment| segment.sealed().is_some()) {
+            Some(segment) => segment.terms.close(),
+            None => self.terms.recent.forget(),
+        }
+    }
+
     /// Removes the index of a segment that is gone. If it cannot be now, the next opening removes it.
     pub(crate) fn remove_terms(&self, segment: &Segment) {
         let _writing = self.terms.lock_writing();
         let _ = self.context.disk.remove(&path_of(segment));
     }
 
-    /// Hands over the batches of a segment that can be read, in order, as long as `each` wants more.
+    /// Hands over the batches of a segment, in order; of those that are damaged the offsets.
     pub(super) fn each_batch(
         &self,
         segment: &Arc<Segment>,
-        mut each: impl FnMut(&crate::format::batch::Batch) -> bool,
+        mut each: impl FnMut(Result<&Batch, Range<Offset>>),
     ) -> Result<()> {
         let context = &*self.context;
         let mut reader = SegmentReader::new();
@@ -229,12 +245,11 @@ impl TopicInner {
                 Ok(Found::Batch(batch, behind)) => {
                     position = behind;
                     expected = batch.next_offset();
-                    if !each(&batch) {
-                        return Ok(());
-                    }
+                    each(Ok(&batch));
                 }
                 Ok(Found::End) => return Ok(()),
                 Err(Error::Corrupt { offsets, .. }) => {
+                    each(Err(offsets.clone()));
                     if offsets.end >= segment.next_offset() {
                         return Ok(());
                     }

@@ -311,8 +311,7 @@ impl Walk<'_, '_> {
                     if let Err(invalid) = check_records(&batch) {
                         self.damage(run, batch.base_offset()..batch.next_offset(), position, invalid.detail);
                     }
-                    // What is not a record has no terms.
-                    let _ = self.terms.push_batch(self.topic_uid, &batch);
+                    self.terms.push_batch(self.topic_uid, &batch);
                     self.take(run, file, position, batch.header());
                     position += batch.header().stored_bytes() as u64;
                 }
@@ -410,7 +409,7 @@ impl Walk<'_, '_> {
     /// Step 6: the index of its terms. One of another content is as good as none.
     fn compare_terms(&self, run: &mut Run<'_>, disk: &dyn Disk, footer: &Footer) -> Result<()> {
         let path = self.subject.path.with_extension("terms");
-        if !self.is_whole || !self.are_terms_known {
+        if !self.is_whole || !self.are_terms_known || !self.terms.is_whole() {
             return Ok(());
         }
         let Ok(mut file) = PagedFile::open(disk, &path) else { return Ok(()) };
