@@ -129,7 +129,7 @@ pub use retention::{RetentionReason, RetentionReport};
 pub use settings::{Compaction, Durability, Retention, Storage, StoreSettings, TopicSettings};
 pub use stats::{LatencyStats, StoreStats, TopicStats};
 pub use store::append::{Append, Appended};
-pub use store::ticket::Ticket;
+pub use store::ticket::{Postponed, Submission, Ticket};
 pub use store::{RecoveryReport, Store, StoreBuilder};
 pub use stream::{StreamCursor, StreamHead, StreamInfo, StreamRecords, StreamRecordsBackwards, StreamStart};
 pub use topic_handle::Topic;
