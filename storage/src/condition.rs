@@ -4,6 +4,10 @@
 //! before the append's records. What needs the disk is looked up before the lock is taken; under it only that is looked at
 //! which has come since, in memory ([`Check::renew`]).
 //!
+//! That one does not hold is told when everything that was written by then is synced, whatever durability the append asked
+//! for: it may rest on a record that a power cut would take away, and whoever was told could not find it then. That all hold
+//! needs no such wait: the append stands behind what they rest on in the journal, and is not there without it.
+//!
 //! Against what removes records their meaning is this:
 //!
 //! - A revision counts every record that a key ever had, also those that were trimmed, retained away or compacted: it never
@@ -17,6 +21,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::Topic;
 use crate::cursor::Source;
 use crate::error::{Error, Result};
 use crate::filter::{Filter, Search};
@@ -150,7 +155,8 @@ enum Known {
     /// What sealed segments and the past say of the key.
     Below {
         wanted: Wanted,
-        seen: LastSeen,
+        /// Not looked up if a recent record has a revision.
+        seen: Option<LastSeen>,
         gone: u64,
     },
     /// The first match before `to`.
@@ -169,6 +175,12 @@ impl Check {
         Ok(Self { number, source, condition, known: Known::Nothing })
     }
 
+    /// All conditions of an append.
+    pub(crate) fn all(conditions: Vec<(Topic, Condition)>) -> Result<Vec<Self>> {
+        let numbered = conditions.into_iter().enumerate();
+        numbered.map(|(number, (topic, condition))| Self::new(number, topic.source(), condition)).collect()
+    }
+
     pub(crate) fn topic(&self) -> &Arc<TopicInner> {
         &self.source.inner
     }
@@ -184,7 +196,7 @@ impl Check {
                 let wanted = Wanted { hash: hash(topic.uid, &term), term };
                 topic.with_parts(|parts| {
                     let seen = topic.last_seen(parts.sealed.iter().map(Part::Sealed), &wanted)?;
-                    Ok(Known::Below { wanted: wanted.clone(), seen, gone: parts.stamp.1 })
+                    Ok(Known::Below { wanted: wanted.clone(), seen: Some(seen), gone: parts.stamp.1 })
                 })?
             }
             Condition::NoMatch { filter, .. } => {
@@ -201,6 +213,35 @@ impl Check {
             }
         };
         Ok(())
+    }
+
+    /// Whether there is nothing to look up, or it was.
+    pub(crate) fn is_looked_up(&self) -> bool {
+        matches!(self.condition, Condition::NextOffset(_)) || !matches!(self.known, Known::Nothing)
+    }
+
+    /// The same as [`look_up`](Self::look_up) if no disk is needed for it; says whether it is known now. Never waits for
+    /// somebody who looks at the disk.
+    pub(crate) fn look_up_in_memory(&mut self) -> bool {
+        let topic = Arc::clone(self.topic());
+        let known = match &self.condition {
+            Condition::NextOffset(_) => return true,
+            // There is no bound on what is to be looked at.
+            Condition::NoMatch { .. } => return false,
+            Condition::Revision { key, .. } => topic.terms.recent.known().and_then(|state| {
+                let term = term(Kind::Key, key);
+                let wanted = Wanted { hash: hash(topic.uid, &term), term };
+                let seen = match state.last_revision(wanted.hash, &wanted.term, topic.log_start()).revision {
+                    Some(_) => None,
+                    None if topic.has_nothing_below(state.from) => Some(LastSeen::default()),
+                    None => return None,
+                };
+                Some(Known::Below { wanted, seen, gone: state.gone })
+            }),
+        };
+        let is_known = known.is_some();
+        self.known = known.unwrap_or(Known::Nothing);
+        is_known
     }
 
     /// The first offset that a query is about.
@@ -284,7 +325,10 @@ impl Check {
             return Err(Outdated);
         }
         let of_recent = state.last_revision(wanted.hash, &wanted.term, self.topic().log_start());
-        Ok(if of_recent.revision.is_some() { of_recent } else { both(of_recent, *seen) })
+        Ok(match of_recent.revision {
+            Some(_) => of_recent,
+            None => both(of_recent, seen.ok_or(Outdated)?),
+        })
     }
 
     /// The first match: what was found before, or among the records that have come since, which are in memory.

@@ -13,7 +13,8 @@ use crate::filtered::{FilteredBackwards, FilteredCursor};
 use crate::format::record::Record;
 use crate::settings::{Durability, TopicSettings};
 use crate::stats::TopicStats;
-use crate::store::append::{Append, Appended, Ticket};
+use crate::store::append::{Append, Appended};
+use crate::store::ticket::Ticket;
 use crate::store::{Handle, Store};
 use crate::stream::{
     self, StreamCursor, StreamHead, StreamInfo, StreamRecords, StreamRecordsBackwards, StreamStart,

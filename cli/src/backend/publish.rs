@@ -68,6 +68,11 @@ impl Publisher for EmbeddedPublisher {
             prost::encoding::message::encode(1, record, &mut body);
         }
         match self.store.submit(self.append(&body)?) {
+            // What comes behind it is not to be appended.
+            Ok(ticket) if ticket.is_refused() => {
+                self.finish()?;
+                ticket.wait()?;
+            }
             Ok(ticket) => self.tickets.push_back(ticket),
             Err(Error::Overloaded { .. }) => {
                 // The blocking way waits for room; what came before is acknowledged first.

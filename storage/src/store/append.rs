@@ -1,23 +1,22 @@
 //! The way of an append.
 //!
-//! 1. Encode and sum the records and look up the revisions of their keys, in the caller's thread and outside of every
-//!    lock ([`Append`]).
+//! 1. Encode and sum the records ([`Append`]) and look up the revisions of their keys and what conditions ask for
+//!    ([`Prepared`]), in the caller's thread and outside of every lock.
 //! 2. Take the writer lock; see whether the revisions still hold, and the conditions; wait for room if there is none.
 //! 3. Give offsets and times, seal the batches.
 //! 4. Write one frame with all of them into the journal. If that fails nothing was applied.
 //! 5. Put the batches into their topics' tails.
 //! 6. Release the lock; wait for the sync if the caller wants it ([`Ticket`]).
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
-use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Handle, Store, StoreInner};
+use super::prepared::{Patience, Prepared, PreparedPart, Verdict, check_all, failure};
+use super::ticket::{Postponed, Submission, Ticket};
+use super::{Store, StoreInner};
 use crate::condition::{Check, Condition, FailedCondition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::aligned;
@@ -27,7 +26,6 @@ use crate::format::record::{Record, RecordView, Records, encoded_field_bytes, pu
 use crate::journal::{Reach, Slot};
 use crate::settings::Durability;
 use crate::terms::batch_terms::BatchTerms;
-use crate::terms::revisions::{Numbered, Outdated};
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, Revision, Timestamp};
 use crate::{Topic, format};
@@ -214,206 +212,31 @@ impl Append {
         if !topics.all(|topic| Arc::ptr_eq(&topic.handle.inner.context, &store.context)) {
             return Err(Error::InvalidAppend { rule: "all its topics must be of this store" });
         }
-        for part in self.parts.iter().filter(|part| !part.topic.inner.is_in_memory()) {
-            part.topic.inner.check_files()?;
-        }
         Ok(())
     }
 
-    /// Looks up what the conditions are about.
-    fn checks(&mut self) -> Result<Vec<Check>> {
-        let mut checks = Vec::with_capacity(self.conditions.len());
-        for (number, (topic, condition)) in std::mem::take(&mut self.conditions).into_iter().enumerate() {
-            let mut check = Check::new(number, topic.source(), condition)?;
-            check.look_up()?;
-            checks.push(check);
-        }
-        Ok(checks)
-    }
-
-    /// Checks the bounds and makes the batches.
-    fn prepare(mut self, store: &StoreInner) -> Result<(Vec<Prepared>, Vec<Check>, Durability)> {
+    /// Checks the bounds and makes the batches. Nothing is looked up yet.
+    pub(super) fn prepare(self, store: &StoreInner) -> Result<Prepared> {
         if self.parts.is_empty() {
             return Err(Error::InvalidAppend { rule: NO_RECORDS });
         }
         self.check(store)?;
-        let mut checks = self.checks()?;
-        if crate::planted::checks_conditions_early() {
-            if let Verdict::Failed(failed) = check_all(&checks)? {
-                return Err(failure(&checks, failed)?);
-            }
-            checks.clear();
-        }
-        let prepared = self.parts.into_iter().map(|part| {
+        let checks = Check::all(self.conditions)?;
+        let parts = self.parts.into_iter().map(|part| {
             let codec = part.topic.inner.settings.load().codec;
             let count = u32::try_from(part.record_count).expect("checked against the limit");
-            let mut prepared = Prepared {
-                topic: part.topic.inner,
-                batch: BatchBuilder::from_body(part.body, count, codec),
-                record_count: part.record_count,
-                terms: part.terms,
-                numbered: Numbered::default(),
-                rolls: false,
-                reserves: None,
-            };
-            prepared.number()?;
-            Ok(prepared)
+            let batch = BatchBuilder::from_body(part.body, count, codec);
+            PreparedPart::new(part.topic.inner, batch, part.record_count, part.terms)
         });
-        Ok((prepared.collect::<Result<_>>()?, checks, self.durability))
+        Ok(Prepared { parts: parts.collect(), checks, durability: self.durability })
     }
 }
 
-/// A part of an append, ready to be sealed.
-struct Prepared {
-    topic: Arc<TopicInner>,
-    batch: BatchBuilder,
-    record_count: u64,
-    terms: BatchTerms,
-    numbered: Numbered,
-    /// Whether it starts a new segment.
-    rolls: bool,
-    /// The offset up to which it sets offsets aside, in a topic in memory that has no more of them.
-    reserves: Option<Offset>,
-}
-
-impl Prepared {
-    /// Looks up what the records' revisions are, before the writer lock is taken.
-    fn number(&mut self) -> Result<()> {
-        if self.terms.is_empty() {
-            return Ok(());
-        }
-        self.topic.gather()?;
-        self.numbered = Numbered::new(&self.topic, &self.terms)?;
-        self.put_revisions();
-        Ok(())
-    }
-
-    /// Looks at them again, under the writer lock.
-    fn renew(&mut self) -> Result<(), Outdated> {
-        if self.terms.is_empty() {
-            return Ok(());
-        }
-        if !self.topic.terms.recent.is_known() {
-            return Err(Outdated);
-        }
-        if self.numbered.renew(&self.topic, &self.terms)? {
-            self.put_revisions();
-        }
-        Ok(())
-    }
-
-    fn put_revisions(&mut self) {
-        if !self.numbered.revisions.is_empty() {
-            self.batch.put_revisions(&self.numbered.revisions);
-        }
-    }
-}
-
-/// Whether the conditions of an append hold.
-enum Verdict {
-    Hold,
-    /// The one with this number must be looked up again.
-    Outdated(usize),
-    Failed(Vec<FailedCondition>),
-}
-
-/// Checks all conditions, under the writer lock.
-fn check_all(checks: &[Check]) -> Result<Verdict> {
-    let mut failed = Vec::new();
-    for (number, check) in checks.iter().enumerate() {
-        check.topic().check_alive()?;
-        match check.renew() {
-            Ok(outcome) => failed.extend(outcome?),
-            Err(Outdated) => return Ok(Verdict::Outdated(number)),
-        }
-    }
-    Ok(if failed.is_empty() { Verdict::Hold } else { Verdict::Failed(failed) })
-}
-
-/// What to tell of failed conditions. No lock is held.
-fn failure(checks: &[Check], mut failed: Vec<FailedCondition>) -> Result<Error> {
-    failed.iter_mut().try_for_each(|failed| checks[failed.number].locate(&mut failed.check))?;
-    Ok(Error::ConditionFailed { failed })
-}
-
-/// An append that is in the tails.
-struct Written {
-    position: Position,
-    awaits_sync: bool,
-    appended: Vec<Appended>,
-}
-
-/// An append that was written and may still have to be synced.
-///
-/// Wait for it with [`wait`](Self::wait), or as a future. It may also be dropped: the records are synced in any case.
-#[derive(Debug)]
-#[must_use = "without waiting for it nothing is known about the append"]
-pub struct Ticket {
-    handle: Arc<Handle>,
-    position: Position,
-    /// Whether it is done only when everything below `position` is synced.
-    awaits_sync: bool,
-    appended: Vec<Appended>,
-    waker: Option<u64>,
-    /// For the latency of those that wait for the disk; the others would spend more on the clock than on the append.
-    begun: Option<Instant>,
-}
-
-impl Ticket {
-    /// Where the records are, whether they are durable yet or not.
-    pub fn appended(&self) -> &[Appended] {
-        &self.appended
-    }
-
-    /// Blocks until the append is as durable as was asked for; one answer for each topic, in order of first mention.
-    ///
-    /// # Errors
-    /// [`Error::StorageFailed`]: whether the records survive is known when the store is reopened.
-    pub fn wait(mut self) -> Result<Vec<Appended>> {
-        let inner = &self.handle.inner;
-        if self.awaits_sync {
-            inner.wait_synced(self.position)?;
-        }
-        self.record_latency();
-        Ok(std::mem::take(&mut self.appended))
-    }
-}
-
-impl Ticket {
-    fn record_latency(&self) {
-        if let Some(begun) = self.begun {
-            self.handle.inner.context.counters.append_latency.record(begun.elapsed());
-        }
-    }
-}
-
-impl Future for Ticket {
-    type Output = Result<Vec<Appended>>;
-
-    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let inner = &this.handle.inner;
-        if this.awaits_sync {
-            match inner.commit.poll(this.position.0, &mut this.waker, task.waker()) {
-                Some(Ok(())) => {}
-                Some(Err(error)) => return Poll::Ready(Err(error)),
-                None => {
-                    inner.wake.sync.signal();
-                    return Poll::Pending;
-                }
-            }
-        }
-        this.record_latency();
-        Poll::Ready(Ok(std::mem::take(&mut this.appended)))
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(id) = self.waker {
-            self.handle.inner.commit.forget(id);
-        }
-    }
+/// An append that is in the tails, or whose conditions did not hold.
+pub(super) struct Written {
+    pub(super) position: Position,
+    pub(super) awaits_sync: bool,
+    pub(super) outcome: Result<Vec<Appended>>,
 }
 
 impl Store {
@@ -422,95 +245,122 @@ impl Store {
     /// # Errors
     /// Everything but [`Error::StorageFailed`] means that nothing was appended.
     pub fn append(&self, append: Append) -> Result<Vec<Appended>> {
-        self.start(append, true)?.wait()
+        self.begin(append)?.wait()
     }
 
-    /// Appends without waiting, neither for room nor for the sync. Appends of one thread keep their order. The first one to
-    /// a topic looks at its files.
+    /// Appends, and waits for room if there is none, but not for the sync. Appends of one thread keep their order.
     ///
     /// # Errors
-    /// As [`append`](Self::append); [`Error::Overloaded`] if there is no room right now.
+    /// As [`append`](Self::append). That conditions do not hold is told by the [`Ticket`].
+    pub fn begin(&self, append: Append) -> Result<Ticket> {
+        self.postpone(append)?.start(Patience::Room)
+    }
+
+    /// Appends without waiting, neither for room nor for the sync. The first append to a topic looks at its files, and one
+    /// with keys or conditions may look into indexes. Appends of one thread keep their order.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin); [`Error::Overloaded`] if there is no room right now.
     pub fn submit(&self, append: Append) -> Result<Ticket> {
-        self.start(append, false)
+        self.postpone(append)?.start(Patience::Disk)
+    }
+
+    /// Appends if that takes no more than a write into the journal: if there is room, and what must be known of keys and
+    /// conditions is in memory. For threads that must not block.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn try_submit(&self, append: Append) -> Result<Submission> {
+        self.postpone(append)?.try_submit()
+    }
+
+    fn postpone(&self, append: Append) -> Result<Postponed> {
+        let begun = (append.durability == Durability::Synced).then(Instant::now);
+        let inner = &self.handle.inner;
+        let prepared =
+            append.prepare(inner).inspect_err(|_| inner.context.counters.appends_refused.add(1))?;
+        Ok(Postponed { handle: Arc::clone(&self.handle), prepared, begun })
     }
 
     /// Whether the append would be applied now, by its bounds, topics and conditions; appends nothing. It may be one
-    /// without records, to ask about conditions only.
+    /// without records, to ask about conditions only. The answer rests on nothing that is not synced.
     ///
     /// # Errors
     /// As [`append`](Self::append), but for those that only writing meets.
-    pub fn check(&self, mut append: Append) -> Result<()> {
+    pub fn check(&self, append: Append) -> Result<()> {
         let inner = &self.handle.inner;
         append.check(inner)?;
-        let mut checks = append.checks()?;
-        loop {
+        let topics: Vec<_> = append.parts.iter().map(|part| Arc::clone(&part.topic.inner)).collect();
+        topics.iter().filter(|topic| !topic.is_in_memory()).try_for_each(|topic| topic.check_files())?;
+        let mut checks = Check::all(append.conditions)?;
+        let (verdict, seen) = loop {
             let writer = inner.writer();
             inner.context.check_writable()?;
-            for part in &append.parts {
-                part.topic.inner.check_alive()?;
+            topics.iter().try_for_each(|topic| topic.check_alive())?;
+            match check_all(&checks)? {
+                Verdict::Hold => break (Ok(()), writer.journal.position()),
+                Verdict::Outdated(number) => {
+                    drop(writer);
+                    checks[number].look_up()?;
+                }
+                Verdict::Failed(failed) => {
+                    drop(writer);
+                    let failure = failure(&checks, failed)?;
+                    break (Err(failure), inner.writer().journal.position());
+                }
             }
-            let verdict = check_all(&checks)?;
-            drop(writer);
-            match verdict {
-                Verdict::Hold => return Ok(()),
-                Verdict::Outdated(number) => checks[number].look_up()?,
-                Verdict::Failed(failed) => return Err(failure(&checks, failed)?),
-            }
-        }
-    }
-
-    fn start(&self, append: Append, may_wait: bool) -> Result<Ticket> {
-        let begun = (append.durability == Durability::Synced).then(Instant::now);
-        let inner = &self.handle.inner;
-        let outcome = append
-            .prepare(inner)
-            .and_then(|(parts, checks, durability)| inner.write(parts, checks, durability, may_wait));
-        let Written { position, awaits_sync, appended } = outcome.or_else(|error| {
-            inner.context.counters.appends_refused.add(1);
-            if matches!(error, Error::ConditionFailed { .. }) {
-                let position = inner.writer().journal.position();
-                inner.wait_synced(position)?;
-            }
-            Err(error)
-        })?;
-        Ok(Ticket { handle: Arc::clone(&self.handle), position, awaits_sync, appended, waker: None, begun })
+        };
+        inner.wait_synced(seen)?;
+        verdict
     }
 }
 
 impl StoreInner {
-    /// Steps 2 to 5.
-    fn write(
-        &self,
-        mut parts: Vec<Prepared>,
-        mut checks: Vec<Check>,
-        asked: Durability,
-        may_wait: bool,
-    ) -> Result<Written> {
+    /// Steps 1, as far as something is to be looked up, to 5. `None`: that would take more patience; nothing was appended.
+    pub(super) fn write(&self, prepared: &mut Prepared, patience: Patience) -> Result<Option<Written>> {
         let context = &*self.context;
+        if !prepared.look_up(patience)? {
+            return Ok(None);
+        }
+        let Prepared { parts, checks, durability } = prepared;
+        let asked = *durability;
+        if crate::planted::checks_conditions_early() {
+            if let Verdict::Failed(failed) = check_all(checks)? {
+                return self.refused(checks, failed).map(Some);
+            }
+            checks.clear();
+        }
         let mut guard = loop {
             let writer = self.writer();
             context.check_writable()?;
-            for part in &parts {
+            for part in &*parts {
                 part.topic.check_alive()?;
             }
             if let Some(part) = parts.iter().find(|part| part.topic.is_out_of_memory()) {
                 let reserved_at = Position(part.topic.reserved_at.load(Ordering::Relaxed));
                 drop(writer);
-                if !may_wait {
-                    self.wake.sync.signal();
-                    let limit = part.topic.memory_bytes_max.unwrap_or(0);
-                    return Err(Error::Overloaded { what: "the memory of the topic", limit });
+                match patience {
+                    Patience::None => return Ok(None),
+                    Patience::Disk => {
+                        self.wake.sync.signal();
+                        let limit = part.topic.memory_bytes_max.unwrap_or(0);
+                        return Err(Error::Overloaded { what: "the memory of the topic", limit });
+                    }
+                    Patience::Room => self.wait_synced(reserved_at)?,
                 }
-                self.wait_synced(reserved_at)?;
                 continue;
             }
             if let Some(part) = parts.iter_mut().find_map(|part| part.renew().is_err().then_some(part)) {
                 drop(writer);
+                if patience == Patience::None {
+                    return Ok(None);
+                }
                 part.number()?;
                 continue;
             }
-            match check_all(&checks)? {
+            match check_all(checks)? {
                 Verdict::Hold => {}
+                Verdict::Outdated(_) | Verdict::Failed(_) if patience == Patience::None => return Ok(None),
                 Verdict::Outdated(number) => {
                     drop(writer);
                     checks[number].look_up()?;
@@ -518,7 +368,7 @@ impl StoreInner {
                 }
                 Verdict::Failed(failed) => {
                     drop(writer);
-                    return Err(failure(&checks, failed)?);
+                    return self.refused(checks, failed).map(Some);
                 }
             }
             // A frame has its header, its list and each batch padded.
@@ -531,12 +381,16 @@ impl StoreInner {
                 break writer;
             }
             drop(writer);
+            if patience == Patience::None {
+                return Ok(None);
+            }
             let (what, limit) = if tail_is_full {
                 ("the memory for recent records", context.settings.tail_bytes_max)
             } else {
                 ("the journal", context.settings.journal_bytes_max)
             };
             let _working = self.begin_work()?;
+            let may_wait = patience == Patience::Room;
             self.make_room(bytes_most, tail_is_full, may_wait, Error::Overloaded { what, limit })?;
         };
         let writer = &mut *guard;
@@ -544,7 +398,7 @@ impl StoreInner {
         writer.frame.begin();
         let mut appended = Vec::with_capacity(parts.len());
         let mut is_journaled = false;
-        for part in &mut parts {
+        for part in &mut *parts {
             let topic = &*part.topic;
             let head = topic.head();
             let settings = topic.settings.load();
@@ -570,7 +424,7 @@ impl StoreInner {
                 is_journaled = true;
             }
             let durability = if in_memory { Durability::Accepted } else { asked };
-            let revisions = std::mem::take(&mut part.numbered.revisions);
+            let revisions = part.take_revisions();
             let first_offset = head.next_offset;
             appended.push(Appended { first_offset, next_offset, append_time, durability, revisions });
         }
@@ -624,10 +478,19 @@ impl StoreInner {
         context.counters.bytes_appended.add_alone(bytes);
         drop(guard);
         self.signal_work(bytes);
-        for part in &parts {
+        for part in &*parts {
             part.topic.watch.notify();
         }
-        Ok(Written { position, awaits_sync, appended })
+        Ok(Some(Written { position, awaits_sync, outcome: Ok(appended) }))
+    }
+
+    /// What is told of conditions that do not hold, and when: they may rest on what a crash still takes away. Whoever was
+    /// told has seen it, so it is told when all of it is synced.
+    fn refused(&self, checks: &[Check], failed: Vec<FailedCondition>) -> Result<Written> {
+        let failure = failure(checks, failed)?;
+        // Not before: it names what was found by now.
+        let position = self.writer().journal.position();
+        Ok(Written { position, awaits_sync: true, outcome: Err(failure) })
     }
 
     /// Everything below `synced` is durable: a topic in memory whose offsets were set aside there gives them from now on

@@ -22,6 +22,8 @@ pub(crate) mod checkpoint;
 mod left_over;
 pub(crate) mod manage;
 pub(crate) mod open;
+mod prepared;
+pub(crate) mod ticket;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

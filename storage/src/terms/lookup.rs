@@ -73,7 +73,7 @@ impl TopicInner {
             self.gather()?;
             // The recent terms first: what leaves them meanwhile has an index.
             let (from, recent, stamp) = {
-                let state = self.terms.recent.lock();
+                let Some(state) = self.terms.recent.known() else { continue };
                 let maps = state.maps.iter().map(|(base, map)| (*base, Arc::clone(map)));
                 (state.from, maps.collect(), (state.version, state.gone))
             };

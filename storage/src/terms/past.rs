@@ -69,6 +69,13 @@ impl TopicInner {
         }
     }
 
+    /// Whether it was found before that no key has a past.
+    pub(crate) fn is_past_known_empty(&self) -> bool {
+        // Whoever holds it may be looking at the disk.
+        let files = self.terms.past.files.try_lock();
+        files.is_ok_and(|files| files.as_ref().is_some_and(Vec::is_empty))
+    }
+
     fn is_past_listed(&self, file: &Arc<TermsFile>) -> bool {
         let files = self.terms.past.files.lock().expect("no panic under this lock");
         files.iter().flatten().any(|(_, listed)| Arc::ptr_eq(listed, file))

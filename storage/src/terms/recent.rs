@@ -114,6 +114,11 @@ impl Recent {
         self.state.lock().expect("no panic under this lock")
     }
 
+    /// What is known, if it is.
+    pub(crate) fn known(&self) -> Option<MutexGuard<'_, State>> {
+        Some(self.lock()).filter(|state| state.is_known)
+    }
+
     /// Whether records with terms may be appended.
     pub(crate) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Acquire)
@@ -200,6 +205,9 @@ impl Recent {
 impl TopicInner {
     /// Makes the recent terms known, if they are not. Reads the active segment and the tail.
     pub(crate) fn gather(self: &Arc<Self>) -> Result<()> {
+        if self.terms.recent.is_known() {
+            return Ok(());
+        }
         let _one_at_a_time = self.terms.gathering.lock().expect("no panic under this lock");
         while !self.terms.recent.is_known() {
             self.check_files()?;
@@ -245,6 +253,14 @@ impl TopicInner {
             }
         }
         Ok(())
+    }
+
+    /// Whether the recent terms, which begin at `from`, are all there ever were: as far as that is known without a look at
+    /// the disk.
+    pub(crate) fn has_nothing_below(&self, from: Offset) -> bool {
+        self.is_in_memory()
+            || (self.segments().iter().all(|segment| segment.base_offset >= from)
+                && self.is_past_known_empty())
     }
 
     /// Writes the indexes of segments that were sealed since, and lets go of their terms in memory. What cannot be written

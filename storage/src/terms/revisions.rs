@@ -63,6 +63,33 @@ impl Numbered {
         })
     }
 
+    /// The same if all is in memory that must be known. Never looks at the disk, nor waits for somebody who does.
+    pub(crate) fn in_memory(topic: &TopicInner, terms: &BatchTerms) -> Option<Self> {
+        let state = topic.terms.recent.known()?;
+        let mut numbered = Self { stamp: (state.version, state.gone), ..Self::default() };
+        let mut lasts: HashMap<&[u8], Option<Revision>> = HashMap::new();
+        for (of_term, term) in terms.keys() {
+            let next = match lasts.get(term) {
+                Some(last) => *last,
+                None => {
+                    let recent = state.last_revision(of_term.hash, term, topic.log_start());
+                    match recent.revision {
+                        Some(_) => recent.last(),
+                        None if topic.has_nothing_below(state.from) => {
+                            numbered.below.insert(term.to_vec(), LastSeen::default());
+                            recent.last()
+                        }
+                        None => return None,
+                    }
+                }
+            };
+            let revision = next.map_or(Revision::ZERO, |last| last.saturating_add(1));
+            lasts.insert(term, Some(revision));
+            numbered.revisions.push(revision);
+        }
+        Some(numbered)
+    }
+
     /// Looks again, under the writer lock. Says whether anything has changed.
     pub(crate) fn renew(&mut self, topic: &TopicInner, terms: &BatchTerms) -> Result<bool, Outdated> {
         if terms.key_count() == 0 {

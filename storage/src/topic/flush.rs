@@ -161,7 +161,8 @@ impl TopicInner {
         self.lock_flush().map(drop)
     }
 
-    pub(super) fn are_files_checked(&self) -> bool {
+    /// Whether they were, and were right.
+    pub(crate) fn are_files_checked(&self) -> bool {
         self.are_files_checked.load(Ordering::Acquire)
     }
 

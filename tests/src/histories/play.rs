@@ -6,7 +6,7 @@ use std::thread;
 
 use quipu_storage::{
     Append, ExpectedRevision, Offset, Revision, Start, Store, StoreSettings, StoredRecord, StreamStart,
-    Topic, TopicSettings,
+    Submission, Ticket, Topic, TopicSettings,
 };
 
 use super::checker::{Made, check};
@@ -274,7 +274,17 @@ fn make(topic: &Topic, number: u32, call: &Call) -> Option<Answer> {
             let append = Append::new().records(topic, &records).ok()?;
             let append =
                 expected.iter().fold(append, |append, expected| append.require(topic, expected.condition()));
-            match topic.store().append(append) {
+            // Some on a thread that must not block, as far as they can.
+            let submit = |append| match topic.store().try_submit(append)? {
+                Submission::Submitted(ticket) => ticket.wait(),
+                Submission::Postponed(postponed) => postponed.begin()?.wait(),
+            };
+            let outcome = match number % 3 {
+                0 => topic.store().append(append),
+                1 => topic.store().submit(append).and_then(Ticket::wait),
+                _ => submit(append),
+            };
+            match outcome {
                 Ok(appended) => {
                     let revisions = appended[0].revisions.iter().map(|revision| revision.0).collect();
                     Some(Answer::Appended(appended[0].first_offset.0, revisions))

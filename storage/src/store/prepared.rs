@@ -1,0 +1,168 @@
+//! An append on its way: its batches, and what was looked up for them before the writer lock is taken.
+
+use std::sync::Arc;
+
+use crate::condition::{Check, FailedCondition};
+use crate::error::{Error, Result};
+use crate::format::batch::BatchBuilder;
+use crate::settings::Durability;
+use crate::terms::batch_terms::BatchTerms;
+use crate::terms::revisions::{Numbered, Outdated};
+use crate::topic::TopicInner;
+use crate::types::{Offset, Revision};
+
+/// What an append may do to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Write into the journal: it neither reads a disk nor waits for anybody who does.
+    None,
+    /// Read the disk as well.
+    Disk,
+    /// And wait for room.
+    Room,
+}
+
+/// An append whose bounds are checked.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) parts: Vec<PreparedPart>,
+    pub(super) checks: Vec<Check>,
+    pub(super) durability: Durability,
+}
+
+impl Prepared {
+    /// Looks up what is not known yet. Says whether all is known; without patience it may not be.
+    pub(super) fn look_up(&mut self, patience: Patience) -> Result<bool> {
+        let may_read = patience != Patience::None;
+        for part in &mut self.parts {
+            if !part.are_files_checked(may_read)? {
+                return Ok(false);
+            }
+            let is_numbered = if may_read && part.numbered.is_none() {
+                part.number()?;
+                true
+            } else {
+                part.number_in_memory()
+            };
+            if !is_numbered {
+                return Ok(false);
+            }
+        }
+        for check in self.checks.iter_mut().filter(|check| !check.is_looked_up()) {
+            if may_read {
+                check.look_up()?;
+            } else if !check.look_up_in_memory() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The records for one topic, ready to be sealed.
+#[derive(Debug)]
+pub(super) struct PreparedPart {
+    pub(super) topic: Arc<TopicInner>,
+    pub(super) batch: BatchBuilder,
+    pub(super) record_count: u64,
+    pub(super) terms: BatchTerms,
+    /// `None` as long as nothing was looked up.
+    numbered: Option<Numbered>,
+    /// Whether it starts a new segment.
+    pub(super) rolls: bool,
+    /// The offset up to which it sets offsets aside, in a topic in memory that has no more of them.
+    pub(super) reserves: Option<Offset>,
+}
+
+impl PreparedPart {
+    pub(super) fn new(
+        topic: Arc<TopicInner>,
+        batch: BatchBuilder,
+        record_count: u64,
+        terms: BatchTerms,
+    ) -> Self {
+        Self { topic, batch, record_count, terms, numbered: None, rolls: false, reserves: None }
+    }
+
+    fn are_files_checked(&self, may_read: bool) -> Result<bool> {
+        if self.topic.is_in_memory() || self.topic.are_files_checked() {
+            return Ok(true);
+        }
+        if may_read {
+            self.topic.check_files()?;
+        }
+        Ok(may_read)
+    }
+
+    /// Looks up what the records' revisions are, before the writer lock is taken.
+    pub(super) fn number(&mut self) -> Result<()> {
+        if !self.terms.is_empty() {
+            self.topic.gather()?;
+            self.numbered = Some(Numbered::new(&self.topic, &self.terms)?);
+            self.put_revisions();
+        }
+        Ok(())
+    }
+
+    /// The same if no disk is needed for it; says whether it is known now.
+    fn number_in_memory(&mut self) -> bool {
+        if self.terms.is_empty() || self.numbered.is_some() {
+            return true;
+        }
+        self.numbered = Numbered::in_memory(&self.topic, &self.terms);
+        self.put_revisions();
+        self.numbered.is_some()
+    }
+
+    /// Looks at them again, under the writer lock.
+    pub(super) fn renew(&mut self) -> Result<(), Outdated> {
+        if self.terms.is_empty() {
+            return Ok(());
+        }
+        if !self.topic.terms.recent.is_known() {
+            return Err(Outdated);
+        }
+        let numbered = self.numbered.as_mut().ok_or(Outdated)?;
+        if numbered.renew(&self.topic, &self.terms)? {
+            self.put_revisions();
+        }
+        Ok(())
+    }
+
+    fn put_revisions(&mut self) {
+        if let Some(numbered) = self.numbered.as_ref().filter(|numbered| !numbered.revisions.is_empty()) {
+            self.batch.put_revisions(&numbered.revisions);
+        }
+    }
+
+    pub(super) fn take_revisions(&mut self) -> Vec<Revision> {
+        self.numbered.take().map(|numbered| numbered.revisions).unwrap_or_default()
+    }
+}
+
+/// Whether the conditions of an append hold.
+pub(super) enum Verdict {
+    Hold,
+    /// The one with this number must be looked up again.
+    Outdated(usize),
+    Failed(Vec<FailedCondition>),
+}
+
+/// Checks all conditions, under the writer lock.
+pub(super) fn check_all(checks: &[Check]) -> Result<Verdict> {
+    let mut failed = Vec::new();
+    for (number, check) in checks.iter().enumerate() {
+        check.topic().check_alive()?;
+        match check.renew() {
+            Ok(outcome) => failed.extend(outcome?),
+            Err(Outdated) => return Ok(Verdict::Outdated(number)),
+        }
+    }
+    Ok(if failed.is_empty() { Verdict::Hold } else { Verdict::Failed(failed) })
+}
+
+/// What to tell of failed conditions. No lock is held.
+pub(super) fn failure(checks: &[Check], mut failed: Vec<FailedCondition>) -> Result<Error> {
+    failed.iter_mut().try_for_each(|failed| checks[failed.number].locate(&mut failed.check))?;
+    Ok(Error::ConditionFailed { failed })
+}

@@ -1,0 +1,147 @@
+//! What an append answers when it is written: a ticket for the sync. And what it answers if that would have blocked.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
+
+use super::Handle;
+use super::append::{Appended, Written};
+use super::prepared::{Patience, Prepared};
+use crate::error::Result;
+use crate::types::Position;
+
+/// An append that was written and may still have to be synced; or one whose conditions did not hold, of which it is not
+/// certain yet that what they rest on stays.
+///
+/// Wait for it with [`wait`](Self::wait), or as a future. It may also be dropped: the records are synced in any case.
+#[derive(Debug)]
+#[must_use = "without waiting for it nothing is known about the append"]
+pub struct Ticket {
+    handle: Arc<Handle>,
+    position: Position,
+    /// Whether it is done only when everything below `position` is synced.
+    awaits_sync: bool,
+    outcome: Result<Vec<Appended>>,
+    waker: Option<u64>,
+    /// For the latency of those that wait for the disk; the others would spend more on the clock than on the append.
+    begun: Option<Instant>,
+}
+
+impl Ticket {
+    /// Where the records are, whether they are durable yet or not. Nowhere if the append [was refused](Self::is_refused).
+    pub fn appended(&self) -> &[Appended] {
+        self.outcome.as_deref().unwrap_or_default()
+    }
+
+    /// Whether conditions of the append did not hold, so that nothing was appended and never will be. Which ones, waiting
+    /// tells, when everything that they rest on is synced: what a failed condition says of the store stays true after a
+    /// power cut, whatever durability was asked for.
+    pub fn is_refused(&self) -> bool {
+        self.outcome.is_err()
+    }
+
+    /// Blocks until the append is as durable as was asked for; one answer for each topic, in order of first mention.
+    ///
+    /// # Errors
+    /// [`Error::ConditionFailed`](crate::Error::ConditionFailed): nothing was appended. [`Error::StorageFailed`](crate::Error::StorageFailed): whether the records survive is known
+    /// when the store is reopened.
+    pub fn wait(mut self) -> Result<Vec<Appended>> {
+        let inner = &self.handle.inner;
+        if self.awaits_sync {
+            inner.wait_synced(self.position)?;
+        }
+        self.take_outcome()
+    }
+
+    fn take_outcome(&mut self) -> Result<Vec<Appended>> {
+        if let Some(begun) = self.begun.filter(|_| !self.is_refused()) {
+            self.handle.inner.context.counters.append_latency.record(begun.elapsed());
+        }
+        std::mem::replace(&mut self.outcome, Ok(Vec::new()))
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Vec<Appended>>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let inner = &this.handle.inner;
+        if this.awaits_sync {
+            match inner.commit.poll(this.position.0, &mut this.waker, task.waker()) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => {
+                    inner.wake.sync.signal();
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(this.take_outcome())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(id) = self.waker {
+            self.handle.inner.commit.forget(id);
+        }
+    }
+}
+
+/// What came of an append that was not to block.
+#[derive(Debug)]
+#[must_use = "the append may be postponed, or have to be synced"]
+pub enum Submission {
+    /// It was written, or its conditions did not hold.
+    Submitted(Ticket),
+    /// It would have blocked.
+    Postponed(Postponed),
+}
+
+/// An append of which nothing was applied yet, because the disk is to be read for it or there is no room.
+#[derive(Debug)]
+#[must_use = "nothing was appended yet"]
+pub struct Postponed {
+    pub(super) handle: Arc<Handle>,
+    pub(super) prepared: Prepared,
+    pub(super) begun: Option<Instant>,
+}
+
+impl Postponed {
+    /// Goes on with it, blocking where it must: see [`Store::begin`](crate::Store::begin).
+    ///
+    /// # Errors
+    /// As [`Store::begin`](crate::Store::begin).
+    pub fn begin(self) -> Result<Ticket> {
+        self.start(Patience::Room)
+    }
+
+    pub(super) fn try_submit(mut self) -> Result<Submission> {
+        Ok(match self.write(Patience::None)? {
+            Some(written) => Submission::Submitted(self.ticket(written)),
+            None => Submission::Postponed(self),
+        })
+    }
+
+    pub(super) fn start(mut self, patience: Patience) -> Result<Ticket> {
+        let written = self.write(patience)?.expect("only one without patience is postponed");
+        Ok(self.ticket(written))
+    }
+
+    fn write(&mut self, patience: Patience) -> Result<Option<Written>> {
+        let inner = &self.handle.inner;
+        let written = inner.write(&mut self.prepared, patience);
+        if !matches!(written, Ok(None | Some(Written { outcome: Ok(_), .. }))) {
+            inner.context.counters.appends_refused.add(1);
+        }
+        written
+    }
+
+    fn ticket(self, Written { position, awaits_sync, outcome }: Written) -> Ticket {
+        let Self { handle, begun, .. } = self;
+        Ticket { handle, position, awaits_sync, outcome, waker: None, begun }
+    }
+}
