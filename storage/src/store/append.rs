@@ -97,7 +97,10 @@ impl Append {
         let part = self.part(topic);
         let records = records.into_iter();
         // At once: a body that grows step by step is copied again and again.
-        part.body.reserve_exact(records.clone().map(encoded_field_bytes).sum());
+        let encoded: usize = records.clone().map(encoded_field_bytes).sum();
+        let with_key = records.clone().filter(|record| record.key.is_some()).count();
+        // Room for their revisions as well, if these are not long.
+        part.body.reserve_exact(encoded + if with_key == 0 { 0 } else { 3 * with_key + 8 });
         for record in records {
             let index = usize::try_from(part.record_count).unwrap_or(usize::MAX);
             record.check().map_err(|(what, actual, limit)| Error::RecordTooLarge {
@@ -424,7 +427,7 @@ impl StoreInner {
                 is_journaled = true;
             }
             let durability = if in_memory { Durability::Accepted } else { asked };
-            let revisions = part.take_revisions();
+            let revisions = part.take_numbered();
             let first_offset = head.next_offset;
             appended.push(Appended { first_offset, next_offset, append_time, durability, revisions });
         }
@@ -457,7 +460,7 @@ impl StoreInner {
             let topic = &part.topic;
             let stored: Bytes = part.batch.take_bytes();
             bytes += stored.len() as u64;
-            let terms = (&part.terms, &appended.revisions[..]);
+            let terms = (&part.terms, &appended.revisions[..], &mut part.places);
             topic.push_with(stored, appended.next_offset, appended.append_time, part.rolls, terms);
             topic.records_appended.add_alone(part.record_count);
             context.counters.records_appended.add_alone(part.record_count);

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::format::batch::BatchBuilder;
 use crate::settings::Durability;
 use crate::terms::batch_terms::BatchTerms;
-use crate::terms::revisions::{Numbered, Outdated};
+use crate::terms::revisions::{Numbered, Outdated, Places};
 use crate::topic::TopicInner;
 use crate::types::{Offset, Revision};
 
@@ -68,6 +68,7 @@ pub(super) struct PreparedPart {
     pub(super) terms: BatchTerms,
     /// `None` as long as nothing was looked up.
     numbered: Option<Numbered>,
+    pub(super) places: Places,
     /// Whether it starts a new segment.
     pub(super) rolls: bool,
     /// The offset up to which it sets offsets aside, in a topic in memory that has no more of them.
@@ -81,7 +82,16 @@ impl PreparedPart {
         record_count: u64,
         terms: BatchTerms,
     ) -> Self {
-        Self { topic, batch, record_count, terms, numbered: None, rolls: false, reserves: None }
+        Self {
+            topic,
+            batch,
+            record_count,
+            terms,
+            numbered: None,
+            places: Places::default(),
+            rolls: false,
+            reserves: None,
+        }
     }
 
     fn are_files_checked(&self, may_read: bool) -> Result<bool> {
@@ -135,8 +145,11 @@ impl PreparedPart {
         }
     }
 
-    pub(super) fn take_revisions(&mut self) -> Vec<Revision> {
-        self.numbered.take().map(|numbered| numbered.revisions).unwrap_or_default()
+    /// The revisions; what else was found is kept for when the records are taken in.
+    pub(super) fn take_numbered(&mut self) -> Vec<Revision> {
+        let numbered = self.numbered.take().unwrap_or_default();
+        self.places = numbered.places;
+        numbered.revisions
     }
 }
 

@@ -18,7 +18,10 @@ use crate::types::{Offset, Revision, Uid};
 
 /// For keys that are hashes already.
 #[derive(Debug, Default)]
-struct Hashed(u64);
+pub(crate) struct Hashed(u64);
+
+/// By hashes of terms.
+pub(crate) type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
 
 impl Hasher for Hashed {
     fn finish(&self) -> u64 {
@@ -41,7 +44,7 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug, Default)]
 pub(crate) struct TermMap {
     /// The first entry of each hash; the others of the same hash follow it.
-    first: HashMap<u64, u32, BuildHasherDefault<Hashed>>,
+    first: ByHash<u32>,
     entries: Vec<MapEntry>,
     terms: Vec<u8>,
     /// Of postings that are not in an entry itself.
@@ -147,28 +150,25 @@ impl MapEntry {
 }
 
 impl TermMap {
-    /// The record at `offset`, behind all others, has this term.
-    pub(crate) fn push(&mut self, hash: u64, term: &[u8], offset: Offset, revision: Option<Revision>) {
-        let head = self.first.get(&hash).copied().unwrap_or(NONE);
-        let mut number = head;
-        while number != NONE {
-            let entry = &self.entries[number as usize];
-            if self.term_of(entry) == term {
-                break;
-            }
-            number = entry.next;
+    /// The record at `offset`, behind all others, has this term. Answers the number of its entry.
+    pub(crate) fn push(&mut self, hash: u64, term: &[u8], offset: Offset, revision: Option<Revision>) -> u32 {
+        if let Some(number) = self.find(hash, term) {
+            self.push_at(number, offset, revision);
+            return number;
         }
-        if number == NONE {
-            let start = self.terms.len();
-            self.terms.extend_from_slice(term);
-            let numbers = revision.map_or(Numbers::None, Numbers::Dense);
-            let length = u16::try_from(term.len()).expect("the bounds of a record are checked");
-            let offsets = Offsets::One(offset);
-            let number = u32::try_from(self.entries.len()).expect("a segment has fewer terms");
-            self.entries.push(MapEntry { start, length, next: head, offsets, numbers });
-            self.first.insert(hash, number);
-            return;
-        }
+        let start = self.terms.len();
+        self.terms.extend_from_slice(term);
+        let numbers = revision.map_or(Numbers::None, Numbers::Dense);
+        let length = u16::try_from(term.len()).expect("the bounds of a record are checked");
+        let offsets = Offsets::One(offset);
+        let number = u32::try_from(self.entries.len()).expect("a segment has fewer terms");
+        let next = self.first.insert(hash, number).unwrap_or(NONE);
+        self.entries.push(MapEntry { start, length, next, offsets, numbers });
+        number
+    }
+
+    /// The same for those who know the number of the entry.
+    pub(crate) fn push_at(&mut self, number: u32, offset: Offset, revision: Option<Revision>) {
         let entry = &mut self.entries[number as usize];
         // A tag that stands twice is one posting.
         if entry.last().offset < offset {
@@ -247,15 +247,24 @@ impl TermMap {
     }
 
     pub(crate) fn get(&self, hash: u64, term: &[u8]) -> Option<&MapEntry> {
+        self.find(hash, term).map(|number| self.entry(number))
+    }
+
+    /// The number of a term's entry: it stays the same.
+    pub(crate) fn find(&self, hash: u64, term: &[u8]) -> Option<u32> {
         let mut number = *self.first.get(&hash)?;
         while number != NONE {
             let entry = &self.entries[number as usize];
             if self.term_of(entry) == term {
-                return Some(entry);
+                return Some(number);
             }
             number = entry.next;
         }
         None
+    }
+
+    pub(crate) fn entry(&self, number: u32) -> &MapEntry {
+        &self.entries[number as usize]
     }
 
     fn term_of(&self, entry: &MapEntry) -> &[u8] {

@@ -11,8 +11,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
-use super::batch_terms::{BatchTerms, is_key};
+use super::batch_terms::{BatchTerms, TermUse};
 use super::map::{Doubt, TermMap};
+use super::revisions::Places;
 use crate::error::{Error, Result};
 use crate::format::batch::{Batch, BatchHeader, BodyProblem};
 use crate::segment::Segment;
@@ -59,19 +60,17 @@ impl State {
     /// Whether the last record of a key is among these, and its revision if it has one. And how many records of the
     /// key come before one that has a revision.
     pub(crate) fn last_revision(&self, hash: u64, term: &[u8], log_start: Offset) -> LastSeen {
-        let mut seen = LastSeen::default();
-        for (_, map) in self.maps.iter().rev() {
-            let map = read(map);
-            let entry = map.get(hash, term);
-            seen.doubt = seen.doubt.and(map.doubt(entry.map(|entry| entry.last().offset), log_start));
-            if let Some(entry) = entry {
-                match entry.last().revision {
-                    Some(revision) => return LastSeen { revision: Some(revision), ..seen },
-                    None => seen.unnumbered += entry.offsets().len() as u64,
-                }
-            }
-        }
-        seen
+        self.look(log_start).last_revision(hash, term).0
+    }
+
+    /// For those who ask for several keys.
+    pub(crate) fn look(&self, log_start: Offset) -> Look<'_> {
+        Look { maps: self.maps.iter().rev().map(|(_, map)| read(map)).collect(), log_start }
+    }
+
+    /// The base offset of the segment that is being filled, if it has terms.
+    pub(crate) fn last_base(&self) -> Option<Offset> {
+        self.maps.back().map(|(base, _)| *base)
     }
 
     fn map(&mut self, segment: Offset) -> Arc<RwLock<TermMap>> {
@@ -79,6 +78,40 @@ impl State {
             self.maps.push_back((segment, Arc::default()));
         }
         Arc::clone(&self.maps.back().expect("there is one now").1)
+    }
+}
+
+/// The recent terms, held.
+#[derive(Debug)]
+pub(crate) struct Look<'a> {
+    /// The last one first.
+    maps: Vec<RwLockReadGuard<'a, TermMap>>,
+    log_start: Offset,
+}
+
+impl Look<'_> {
+    /// See [`State::last_revision`]; and the number of the key's entry in the last map, if it has one.
+    pub(crate) fn last_revision(&self, hash: u64, term: &[u8]) -> (LastSeen, Option<u32>) {
+        let mut seen = LastSeen::default();
+        let mut place = None;
+        for (nth, map) in self.maps.iter().enumerate() {
+            let number = map.find(hash, term);
+            if nth == 0 {
+                place = number;
+            }
+            let entry = number.map(|number| map.entry(number));
+            if !map.is_whole() {
+                let last = entry.map(|entry| entry.last().offset);
+                seen.doubt = seen.doubt.and(map.doubt(last, self.log_start));
+            }
+            if let Some(entry) = entry {
+                match entry.last().revision {
+                    Some(revision) => return (LastSeen { revision: Some(revision), ..seen }, place),
+                    None => seen.unnumbered += entry.offsets().len() as u64,
+                }
+            }
+        }
+        (seen, place)
     }
 }
 
@@ -144,27 +177,36 @@ impl Recent {
     }
 
     /// Takes in the records of an append, which begin at `base_offset` and belong to `segment`. Under the store's writer
-    /// lock.
+    /// lock. What was found of their keys must still hold.
     pub(crate) fn push(
         &self,
         segment: Offset,
         base_offset: Offset,
         terms: &BatchTerms,
-        revisions: &[Revision],
+        (revisions, places): (&[Revision], &mut Places),
     ) {
         let mut state = self.lock();
         if !state.is_known {
             state.missed += 1;
             return;
         }
-        state.version += u64::from(!revisions.is_empty());
+        state.version += u64::from(!terms.keys().is_empty());
         let map = state.map(segment);
         let mut map = map.write().expect("no panic under this lock");
-        let mut revisions = revisions.iter().copied();
-        for (of_term, term) in terms.uses() {
-            let revision = if is_key(term) { revisions.next() } else { None };
-            map.push(of_term.hash, term, base_offset + of_term.record, revision);
-        }
+        let places = places.of(segment, terms);
+        let mut push = |one: &TermUse, revision| {
+            let offset = base_offset + one.record;
+            let place = &mut places[one.term as usize];
+            match *place {
+                Some(number) => map.push_at(number, offset, revision),
+                None => {
+                    let (hash, term) = terms.term(one.term);
+                    *place = Some(map.push(hash, term, offset, revision));
+                }
+            }
+        };
+        terms.keys().iter().zip(revisions).for_each(|(one, revision)| push(one, Some(*revision)));
+        terms.others().iter().for_each(|one| push(one, None));
         self.is_full.store(map.memory_bytes() > MAP_BYTES_MAX, Ordering::Relaxed);
     }
 

@@ -38,6 +38,7 @@ use crate::stats::{Counter, TopicStats};
 use crate::terms::TopicTerms;
 use crate::terms::batch_terms::BatchTerms;
 use crate::terms::recent::Recent;
+use crate::terms::revisions::Places;
 use crate::types::{Offset, Revision, Timestamp, TopicId, TopicName, Uid};
 use crate::watch::Watch;
 use flush::Flush;
@@ -206,13 +207,13 @@ impl TopicInner {
         next_offset: Offset,
         append_time: Timestamp,
         rolls: bool,
-        (terms, revisions): (&BatchTerms, &[Revision]),
+        (terms, revisions, places): (&BatchTerms, &[Revision], &mut Places),
     ) {
         let (base_offset, segment) = self.take_in(bytes, next_offset, append_time, rolls);
         if !terms.is_empty() {
             let recent = &self.terms.recent;
             let segment = segment.unwrap_or_else(|| recent.segment_in_memory(base_offset));
-            recent.push(segment, base_offset, terms, revisions);
+            recent.push(segment, base_offset, terms, (revisions, places));
         }
         // Readers look for terms up to here.
         self.log_end.store(next_offset.0, Ordering::Release);
