@@ -1,20 +1,20 @@
 //! The way of an append: check the request as a whole, hand its bytes to the engine, wait for the disk without a thread.
 //!
 //! The records are stored as the client encoded them. What the engine does meanwhile on the calling thread is bounded: one
-//! scan over the bytes, one copy, one write into the page cache. What may take longer goes to a thread that may block: the
-//! first append to a topic (its files are looked at), topics in memory (now and then they sync), large appends, those with
-//! conditions (indexes are looked into), and those that find no room and wait for some.
+//! scan over the bytes, one copy, one write into the page cache. What may take longer goes to a thread that may block: large
+//! appends, and those that the engine hands back because it would have to look at the disk, or to wait for room
+//! ([`Store::try_submit`]). That thread too only writes; for the sync nobody waits on a thread.
 
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use quipu_proto::v1 as pb;
-use quipu_storage::{Append, Appended, Condition, Durability, Error, Storage, Store, Ticket, Topic, Uid};
+use quipu_storage::{Append, Appended, Condition, Durability, Error, Store, Submission, Ticket, Topic};
 use tonic::{Code, Status};
 
 use crate::condition;
@@ -153,13 +153,38 @@ enum What {
     /// Nothing was to be appended.
     Nothing,
     Ticket(Ticket),
-    Thread(Pin<Box<dyn Future<Output = Result<Vec<Appended>, Status>> + Send>>),
+    /// A thread is on its way to a ticket, or to none if nothing was to be appended.
+    Thread(Pin<Box<dyn Future<Output = Result<Option<Ticket>, Status>> + Send>>),
+    /// The thread met an error. Nothing was appended.
+    Refused(Status),
 }
 
 impl Pending {
     /// Whether its place among the others is certain, so that the next one may begin.
     pub(crate) fn is_in_order(&self) -> bool {
         !matches!(self.what, What::Thread(_))
+    }
+
+    /// Whether it is certain already that it will be answered with an error, and nothing was appended. The answer may
+    /// come later.
+    pub(crate) fn is_refused(&self) -> bool {
+        match &self.what {
+            What::Ticket(ticket) => ticket.is_refused(),
+            What::Refused(_) => true,
+            What::Nothing | What::Thread(_) => false,
+        }
+    }
+
+    /// Ready when it [is in order](Self::is_in_order).
+    pub(crate) fn poll_in_order(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        if let What::Thread(thread) = &mut self.what {
+            self.what = match ready!(thread.as_mut().poll(task)) {
+                Ok(Some(ticket)) => What::Ticket(ticket),
+                Ok(None) => What::Nothing,
+                Err(status) => What::Refused(status),
+            };
+        }
+        Poll::Ready(())
     }
 }
 
@@ -168,12 +193,13 @@ impl Future for Pending {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        ready!(this.poll_in_order(task));
         let outcome = match &mut this.what {
-            What::Nothing => return Poll::Ready(Ok(pb::AppendResponse::default())),
-            What::Ticket(ticket) => Pin::new(ticket).poll(task).map_err(status),
-            What::Thread(thread) => thread.as_mut().poll(task),
+            What::Ticket(ticket) => ready!(Pin::new(ticket).poll(task)).map_err(status),
+            What::Refused(status) => Err(status.clone()),
+            What::Nothing | What::Thread(_) => return Poll::Ready(Ok(pb::AppendResponse::default())),
         };
-        outcome.map_ok(|appended| response(std::mem::take(&mut this.names), &appended))
+        Poll::Ready(outcome.map(|appended| response(std::mem::take(&mut this.names), &appended)))
     }
 }
 
@@ -204,8 +230,7 @@ pub(crate) fn begin(
     if validate_only {
         let what = if is_large || !checked.conditions.is_empty() {
             let store = shared.store.clone();
-            let check = move || store.check(checked.append()?).map(|()| Vec::new()).map_err(status);
-            work(shared, Vec::new(), check)
+            work(shared, move || store.check(checked.append()?).map(|()| None).map_err(status))
         } else {
             checked.append()?;
             What::Nothing
@@ -214,24 +239,20 @@ pub(crate) fn begin(
     }
     shared.counters.count_append(checked.bytes() as u64);
     let names = checked.parts.iter().map(|part| part.topic.clone()).collect();
-    let in_memory = |topic: &Topic| matches!(topic.settings().storage, Storage::Memory { .. });
-    let may_take_long = is_large
-        || !checked.conditions.is_empty()
-        || !checked.topics.iter().all(|topic| shared.has_appended(topic.uid()))
-        || checked.topics.iter().any(in_memory);
-    let what = if may_take_long {
-        on_thread(shared, checked, member)
+    let (store, member_there) = (shared.store.clone(), member.cloned());
+    let what = if is_large {
+        work(shared, move || {
+            let append = checked.append()?;
+            fenced(member_there.as_ref(), || store.begin(append).map(Some).map_err(status))
+        })
     } else {
         let append = checked.append()?;
-        let submitted = fenced(member, || match shared.store.submit(append) {
-            Ok(ticket) => Ok(Some(ticket)),
-            Err(Error::Overloaded { .. }) => Ok(None),
-            Err(error) => Err(status(error)),
-        });
-        match submitted? {
-            Some(ticket) => What::Ticket(ticket),
-            // There will be room soon; meanwhile the bound on bytes in flight holds others off.
-            None => on_thread(shared, checked, member),
+        match fenced(member, || store.try_submit(append).map_err(status))? {
+            Submission::Submitted(ticket) => What::Ticket(ticket),
+            // If it waits for room, the bound on bytes in flight holds others off meanwhile.
+            Submission::Postponed(postponed) => work(shared, move || {
+                fenced(member_there.as_ref(), || postponed.begin().map(Some).map_err(status))
+            }),
         }
     };
     Ok(Pending { names, what })
@@ -245,27 +266,13 @@ fn fenced<T>(member: Option<&Member>, append: impl FnOnce() -> Result<T, Status>
     }
 }
 
-fn on_thread(shared: &Arc<Shared>, checked: Checked, member: Option<&Member>) -> What {
-    let (store, member) = (shared.store.clone(), member.cloned());
-    let uids: Vec<_> = checked.topics.iter().map(Topic::uid).collect();
-    work(shared, uids, move || {
-        let append = checked.append()?;
-        fenced(member.as_ref(), || store.append(append).map_err(status))
-    })
-}
-
-/// Runs what appends to these topics on a thread that may block.
+/// Runs what appends on a thread that may block.
 fn work(
     shared: &Arc<Shared>,
-    uids: Vec<Uid>,
-    append: impl FnOnce() -> Result<Vec<Appended>, Status> + Send + 'static,
+    append: impl FnOnce() -> Result<Option<Ticket>, Status> + Send + 'static,
 ) -> What {
     let shared = Arc::clone(shared);
-    What::Thread(Box::pin(async move {
-        let appended = shared.append(append).await??;
-        uids.into_iter().for_each(|uid| shared.note_append(uid));
-        Ok(appended)
-    }))
+    What::Thread(Box::pin(async move { shared.append(append).await? }))
 }
 
 /// Appends, and answers when it is as durable as was asked for.

@@ -7,9 +7,10 @@
 //! when the engine has answered, whether or not its client takes the answers.
 
 use std::collections::VecDeque;
-use std::future::{Future, pending};
+use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures_util::{Stream, StreamExt};
 use quipu_proto::v1 as pb;
@@ -121,6 +122,8 @@ enum Happened {
     Placed(Option<OwnedPermit<Answer>>),
     Requested(Option<Result<SessionRequest, Status>>),
     HasRoom(Room),
+    /// The last one has its place: the next may follow.
+    InOrder,
     Draining,
 }
 
@@ -151,11 +154,12 @@ impl<S: Stream<Item = Result<SessionRequest, Status>> + Unpin + Send> Session<S>
                         response: Some(response),
                         ..Default::default()
                     }));
-                    // What was sent behind it may have been applied already, if it is the disk that failed.
+                    // What was sent behind it may have been applied already only if it is the disk that failed.
                     if is_error {
                         return;
                     }
                 }
+                Happened::InOrder => self.end_if_refused(),
                 Happened::Draining => self.end(Some(Problem::draining().into())),
                 Happened::Placed(Some(place)) => self.place = Some(place),
                 Happened::Placed(None) => return,
@@ -176,19 +180,27 @@ impl<S: Stream<Item = Result<SessionRequest, Status>> + Unpin + Send> Session<S>
         let may_read = is_open
             && self.waiting.is_none()
             && self.bytes < self.shared.config.session_bytes_max
-            // What comes after one that waits for room must not overtake it.
+            // What comes after one that a thread works on must not overtake it.
             && self.unanswered.back().is_none_or(|unanswered| unanswered.pending.is_in_order());
         if may_read && self.place.is_none() {
             self.place = self.answers.clone().try_reserve_owned().ok();
         }
         let has_place = self.place.is_some();
-        let (front, waiting) = (self.unanswered.front_mut(), self.waiting.as_mut());
-        let answered = async move {
-            match front {
-                Some(unanswered) => (&mut unanswered.pending).await,
-                None => pending().await,
+        let (unanswered, waiting) = (&mut self.unanswered, self.waiting.as_mut());
+        let goes_on = poll_fn(|task| {
+            if let Some(Unanswered { pending: last, .. }) = unanswered.back_mut()
+                && !last.is_in_order()
+                && last.poll_in_order(task).is_ready()
+            {
+                return Poll::Ready(Happened::InOrder);
             }
-        };
+            match unanswered.front_mut() {
+                Some(Unanswered { pending: first, .. }) if first.is_in_order() => {
+                    Pin::new(first).poll(task).map(Happened::Answered)
+                }
+                _ => Poll::Pending,
+            }
+        });
         let room = async move {
             match waiting {
                 Some(waiting) => waiting.room.as_mut().await,
@@ -197,7 +209,7 @@ impl<S: Stream<Item = Result<SessionRequest, Status>> + Unpin + Send> Session<S>
         };
         tokio::select! {
             biased;
-            answer = answered => Happened::Answered(answer),
+            happened = goes_on => happened,
             () = self.drain.begun(), if is_open => Happened::Draining,
             room = room => Happened::HasRoom(room),
             place = self.answers.clone().reserve_owned(), if may_read && !has_place => {
@@ -211,6 +223,13 @@ impl<S: Stream<Item = Result<SessionRequest, Status>> + Unpin + Send> Session<S>
     fn end(&mut self, ending: Option<Status>) {
         self.waiting = None;
         self.ending = Some(ending);
+    }
+
+    /// Behind one that was not applied nothing is, although its answer, which ends the session, may still have to wait.
+    fn end_if_refused(&mut self) {
+        if self.unanswered.back().is_some_and(|last| last.pending.is_refused()) {
+            self.ending.get_or_insert_default();
+        }
     }
 
     async fn take(&mut self, request: SessionRequest) {
@@ -243,6 +262,7 @@ impl<S: Stream<Item = Result<SessionRequest, Status>> + Unpin + Send> Session<S>
             Ok(pending) => {
                 self.bytes += bytes;
                 self.unanswered.push_back(Unanswered { pending, bytes, place, _room: room });
+                self.end_if_refused();
             }
             Err(status) => self.end(Some(status)),
         }

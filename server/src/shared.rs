@@ -1,8 +1,8 @@
 //! What all calls share: the store, the limits, the counters, and the word that the server is going down.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use quipu_proto::v1 as pb;
@@ -28,9 +28,6 @@ const APPENDS_MAX: usize = 32;
 /// Changes of topics that run at a time. Apart from the appends: a trim makes room for those that wait for it.
 const CHANGES_MAX: usize = 16;
 
-/// Topics that are remembered as appended to.
-const APPENDED_MAX: usize = 100_000;
-
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -47,8 +44,6 @@ pub(crate) struct Shared {
     /// Where the open subscriptions of each topic are.
     subscriptions: Mutex<HashMap<Uid, Positions>>,
     next_subscription: AtomicU64,
-    /// Topics that were appended to: the engine has looked at their files.
-    appended: RwLock<HashSet<Uid>>,
     /// Bytes of appends on their way.
     pub(crate) budget: Budget,
     /// Append sessions that have names.
@@ -105,7 +100,6 @@ impl Shared {
             drain: watch::Sender::new(false),
             subscriptions: Mutex::default(),
             next_subscription: AtomicU64::new(0),
-            appended: RwLock::default(),
             fences: Fences::default(),
         })
     }
@@ -205,20 +199,6 @@ impl Shared {
         open.insert(id, Arc::clone(&position));
         self.counters.subscriptions.fetch_add(1, Ordering::Relaxed);
         Ok(Subscribed { shared: Arc::clone(self), topic, id, position })
-    }
-
-    /// Whether the topic was appended to since the server started, as far as that is remembered.
-    pub(crate) fn has_appended(&self, topic: Uid) -> bool {
-        self.appended.read().expect("no panic under this lock").contains(&topic)
-    }
-
-    pub(crate) fn note_append(&self, topic: Uid) {
-        let mut appended = self.appended.write().expect("no panic under this lock");
-        // Deleted topics stay in it; to forget one that is not costs it one hop to another thread.
-        if appended.len() >= APPENDED_MAX {
-            appended.clear();
-        }
-        appended.insert(topic);
     }
 
     /// Subscriptions of a topic that are open now.

@@ -139,6 +139,11 @@ impl fmt::Display for FailedCondition {
     }
 }
 
+/// Records that are looked at under the writer lock for one condition, because they came since it was looked up.
+const RECORDS_UNDER_LOCK_MAX: u64 = 1024;
+/// Bytes of those, where the indexes do not tell.
+const BYTES_UNDER_LOCK_MAX: usize = 1 << 20;
+
 /// A condition on its way to being checked.
 #[derive(Debug)]
 pub(crate) struct Check {
@@ -204,7 +209,12 @@ impl Check {
                 self.check_start(from)?;
                 topic.gather()?;
                 let (gone, to) = (topic.terms.recent.lock().gone, topic.log_end());
-                let first = match Search::new(&topic, filter).first(&self.source, from, to) {
+                let begin = match &self.known {
+                    // What does not match never will.
+                    Known::Searched { first: None, to, .. } => from.max(*to),
+                    _ => from,
+                };
+                let first = match Search::new(&topic, filter).first(&self.source, begin, to) {
                     // Trimmed meanwhile.
                     Err(Error::OffsetTrimmed { .. }) => return self.check_start(from),
                     first => first?,
@@ -331,13 +341,24 @@ impl Check {
         })
     }
 
-    /// The first match: what was found before, or among the records that have come since, which are in memory.
+    /// The first match: what was found before, or among the records that have come since, which are in memory. So many at
+    /// most: with more, those are to be looked at first without the lock.
     fn first_match(&self, filter: &Filter) -> Result<Result<Option<Offset>>, Outdated> {
         let Known::Searched { first, to, gone } = &self.known else { return Err(Outdated) };
         let topic = self.topic();
         let end = topic.head().next_offset;
         if first.is_some() || end == *to {
             return Ok(Ok(*first));
+        }
+        if end - *to > RECORDS_UNDER_LOCK_MAX {
+            return Err(Outdated);
+        }
+        // The log may have ended before the first offset that is asked about.
+        let from = (*to).max(self.first_offset());
+        let mut search = Search::new(topic, filter);
+        if search.reads_records() || !filter.key_prefixes.is_empty() {
+            // To find a prefix among the terms takes a look at all of them, however few have come.
+            return self.first_in_tail(filter, from, end).map(Ok);
         }
         let recent = {
             let state = topic.terms.recent.lock();
@@ -347,29 +368,36 @@ impl Check {
             state.maps.iter().map(|(base, map)| (*base, Arc::clone(map))).collect()
         };
         let parts = Parts { sealed: Vec::new(), recent, stamp: (0, *gone) };
-        let mut search = Search::new(topic, filter);
-        // The log may have ended before the first offset that is asked about.
-        let mut from = (*to).max(self.first_offset());
-        loop {
-            let offset = match search.candidate(topic, &parts, from, end) {
-                Ok(Some(offset)) => offset,
-                outcome => return Ok(outcome),
-            };
-            if !search.reads_records() {
-                return Ok(Ok(Some(offset)));
-            }
-            // If it was flushed by now it is to be read outside of the lock.
-            let found = topic.tail().find(offset).filter(|batch| batch.base_offset <= offset).cloned();
+        Ok(search.candidate(topic, &parts, from, end))
+    }
+
+    /// The first record in `from..end` that matches, of those in the tail. If some were flushed by now, or they are many
+    /// bytes, they are to be read outside of the lock.
+    fn first_in_tail(
+        &self,
+        filter: &Filter,
+        mut from: Offset,
+        end: Offset,
+    ) -> Result<Option<Offset>, Outdated> {
+        let topic = self.topic();
+        let mut bytes = 0;
+        while from < end {
+            let found = topic.tail().find(from).filter(|batch| batch.base_offset <= from).cloned();
             let found = found.ok_or(Outdated)?;
+            bytes += found.bytes.len();
+            if bytes > BYTES_UNDER_LOCK_MAX {
+                return Err(Outdated);
+            }
             let header =
                 BatchHeader::decode(&found.bytes, topic.seed).expect("the tail holds intact batches only");
             let Ok(batch) = Batch::trusted(header, found.bytes) else { return Err(Outdated) };
-            let matching = batch.records().flatten().find(|(at, view)| *at >= offset && filter.matches(view));
+            let matching = batch.records().flatten().find(|(at, view)| *at >= from && filter.matches(view));
             if let Some((offset, _)) = matching {
-                return Ok(Ok(Some(offset)));
+                return Ok(Some(offset));
             }
             from = batch.next_offset();
         }
+        Ok(None)
     }
 }
 
@@ -393,5 +421,47 @@ mod tests {
         topic.append(&[Record::new("taken twice").with_tag("seat-7")]).unwrap();
         let failed = check.renew().unwrap().unwrap().unwrap();
         assert_eq!(failed.check, FailedCheck::Match { offset: Offset(1) });
+    }
+
+    fn prefix_check(topic: &Topic) -> Check {
+        let filter = Filter::new().key_prefix("seat-");
+        let mut check =
+            Check::new(0, topic.source(), Condition::NoMatch { filter, after_offset: None }).unwrap();
+        check.look_up().unwrap();
+        check
+    }
+
+    /// To find a prefix every recent term was looked at under the lock, also when one record had come.
+    #[test]
+    fn a_prefix_is_looked_for_under_the_lock_only_among_what_came_since() {
+        let dir = tempfile::tempdir().unwrap();
+        let topic = Store::open(dir.path()).unwrap().topic_or_create("seats").unwrap();
+        topic.append(&[Record::keyed("other", "x")]).unwrap();
+        let check = prefix_check(&topic);
+        topic.append(&[Record::keyed("another", "x"), Record::keyed("seat-7", "taken")]).unwrap();
+        // Nothing is found where nothing should be looked for.
+        topic.inner.terms.recent.lock().maps.clear();
+        let failed = check.renew().unwrap().unwrap().unwrap();
+        assert_eq!(failed.check, FailedCheck::Match { offset: Offset(2) });
+    }
+
+    #[test]
+    fn so_much_that_came_since_is_looked_at_before_the_lock_and_only_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let topic = Store::open(dir.path()).unwrap().topic_or_create("seats").unwrap();
+        let large = vec![b'x'; BYTES_UNDER_LOCK_MAX];
+        for records in [vec![Record::keyed("other", "x"); 2000], vec![Record::keyed("other", large)]] {
+            let mut check = prefix_check(&topic);
+            topic.append(&records).unwrap();
+            assert!(check.renew().is_err());
+            check.look_up().unwrap();
+            assert_eq!(check.renew().unwrap().unwrap(), None);
+        }
+        let mut check = prefix_check(&topic);
+        topic.append(&vec![Record::keyed("seat-7", "taken"); 2000]).unwrap();
+        let end = topic.log_end_offset();
+        check.look_up().unwrap();
+        let failed = check.renew().unwrap().unwrap().unwrap();
+        assert_eq!(failed.check, FailedCheck::Match { offset: Offset(end.0 - 2000) });
     }
 }

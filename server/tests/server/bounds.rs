@@ -69,6 +69,61 @@ async fn a_stalled_read_of_the_disk_does_not_delay_an_append_of_another_client()
     server.stop().await.unwrap();
 }
 
+/// The last revisions of keys that are not recent are in indexes on the disk, which were read on the thread that serves
+/// others as well.
+#[tokio::test]
+async fn an_append_of_a_key_that_must_be_looked_up_on_a_stalled_disk_delays_no_append_of_another_client() {
+    let disk = Arc::new(StallingDisk::default());
+    let gate = Arc::clone(&disk.gate);
+    let server = Server::with(Config::default(), Store::builder().disk(disk)).await;
+    let settings = pb::TopicSettings { segment_bytes_max: 4096, ..Default::default() };
+    server.create_with("orders", settings).await;
+    let mut log = server.log().await;
+    log.append(append("orders", vec![keyed("old", "x")])).await.unwrap();
+    for _ in 0..10 {
+        log.append(append("orders", vec![keyed("filler", &"x".repeat(1000))])).await.unwrap();
+    }
+    let store = server.store.clone();
+    tokio::task::spawn_blocking(move || store.checkpoint().unwrap()).await.unwrap();
+    log.append(append("orders", vec![keyed("hot", "x")])).await.unwrap();
+    gate.close();
+    let send = |request| {
+        let mut log = log.clone();
+        tokio::spawn(async move { log.append(request).await.unwrap().into_inner().appended.remove(0) })
+    };
+    let looked_up = send(append("orders", vec![keyed("old", "y")]));
+    let (requests, received) = tokio::sync::mpsc::channel(10);
+    let in_session = |request| pb::AppendSessionRequest { append: Some(request), opening: None };
+    // Behind it in a session nothing overtakes it.
+    requests.send(in_session(append("orders", vec![keyed("old", "z")]))).await.unwrap();
+    requests.send(in_session(append("orders", vec![record("last")]))).await.unwrap();
+    let received = tokio_stream::wrappers::ReceiverStream::new(received);
+    let mut session = log.append_session(received).await.unwrap().into_inner();
+    until(|| gate.waiting() >= 1).await;
+    for revision in 1..4 {
+        let appended = log.append(append("orders", vec![keyed("hot", "x"), record("plain")]));
+        let answer = tokio::time::timeout(PATIENCE, appended).await.expect("not delayed").unwrap();
+        assert_eq!(answer.into_inner().appended[0].revisions, [revision]);
+    }
+    assert!(!gate.has_timed_out(), "nobody waited on this thread");
+    let end = server.store.topic("orders").unwrap().log_end_offset().value();
+    gate.open();
+    let mut revisions = looked_up.await.unwrap().revisions;
+    let mut offsets = Vec::new();
+    while offsets.len() < 2 {
+        if let Some(mut response) = session.message().await.unwrap().unwrap().response {
+            let appended = response.appended.remove(0);
+            revisions.extend(appended.revisions);
+            offsets.push(appended.first_offset);
+        }
+    }
+    revisions.sort_unstable();
+    assert_eq!(revisions, [1, 2]);
+    assert!(end <= offsets[0] && offsets[0] < offsets[1], "{offsets:?} behind {end}");
+    drop(requests);
+    server.stop().await.unwrap();
+}
+
 /// Of a subscription that nobody reads, the server takes no more than this: a response of 256 KiB on its way to the wire,
 /// one being put together, and what HTTP/2 lets it send (400 KiB of its own and the client's window of 64 KiB).
 const UNREAD_BYTES_MAX: u64 = (2 * 256 + 400 + 64 + 64) << 10;

@@ -1,13 +1,18 @@
 //! Appends with conditions, and the revisions that they are about.
 
+use std::sync::Arc;
+
 use pb::append_condition::stream_revision::Expected;
 use pb::append_condition::{Condition, NoMatch, StreamRevision};
 use pb::append_condition_failure::{FailedCondition, failed_condition};
 use prost::Message;
 use quipu_proto::v1 as pb;
+use quipu_server::Config;
+use quipu_storage::Store;
 use tonic::{Code, Status};
 
 use crate::common::*;
+use crate::stalled_disk::StallingDisk;
 
 const NOT_APPLIED: &str = "NOT_APPLIED";
 
@@ -121,6 +126,67 @@ async fn a_failed_condition_ends_a_session_and_nothing_behind_it_is_applied() {
     assert_eq!(revisions, [0, 1]);
     assert_eq!(failure(&error).failed[0].actual, Some(2));
     assert_eq!(server.store.topic("orders").unwrap().log_end_offset().value(), 2);
+    server.stop().await.unwrap();
+}
+
+/// Each waited for the sync of the one before, although that is checked against what is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn conditional_appends_of_a_session_share_a_sync_and_a_failed_one_is_told_with_it() {
+    const APPENDS: u64 = 20;
+    let disk = Arc::new(StallingDisk::default());
+    let syncs = Arc::clone(&disk.sync_gate);
+    let server = Server::with(Config::default(), Store::builder().disk(disk)).await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    syncs.close();
+    let at = |next: u64| {
+        let mut conditions = vec![condition("orders", Condition::NextOffset(next))];
+        // Some are looked up on another thread.
+        if next.is_multiple_of(3) {
+            conditions.push(no_match("orders", "none", None));
+        }
+        let append = pb::AppendRequest { conditions, ..append("orders", vec![keyed("a", "x")]) };
+        pb::AppendSessionRequest { append: Some(append), opening: None }
+    };
+    let (requests, received) = tokio::sync::mpsc::channel(100);
+    for next in 0..APPENDS {
+        requests.send(at(next)).await.unwrap();
+    }
+    let received = tokio_stream::wrappers::ReceiverStream::new(received);
+    let mut answers = log.append_session(received).await.unwrap().into_inner();
+    let topic = server.store.topic("orders").unwrap();
+    let is_written = async {
+        while topic.log_end_offset().value() < APPENDS {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_written).await.expect("they do not wait for a sync");
+    assert_eq!(topic.high_watermark().value(), 0);
+    for next in [0, APPENDS] {
+        requests.send(at(next)).await.unwrap();
+    }
+    let is_refused = async {
+        while server.store.stats().appends_refused == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_refused).await.expect("the engine has decided");
+    syncs.open();
+    let mut offsets = Vec::new();
+    let error = loop {
+        match answers.message().await {
+            Ok(Some(answer)) => {
+                let appended = answer.response.map(|response| response.appended).unwrap_or_default();
+                offsets.extend(appended.into_iter().map(|appended| appended.first_offset));
+            }
+            Ok(None) => panic!("it ends with an error"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(offsets, (0..APPENDS).collect::<Vec<_>>());
+    assert_eq!(failure(&error).failed[0].actual, Some(APPENDS));
+    assert_eq!((topic.log_end_offset().value(), topic.high_watermark().value()), (APPENDS, APPENDS));
+    assert!(!syncs.has_timed_out());
     server.stop().await.unwrap();
 }
 

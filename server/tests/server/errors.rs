@@ -5,7 +5,7 @@ use crate::stalled_disk::StallingDisk;
 use pb::start_position::Position;
 use quipu_proto::v1 as pb;
 use quipu_server::Config;
-use quipu_storage::{Store, StoreSettings};
+use quipu_storage::{Record, Store, StoreSettings};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -228,13 +228,18 @@ async fn a_topic_is_made_once_and_only_so_many() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn appends_beyond_the_bound_on_bytes_in_flight_are_overloaded_and_may_come_again() {
-    // Each append waits for a sync that nobody makes: without threads the store syncs for those who block.
+    // Each append waits for a sync that nobody makes: without threads the store syncs for those who block, and nobody does.
     let config = Config { append_bytes_in_flight_max: 64 << 10, ..Config::default() };
     let settings = StoreSettings { background: false, ..StoreSettings::default() };
     let server = Server::with(config, Store::builder().settings(settings)).await;
     server.create("orders").await;
-    let mut log = server.log().await;
-    log.append(append("orders", vec![record("first: on a thread that may block")])).await.unwrap();
+    let log = server.log().await;
+    server
+        .store
+        .topic("orders")
+        .unwrap()
+        .append(&[Record::new("first: of a topic it looks at files")])
+        .unwrap();
     let mut waiting = Vec::new();
     let error = loop {
         let mut log = log.clone();

@@ -2,7 +2,7 @@
 
 use quipu_proto::v1 as pb;
 use quipu_server::Config;
-use quipu_storage::{Store, StoreSettings};
+use quipu_storage::{Record, Store, StoreSettings};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
@@ -102,7 +102,7 @@ async fn a_session_reads_no_further_than_it_has_granted() {
     let server = Server::with(config, Store::builder().settings(settings)).await;
     server.create("orders").await;
     // The first append of a topic is not in question here.
-    server.log().await.append(append("orders", vec![record("0")])).await.unwrap();
+    server.store.topic("orders").unwrap().append(&[Record::new("0")]).unwrap();
     let mut session = Session::open(&server).await;
     assert_eq!(session.granted_bytes, 64 << 10);
     for _ in 0..20 {
@@ -149,7 +149,7 @@ async fn all_sessions_together_have_only_so_much_on_its_way_and_each_goes_on_in_
     let server = Server::with_metrics_and(config, Store::builder().settings(settings)).await;
     server.create("orders").await;
     let mut log = server.log().await;
-    log.append(append("orders", vec![record("0")])).await.unwrap();
+    server.store.topic("orders").unwrap().append(&[Record::new("0")]).unwrap();
     let mut sessions = Vec::new();
     for _ in 0..6 {
         let session = Session::open(&server).await;

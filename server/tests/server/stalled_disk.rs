@@ -1,4 +1,5 @@
-//! A disk whose reads of segments stall for as long as a test wants, and which is full or fails syncs when it wants.
+//! A disk whose reads of segments, or whose syncs, stall for as long as a test wants, and which is full or fails syncs when
+//! it wants.
 
 use std::io;
 use std::ops::Range;
@@ -11,7 +12,7 @@ use quipu_storage::disk::{DirLock, Disk, Entry, File, Map, OpenMode, OsDisk, Wri
 
 use crate::common::PATIENCE;
 
-/// Whether reads go through, and how many wait.
+/// Whether reads, or syncs, go through, and how many wait.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     state: Mutex<(bool, usize)>,
@@ -69,12 +70,15 @@ impl Gate {
 pub(crate) struct StallingDisk {
     disk: OsDisk,
     pub(crate) gate: Arc<Gate>,
+    /// For syncs of files.
+    pub(crate) sync_gate: Arc<Gate>,
 }
 
 #[derive(Debug)]
 struct StallingFile {
     file: Arc<dyn File>,
     gate: Arc<Gate>,
+    sync_gate: Arc<Gate>,
     is_segment: bool,
 }
 
@@ -98,6 +102,7 @@ impl Disk for StallingDisk {
         Ok(Arc::new(StallingFile {
             file: self.disk.open(path, mode)?,
             gate: Arc::clone(&self.gate),
+            sync_gate: Arc::clone(&self.sync_gate),
             is_segment,
         }))
     }
@@ -147,6 +152,7 @@ impl File for StallingFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.sync_gate.pass();
         if self.gate.fails_syncs.load(Ordering::Acquire) {
             return Err(io::Error::other("the test wants it so"));
         }
