@@ -2,7 +2,8 @@
 //!
 //! 1. Encode and sum the records and look up the revisions of their keys, in the caller's thread and outside of every
 //!    lock ([`Append`]).
-//! 2. Take the writer lock; see whether the revisions still hold, and the conditions; wait for room if there is none.
+//! 2. Take the writer lock; see whether it is a repeat, which is answered as the first time ([`super::repeat`]); whether
+//!    the revisions still hold, the conditions and the fencing tokens; wait for room if there is none.
 //! 3. Give offsets and times, seal the batches.
 //! 4. Write one frame with all of them into the journal. If that fails nothing was applied.
 //! 5. Put the batches into their topics' tails.
@@ -17,10 +18,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::repeat::{Repeat, Request};
 use super::{Handle, Store, StoreInner};
 use crate::condition::{Check, Condition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::aligned;
+use crate::format::answer::{ANSWER_BYTES_MAX, PRODUCER_NAME_BYTES_MAX, Producer};
 use crate::format::batch::{self, BatchBuilder};
 use crate::format::frame::{BatchEntry, Change};
 use crate::format::record::{Record, RecordView, Records, encoded_field_bytes, put_record};
@@ -44,18 +47,21 @@ const CHANGE_BYTES_MAX: usize = 4096;
 /// Records for one topic or more, to be appended as one: all or nothing.
 #[derive(Debug, Default)]
 pub struct Append {
-    durability: Durability,
-    parts: Vec<Part>,
+    pub(super) durability: Durability,
+    pub(super) parts: Vec<Part>,
     conditions: Vec<(Topic, Condition)>,
+    pub(super) producer: Option<Producer>,
+    pub(super) request_id: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
-struct Part {
-    topic: Topic,
+pub(super) struct Part {
+    pub(super) topic: Topic,
     /// Room for a batch header, and behind it the encoded records.
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
     record_count: u64,
     terms: BatchTerms,
+    fencing_token: Option<u64>,
 }
 
 /// Where the records of an append are now.
@@ -173,6 +179,60 @@ impl Append {
         self
     }
 
+    /// Makes it the append of this sequence of a named producer, so that it is applied once however often it is repeated:
+    /// a repeat gets the first answer, and [`Ticket::is_duplicate`] says so. Neither a restart nor retention, compaction or
+    /// the deletion of a topic makes the store forget that, only [`Store::forget_producer`].
+    ///
+    /// The first append of an epoch has sequence 0, each next one is one more; one that was refused has used none up. A
+    /// higher epoch shuts out whoever still uses a lower one. The answers of the last 64 appends are kept: a repeat of an
+    /// older one is answered with an empty list.
+    ///
+    /// A repeat has the same topics in the same order, with the same bytes of records; its conditions and fencing tokens
+    /// are not looked at again. What it asks to be as durable as, it is.
+    ///
+    /// ```
+    /// # use quipu_storage::{Append, Producer, Record, Store};
+    /// # fn main() -> quipu_storage::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path())?;
+    /// # let orders = store.topic_or_create("orders")?;
+    /// let producer = |sequence| Producer { name: "importer".into(), epoch: 1, sequence };
+    /// let append = |sequence| {
+    ///     store.append(Append::new().records(&orders, &[Record::new("placed")])?.producer(producer(sequence)))
+    /// };
+    /// let first = append(0)?;
+    /// assert_eq!(append(0)?, first);
+    /// assert_ne!(append(1)?, first);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn producer(mut self, producer: Producer) -> Self {
+        self.producer = Some(producer);
+        self
+    }
+
+    /// Gives it an id of 1 to 64 bytes that its caller made up, so that a repeat of it with this id is applied once. The
+    /// store knows the last 16,384 ids, over all topics. Otherwise as with a [`producer`](Self::producer); an append has the
+    /// one or the other.
+    #[must_use]
+    pub fn request_id(mut self, id: impl Into<Vec<u8>>) -> Self {
+        self.request_id = Some(id.into());
+        self
+    }
+
+    /// Applies the append only if the topic has no higher fencing token than this; a lower one of the topic is raised to
+    /// it, in the order of appends. So whoever takes a topic over appends with a higher token, and shuts out who had it
+    /// before.
+    ///
+    /// An append without a token is not checked: all who share a topic in this way must name theirs. The append needs
+    /// records for the topic.
+    #[must_use]
+    pub fn fencing_token(mut self, topic: &Topic, token: u64) -> Self {
+        self.part(topic).fencing_token = Some(token);
+        self
+    }
+
     fn part(&mut self, topic: &Topic) -> &mut Part {
         let found = self.parts.iter().position(|part| Arc::ptr_eq(&part.topic.inner, &topic.inner));
         let number = found.unwrap_or_else(|| {
@@ -181,6 +241,7 @@ impl Append {
                 body: vec![0; batch::HEADER_BYTES],
                 record_count: 0,
                 terms: BatchTerms::default(),
+                fencing_token: None,
             });
             self.parts.len() - 1
         });
@@ -188,7 +249,7 @@ impl Append {
     }
 
     /// Checks the bounds and makes the batches.
-    fn prepare(self, store: &StoreInner) -> Result<(Vec<Prepared>, Vec<Check>, Durability)> {
+    pub(super) fn prepare(self, store: &StoreInner) -> Result<(Vec<Prepared>, Vec<Check>, Durability)> {
         let settings = &store.context.settings;
         let records: u64 = self.parts.iter().map(|part| part.record_count).sum();
         let bytes: u64 = self.parts.iter().map(|part| (part.body.len() - batch::HEADER_BYTES) as u64).sum();
@@ -229,6 +290,7 @@ impl Append {
                 batch: BatchBuilder::from_body(part.body, count, codec),
                 record_count: part.record_count,
                 terms: part.terms,
+                fencing_token: part.fencing_token,
                 numbered: Numbered::default(),
                 rolls: false,
                 reserves: None,
@@ -241,11 +303,12 @@ impl Append {
 }
 
 /// A part of an append, ready to be sealed.
-struct Prepared {
+pub(super) struct Prepared {
     topic: Arc<TopicInner>,
     batch: BatchBuilder,
     record_count: u64,
     terms: BatchTerms,
+    fencing_token: Option<u64>,
     numbered: Numbered,
     /// Whether it starts a new segment.
     rolls: bool,
@@ -279,6 +342,22 @@ impl Prepared {
         Ok(())
     }
 
+    /// Whether the topic's fencing token lets it through. Under the writer lock, like the next one.
+    fn check_token(&self) -> Result<()> {
+        let current = self.topic.fencing_token.load(Ordering::Relaxed);
+        match self.fencing_token {
+            Some(token) if token < current => {
+                Err(Error::TopicFenced { topic: self.topic.name.clone(), token, current })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The token that the topic gets by it.
+    fn raises_token(&self) -> Option<u64> {
+        self.fencing_token.filter(|&token| token > self.topic.fencing_token.load(Ordering::Relaxed))
+    }
+
     fn put_revisions(&mut self) {
         if !self.numbered.revisions.is_empty() {
             self.batch.put_revisions(&self.numbered.revisions);
@@ -300,10 +379,17 @@ fn check_all(checks: &[Check]) -> Result<Result<(), usize>> {
 }
 
 /// An append that is in the tails.
-struct Written {
-    position: Position,
-    awaits_sync: bool,
-    appended: Vec<Appended>,
+pub(super) struct Written {
+    pub(super) position: Position,
+    pub(super) awaits_sync: bool,
+    pub(super) outcome: Outcome,
+}
+
+/// What came of an append.
+pub(super) enum Outcome {
+    Appended(Vec<Appended>),
+    /// It was there already.
+    Repeat(Repeat),
 }
 
 /// An append that was written and may still have to be synced.
@@ -317,6 +403,7 @@ pub struct Ticket {
     /// Whether it is done only when everything below `position` is synced.
     awaits_sync: bool,
     appended: Vec<Appended>,
+    is_duplicate: bool,
     waker: Option<u64>,
     /// For the latency of those that wait for the disk; the others would spend more on the clock than on the append.
     begun: Option<Instant>,
@@ -326,6 +413,12 @@ impl Ticket {
     /// Where the records are, whether they are durable yet or not.
     pub fn appended(&self) -> &[Appended] {
         &self.appended
+    }
+
+    /// Whether it had been applied before: then [`appended`](Self::appended) is the answer of that time, or empty if it is
+    /// one of a [`producer`](Append::producer) that is not kept any more.
+    pub fn is_duplicate(&self) -> bool {
+        self.is_duplicate
     }
 
     /// Blocks until the append is as durable as was asked for; one answer for each topic, in order of first mention.
@@ -397,33 +490,52 @@ impl Store {
         self.start(append, false)
     }
 
-    fn start(&self, append: Append, may_wait: bool) -> Result<Ticket> {
+    fn start(&self, mut append: Append, may_wait: bool) -> Result<Ticket> {
         let begun = (append.durability == Durability::Synced).then(Instant::now);
         let inner = &self.handle.inner;
-        let outcome = append
-            .prepare(inner)
-            .and_then(|(parts, checks, durability)| inner.write(parts, checks, durability, may_wait));
-        let Written { position, awaits_sync, appended } =
+        let outcome = match append.identity() {
+            Ok(None) => append
+                .prepare(inner)
+                .and_then(|(parts, checks, asked)| inner.write(parts, checks, None, asked, may_wait)),
+            Ok(Some(identity)) => self.start_once(append, identity, may_wait),
+            Err(error) => Err(error),
+        };
+        let Written { position, awaits_sync, outcome } =
             outcome.inspect_err(|_| inner.context.counters.appends_refused.add(1))?;
-        Ok(Ticket { handle: Arc::clone(&self.handle), position, awaits_sync, appended, waker: None, begun })
+        let (appended, is_duplicate) = match outcome {
+            Outcome::Appended(appended) => (appended, false),
+            Outcome::Repeat(repeat) => {
+                inner.context.counters.appends_repeated.add(1);
+                (repeat.into_appended(), true)
+            }
+        };
+        let handle = Arc::clone(&self.handle);
+        Ok(Ticket { handle, position, awaits_sync, appended, is_duplicate, waker: None, begun })
     }
 }
 
 impl StoreInner {
     /// Steps 2 to 5.
-    fn write(
+    pub(super) fn write(
         &self,
         mut parts: Vec<Prepared>,
         mut checks: Vec<Check>,
+        request: Option<Request>,
         asked: Durability,
         may_wait: bool,
     ) -> Result<Written> {
         let context = &*self.context;
         let mut guard = loop {
-            let writer = self.writer();
+            let mut writer = self.writer();
             context.check_writable()?;
+            if let Some(request) = &request
+                && let Some(written) = self.repeat(&mut writer, request, asked)?
+            {
+                return Ok(written);
+            }
             for part in &parts {
                 part.topic.check_alive()?;
+                part.check_token()?;
             }
             if let Some(part) = parts.iter().find(|part| part.topic.is_out_of_memory()) {
                 let reserved_at = Position(part.topic.reserved_at.load(Ordering::Relaxed));
@@ -448,8 +560,9 @@ impl StoreInner {
             }
             // A frame has its header, its list and each batch padded.
             let frame_bytes_most =
-                parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
-            let bytes_most = frame_bytes_most + CHANGES_RESERVE_BYTES;
+                parts.iter().map(|part| aligned(part.batch.len()) + 64).sum::<usize>() + 64;
+            let of_request = request.as_ref().map_or(0, |_| ANSWER_BYTES_MAX + PRODUCER_NAME_BYTES_MAX + 64);
+            let bytes_most = frame_bytes_most + of_request + CHANGES_RESERVE_BYTES;
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
             if writer.journal.has_room(bytes_most) && !tail_is_full {
@@ -494,11 +607,21 @@ impl StoreInner {
                 });
                 is_journaled = true;
             }
+            if let Some(token) = part.raises_token() {
+                writer.frame.put(&Change::Fenced { topic: topic.id, token });
+                is_journaled = true;
+            }
             let durability = if in_memory { Durability::Accepted } else { asked };
             let revisions = std::mem::take(&mut part.numbered.revisions);
             let first_offset = head.next_offset;
             appended.push(Appended { first_offset, next_offset, append_time, durability, revisions });
         }
+        let answered = request.map(|request| {
+            let change = request.answered(parts.iter().map(|part| part.topic.id).zip(&appended));
+            writer.frame.put(&change);
+            is_journaled = true;
+            change
+        });
         let mut position = writer.journal.position();
         if is_journaled {
             let frame_bytes = writer.frame.finish();
@@ -522,6 +645,9 @@ impl StoreInner {
                 .write(&mut writer.frame, frame_bytes, batches, synced, reach)
                 .map_err(|error| self.context.fail(error))?;
         }
+        if let Some(Change::Answered(answered)) = answered {
+            writer.producers.take(answered);
+        }
         let mut awaits_sync = asked == Durability::Synced;
         let mut bytes = 0;
         for (part, appended) in parts.iter_mut().zip(&appended) {
@@ -532,6 +658,9 @@ impl StoreInner {
             topic.push_with(stored, appended.next_offset, appended.append_time, part.rolls, terms);
             topic.records_appended.add_alone(part.record_count);
             context.counters.records_appended.add_alone(part.record_count);
+            if let Some(token) = part.raises_token() {
+                topic.fencing_token.store(token, Ordering::Relaxed);
+            }
             if let Some(free) = part.reserves {
                 topic.reserved.store(free.0, Ordering::Relaxed);
                 topic.reserved_at.store(position.0, Ordering::Relaxed);
@@ -552,7 +681,7 @@ impl StoreInner {
         for part in &parts {
             part.topic.watch.notify();
         }
-        Ok(Written { position, awaits_sync, appended })
+        Ok(Written { position, awaits_sync, outcome: Outcome::Appended(appended) })
     }
 
     /// Everything below `synced` is durable: a topic in memory whose offsets were set aside there gives them from now on

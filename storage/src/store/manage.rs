@@ -7,8 +7,10 @@ use super::{Deleted, Store, StoreInner};
 use crate::Topic;
 use crate::context::random;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::answer::PRODUCER_NAME_BYTES_MAX;
 use crate::format::checkpoint::TopicState;
 use crate::format::frame::Change;
+use crate::producers::ProducerInfo;
 use crate::settings::TopicSettings;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Timestamp, TopicId, TopicName, Uid};
@@ -79,6 +81,7 @@ impl Store {
                 last_time: Timestamp::ZERO,
                 active: None,
                 sealed: Vec::new(),
+                fencing_token: 0,
             };
             let topic = Arc::new(TopicInner::new(&inner.context, &state));
             writer.next_topic = TopicId(state.id.0 + 1);
@@ -140,6 +143,35 @@ impl Store {
         let deleted = writer.deleted.iter_mut().find(|deleted| deleted.topic == topic.id);
         deleted.expect("only who may go is taken off the list").may_go = true;
         Ok(())
+    }
+}
+
+impl Store {
+    /// What is known of a named producer.
+    pub fn producer(&self, name: &str) -> Option<ProducerInfo> {
+        self.handle.inner.writer().producers.producer(name)
+    }
+
+    /// At most `count` producers in the order of their names: from behind `after`, or the first ones.
+    pub fn producers(&self, after: Option<&str>, count: usize) -> Vec<ProducerInfo> {
+        self.handle.inner.writer().producers.page(after, count)
+    }
+
+    /// Forgets a producer that does not append any more; when this returns, that survives a power cut. Its name may be
+    /// used anew, with any epoch. A repeat of an append that it made would be applied again.
+    ///
+    /// # Errors
+    /// [`Error::ProducerNotFound`].
+    pub fn forget_producer(&self, name: &str) -> Result<()> {
+        let inner = &self.handle.inner;
+        let _working = inner.begin_work()?;
+        let plan = |writer: &mut super::Writer| match writer.producers.producer(name) {
+            Some(producer) => Ok(Change::ProducerForgotten { name: producer.name }),
+            None => {
+                Err(Error::ProducerNotFound { name: name.chars().take(PRODUCER_NAME_BYTES_MAX).collect() })
+            }
+        };
+        inner.change(plan, |writer| writer.producers.forget(name))
     }
 }
 
