@@ -259,6 +259,32 @@ fn of_an_append_longer_ago_than_the_answers_reach_it_is_known_that_it_was_applie
 }
 
 #[test]
+fn the_last_16384_request_ids_are_known_after_a_crash_and_a_checkpoint_and_older_ones_are_new() {
+    const BOUND: u64 = 16_384;
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = quiet(dir.path());
+    store.create_topic("t", TopicSettings::default()).unwrap();
+    let send = |store: &Store, number: u64| {
+        let append = of(&store.topic("t").unwrap(), &number.to_string()).durability(Durability::Written);
+        submit(store, append.request_id(number.to_le_bytes())).unwrap()
+    };
+    let first: Vec<_> = (0..BOUND + 5).map(|number| send(&store, number).0).collect();
+    for is_closed in [false, true] {
+        store = reopened(store, dir.path(), is_closed);
+        assert_eq!(store.stats().request_ids, BOUND);
+        for number in [5, BOUND / 2, BOUND + 4] {
+            let (answer, is_duplicate) = send(&store, number);
+            assert!(is_duplicate, "{number}");
+            assert_eq!(answer[0].first_offset, first[usize::try_from(number).unwrap()][0].first_offset);
+        }
+        store.checkpoint().unwrap();
+    }
+    assert!(!send(&store, 4).1, "forgotten, so it is new");
+    assert!(!send(&store, 5).1, "forgotten because of that one");
+    assert!(send(&store, BOUND + 4).1);
+}
+
+#[test]
 fn revisions_that_an_answer_has_no_room_for_are_read_from_the_batch() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = quiet(dir.path());
