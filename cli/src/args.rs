@@ -157,6 +157,10 @@ pub(crate) enum Command {
     /// Create, list, describe, alter, delete, trim, compact and verify topics.
     #[command(visible_alias = "topic")]
     Topics(commands::topics::TopicsArgs),
+    /// List the keys of a topic, each with its last revision and how many records it has.
+    Streams(commands::streams::StreamsArgs),
+    /// Say whether conditions of an append would hold now, and which records stand against them.
+    Explain(commands::explain::ExplainArgs),
     /// Show how the server and its store are; ends with 0 only if it takes appends.
     Status(commands::status::StatusArgs),
     /// Write a whole topic to a file.

@@ -62,8 +62,8 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::OutOfRange,
         6,
-        "OFFSET_TRIMMED, OFFSET_UNWRITTEN",
-        "use an offset within the bounds in the message",
+        "OFFSET_TRIMMED, OFFSET_UNWRITTEN, REVISION_UNWRITTEN, CONDITION_TRIMMED",
+        "use an offset or a revision within the bounds in the message",
     ),
     (
         Exit::Busy,
@@ -194,6 +194,7 @@ impl From<StorageError> for Failure {
             ErrorKind::Exists => (Exit::Conflict, "TOPIC_EXISTS"),
             ErrorKind::OutOfRange => match &error {
                 E::OffsetTrimmed { .. } => (Exit::OutOfRange, "OFFSET_TRIMMED"),
+                E::ConditionTrimmed { .. } => (Exit::OutOfRange, "CONDITION_TRIMMED"),
                 _ => (Exit::OutOfRange, "OFFSET_UNWRITTEN"),
             },
             ErrorKind::Busy => match &error {
@@ -237,6 +238,13 @@ impl From<StorageError> for Failure {
             E::OffsetUnwritten { .. } => {
                 failure.hint("`--from latest` starts behind the last record there is")
             }
+            E::ConditionFailed { failed } => match failed.first() {
+                Some(first) => {
+                    let offset = first.check.first_conflicting_offset().map(|offset| offset.0);
+                    failure.hint(crate::requirement::look_at(first.topic.as_str(), offset))
+                }
+                None => failure,
+            },
             E::NotAStore { .. } => failure.hint("name another directory with --data"),
             _ => failure,
         }

@@ -8,6 +8,7 @@
 //! | [`input`], [`mod@format`], [`template`] | records in, records out |
 //! | [`archive`] | whole topics in, whole topics out |
 //! | [`config`] | the settings of a server, from flags, environment and file |
+//! | [`requirement`] | what must hold for an append |
 //! | [`exit`] | failures and exit codes |
 
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@ mod format;
 mod input;
 mod output;
 mod position;
+mod requirement;
 mod template;
 mod units;
 

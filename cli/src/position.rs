@@ -27,6 +27,8 @@ pub(crate) enum Position {
     Last(u64),
     /// The first record appended at this time or later, in milliseconds since the Unix epoch.
     Time(u64),
+    /// The record of the one key that is read which has this revision. Not written as a position, but with `--revision`.
+    Revision(u64),
 }
 
 impl FromStr for Position {

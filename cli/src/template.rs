@@ -2,7 +2,7 @@
 //!
 //! | Token | Stands for |
 //! |---|---|
-//! | `%t` `%o` | topic, offset |
+//! | `%t` `%o` `%r` | topic, offset, revision among the records of the key (-1 without a key) |
 //! | `%T` `%d` | append time: milliseconds since the Unix epoch; RFC 3339 |
 //! | `%k` `%K` | key; its length in bytes, -1 without one |
 //! | `%v` or `%s`, `%V` or `%S` | payload; its length in bytes, -1 without one |
@@ -36,6 +36,7 @@ enum Piece {
 enum Field {
     Topic,
     Offset,
+    Revision,
     TimeMs,
     Time,
     Key,
@@ -78,7 +79,7 @@ impl std::str::FromStr for Template {
                         continue;
                     }
                     let field = field(token).ok_or_else(|| {
-                        format!("%{token} at byte {at} is no token: use %t %o %T %d %k %K %v %V %y %c %i %g %h %H or %%")
+                        format!("%{token} at byte {at} is no token: use %t %o %r %T %d %k %K %v %V %y %c %i %g %h %H or %%")
                     })?;
                     let (encoding, behind) = encoding(rest)?;
                     rest = behind;
@@ -110,6 +111,7 @@ fn field(token: char) -> Option<Field> {
     Some(match token {
         't' => Field::Topic,
         'o' => Field::Offset,
+        'r' => Field::Revision,
         'T' => Field::TimeMs,
         'd' => Field::Time,
         'k' => Field::Key,
@@ -190,6 +192,10 @@ fn write_field(
     match field {
         Field::Topic => put(topic.as_bytes()),
         Field::Offset => put(item.offset.to_string().as_bytes()),
+        Field::Revision => match item.revision {
+            Some(revision) => put(revision.to_string().as_bytes()),
+            None => put(b"-1"),
+        },
         Field::TimeMs => put(item.append_time_ms.to_string().as_bytes()),
         Field::Time => put(time_text(item.append_time_ms).as_bytes()),
         Field::Key => put(record.key.as_deref().unwrap_or_default()),
@@ -241,7 +247,7 @@ mod tests {
             payload: Some(bytes::Bytes::from_static(b"hi\xff")),
             ..Record::default()
         };
-        Item { offset: 7, append_time_ms: 1_795_338_000_000, record }
+        Item { offset: 7, append_time_ms: 1_795_338_000_000, revision: Some(3), record }
     }
 
     fn write(template: &str) -> Vec<u8> {
@@ -252,7 +258,7 @@ mod tests {
 
     #[test]
     fn every_token_stands_for_its_field() {
-        assert_eq!(write("%t %o %k %y %g %h %H\\n"), b"orders 7 k placed a,b n=v 1\n");
+        assert_eq!(write("%t %o %r %k %y %g %h %H\\n"), b"orders 7 3 k placed a,b n=v 1\n");
         assert_eq!(write("%T %d"), b"1795338000000 2026-11-22T09:00:00.000Z");
         assert_eq!(write("%v|%s|%V|%S|%K"), b"hi\xff|hi\xff|3|3|1");
         assert_eq!(write("100%% %v{hex} %v{base64} %k{json}{x}"), b"100% 6869ff aGn/ \"k\"{x}");

@@ -6,6 +6,7 @@ use quipu_proto::v1;
 
 use crate::client::{Client, Repeat, path};
 use crate::codec::Encoded;
+use crate::condition::Condition;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::wire::{field_bytes, put_bytes, put_head};
@@ -13,7 +14,7 @@ use crate::wire::{field_bytes, put_bytes, put_head};
 pub use quipu_proto::v1::Durability;
 
 /// Where records of one topic are now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appended {
     /// Offset of the first record.
     pub first_offset: u64,
@@ -24,6 +25,8 @@ pub struct Appended {
     pub append_time_ms: u64,
     /// What they survive: at least what was asked for, except in a topic in memory.
     pub durability: Durability,
+    /// The revisions of those that have a key, in order. None of a session.
+    pub revisions: Vec<u64>,
 }
 
 /// Records for one topic or more, to be appended as one; made by [`Client::append_to`].
@@ -33,6 +36,7 @@ pub struct Append {
     client: Client,
     parts: Vec<(String, BytesMut)>,
     durability: Durability,
+    conditions: Vec<Condition>,
     validate_only: bool,
 }
 
@@ -50,7 +54,7 @@ impl Client {
         records: impl IntoIterator<Item = R>,
     ) -> Result<Appended> {
         let appended = self.append_to(topic, records)?.send().await?;
-        appended.first().copied().ok_or_else(|| Error::protocol("an answer without its topic"))
+        appended.into_iter().next().ok_or_else(|| Error::protocol("an answer without its topic"))
     }
 
     /// Begins an append with more to it: a durability, further topics.
@@ -66,6 +70,7 @@ impl Client {
             client: self.clone(),
             parts: Vec::new(),
             durability: Durability::Unspecified,
+            conditions: Vec::new(),
             validate_only: false,
         }
         .and(topic, records)
@@ -101,6 +106,13 @@ impl Append {
         self
     }
 
+    /// Appends only if this holds right before it. Any number may be required, of any topics; if any does not hold, nothing
+    /// is appended: [`Error::ConditionFailed`] names each.
+    pub fn require(mut self, condition: Condition) -> Self {
+        self.conditions.push(condition);
+        self
+    }
+
     /// Only checks; appends nothing. The answer has no topics then.
     pub fn validate_only(mut self) -> Self {
         self.validate_only = true;
@@ -114,10 +126,12 @@ impl Append {
     pub async fn send(self) -> Result<Vec<Appended>> {
         let parts: Vec<(String, Bytes)> =
             self.parts.into_iter().map(|(topic, records)| (topic, records.freeze())).collect();
+        let mut options = options(self.durability, self.validate_only);
+        options.conditions = self.conditions.into_iter().map(Condition::into_wire).collect();
         let message = if let [(topic, records)] = &parts[..] {
-            request(topic, records.clone(), self.durability, self.validate_only)
+            request(topic, records.clone(), &options)
         } else {
-            joined(&parts, self.durability, self.validate_only)
+            joined(&parts, &options)
         };
         let call = || self.client.unary::<v1::AppendResponse>(path::APPEND, message.clone());
         let response = self.client.call(Repeat::Never, call).await?;
@@ -132,11 +146,12 @@ pub(crate) fn appended(answer: &v1::TopicAppended) -> Appended {
         next_offset: answer.next_offset,
         append_time_ms: answer.append_time_ms,
         durability: answer.durability(),
+        revisions: answer.revisions.clone(),
     }
 }
 
-/// Encoded `AppendRequest` for records of one topic, which are not copied.
-pub(crate) fn request(topic: &str, records: Bytes, durability: Durability, validate_only: bool) -> Encoded {
+/// Encoded `AppendRequest` for records of one topic, which are not copied, with all else that `options` has.
+pub(crate) fn request(topic: &str, records: Bytes, options: &v1::AppendRequest) -> Encoded {
     let rest = v1::TopicAppend {
         records: Vec::new(),
         topic: topic.to_owned(),
@@ -146,7 +161,7 @@ pub(crate) fn request(topic: &str, records: Bytes, durability: Durability, valid
     rest.encode(&mut tail).expect("a BytesMut grows");
     let mut head = BytesMut::new();
     put_head(&mut head, APPENDS, records.len() + tail.len());
-    options(durability, validate_only).encode(&mut tail).expect("a BytesMut grows");
+    options.encode(&mut tail).expect("a BytesMut grows");
     Encoded([head.freeze(), records, tail.freeze()])
 }
 
@@ -163,11 +178,11 @@ pub(crate) fn in_session(Encoded([head, records, tail]): Encoded) -> Encoded {
 /// Field number of `AppendRequest.appends`.
 const APPENDS: u32 = 1;
 
-fn options(durability: Durability, validate_only: bool) -> v1::AppendRequest {
+pub(crate) fn options(durability: Durability, validate_only: bool) -> v1::AppendRequest {
     v1::AppendRequest { durability: durability.into(), validate_only, ..v1::AppendRequest::default() }
 }
 
-fn joined(parts: &[(String, Bytes)], durability: Durability, validate_only: bool) -> Encoded {
+fn joined(parts: &[(String, Bytes)], options: &v1::AppendRequest) -> Encoded {
     let mut message = BytesMut::new();
     for (topic, records) in parts {
         let rest = v1::TopicAppend {
@@ -180,7 +195,7 @@ fn joined(parts: &[(String, Bytes)], durability: Durability, validate_only: bool
         rest.encode(&mut part).expect("a BytesMut grows");
         put_bytes(&mut message, APPENDS, &part);
     }
-    options(durability, validate_only).encode(&mut message).expect("a BytesMut grows");
+    options.encode(&mut message).expect("a BytesMut grows");
     Encoded([message.freeze(), Bytes::new(), Bytes::new()])
 }
 
@@ -204,16 +219,19 @@ mod tests {
             topic: topic.into(),
             records_crc: Some(crc32fast::hash(&records)),
         };
+        let condition = Condition::next_offset("a", 7).into_wire();
+        let with_condition =
+            v1::AppendRequest { conditions: vec![condition], ..options(Durability::Written, true) };
         let expected = |topics: &[&str]| v1::AppendRequest {
             appends: topics.iter().map(|topic| part(topic)).collect(),
-            ..options(Durability::Written, true)
+            ..with_condition.clone()
         };
-        let one = request("a", records.clone(), Durability::Written, true);
+        let one = request("a", records.clone(), &with_condition);
         assert_eq!(v1::AppendRequest::decode(&bytes(one.clone())[..]).unwrap(), expected(&["a"]));
         let session = v1::AppendSessionRequest::decode(&bytes(in_session(one))[..]).unwrap();
         assert_eq!(session.append, Some(expected(&["a"])));
         let two = [("a".to_owned(), records.clone()), ("b".to_owned(), records.clone())];
-        let two = joined(&two, Durability::Written, true);
+        let two = joined(&two, &with_condition);
         assert_eq!(v1::AppendRequest::decode(&bytes(two)[..]).unwrap(), expected(&["a", "b"]));
     }
 }

@@ -141,7 +141,7 @@ impl RecordBatch {
     /// The records.
     #[must_use]
     pub fn iter(&self) -> Records {
-        Records { batch: self.clone(), at: 0, index: 0 }
+        Records { batch: self.clone(), at: 0, index: 0, keyed: 0 }
     }
 
     fn offset(&self, index: usize) -> u64 {
@@ -154,7 +154,7 @@ impl IntoIterator for RecordBatch {
     type IntoIter = Records;
 
     fn into_iter(self) -> Records {
-        Records { batch: self, at: 0, index: 0 }
+        Records { batch: self, at: 0, index: 0, keyed: 0 }
     }
 }
 
@@ -173,6 +173,8 @@ pub struct Records {
     batch: RecordBatch,
     at: usize,
     index: usize,
+    /// Those of them that had a key.
+    keyed: usize,
 }
 
 impl Iterator for Records {
@@ -191,8 +193,14 @@ impl Iterator for Records {
                 bytes.slice(from + range.start..from + range.end),
                 offset,
                 self.batch.append_time_ms,
-                self.batch.revisions.get(self.index).copied(),
             )
+        });
+        let record = record.map(|mut record| {
+            if record.key.is_some() {
+                record.revision = self.batch.revisions.get(self.keyed).copied();
+                self.keyed += 1;
+            }
+            record
         });
         self.index += 1;
         Some(record.map_err(|detail| {
@@ -217,17 +225,12 @@ pub struct StoredRecord {
 }
 
 impl StoredRecord {
-    pub(crate) fn decode(
-        bytes: Bytes,
-        offset: u64,
-        append_time_ms: u64,
-        revision: Option<u64>,
-    ) -> Result<Self, Malformed> {
+    pub(crate) fn decode(bytes: Bytes, offset: u64, append_time_ms: u64) -> Result<Self, Malformed> {
         let mut record = Self {
             bytes: Bytes::new(),
             offset,
             append_time_ms,
-            revision,
+            revision: None,
             id: None,
             key: None,
             record_type: 0..0,
@@ -271,7 +274,7 @@ impl StoredRecord {
         self.append_time_ms
     }
 
-    /// Its place among the records of its key, once servers say so.
+    /// Its place among all records that its key ever had, from 0; none without a key.
     #[must_use]
     pub fn revision(&self) -> Option<u64> {
         self.revision
@@ -419,9 +422,15 @@ pub(crate) fn content<T: prost::Message + Default>(message: &Bytes) -> Result<Co
 }
 
 /// The record of a message that prost decoded.
-pub(crate) fn stored(record: &v1::Record, offset: u64, append_time_ms: u64) -> Result<StoredRecord> {
+pub(crate) fn stored(
+    record: &v1::Record,
+    offset: u64,
+    append_time_ms: u64,
+    revision: Option<u64>,
+) -> Result<StoredRecord> {
     let bytes = prost::Message::encode_to_vec(record).into();
-    StoredRecord::decode(bytes, offset, append_time_ms, None).map_err(Error::protocol)
+    let stored = StoredRecord::decode(bytes, offset, append_time_ms).map_err(Error::protocol)?;
+    Ok(StoredRecord { revision, ..stored })
 }
 
 #[cfg(test)]
@@ -464,6 +473,18 @@ mod tests {
         assert!(decoded.is_dense() && records.iter().all(|record| record.append_time_ms() == 99));
         let payload = records[2].payload_bytes().unwrap();
         assert!(message.as_ptr_range().contains(&payload.as_ptr()));
+    }
+
+    #[test]
+    fn revisions_are_those_of_the_records_that_have_a_key() {
+        let records =
+            [Record::new("x"), Record::keyed("k", "one"), Record::new("y"), Record::keyed("l", "two")];
+        let revisions = |known: Vec<u64>| {
+            let batch = v1::RecordBatch { revisions: known, ..batch(&records) };
+            decode(&batch).unwrap().iter().map(|record| record.unwrap().revision()).collect::<Vec<_>>()
+        };
+        assert_eq!(revisions(vec![7, 300]), [None, Some(7), None, Some(300)]);
+        assert_eq!(revisions(vec![]), [None; 4]);
     }
 
     #[test]

@@ -105,10 +105,10 @@ impl Client {
             async move { service.get_record(request).await }
         };
         let found = self.call(Repeat::Harmless, call).await?;
-        found.record.map(|record| stored(&record, offset, found.append_time_ms)).transpose()
+        found.record.map(|record| stored(&record, offset, found.append_time_ms, found.revision)).transpose()
     }
 
-    fn log_service(&self) -> LogServiceClient<Channel> {
+    pub(crate) fn log_service(&self) -> LogServiceClient<Channel> {
         LogServiceClient::new(self.channel.clone()).max_decoding_message_size(self.settings.message_bytes_max)
     }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::condition::{self, FailedCondition};
+
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -65,6 +67,25 @@ pub enum Error {
     OffsetUnwritten {
         /// The next offset to be written, as far as this reader may see.
         next_offset: u64,
+        /// What the server said.
+        message: String,
+    },
+    /// The revision lies beyond the next one of the key.
+    #[error("{message}")]
+    RevisionUnwritten {
+        /// The revision that the next record of the key gets, as far as this reader may see.
+        next_revision: u64,
+        /// What the server said.
+        message: String,
+    },
+    /// Conditions of an append do not hold: nothing was appended. Read again what the decision was based on, and decide
+    /// anew.
+    #[error("{message}")]
+    ConditionFailed {
+        /// Those that do not hold, in order; the first ones, if the answer had no room for all.
+        failed: Vec<FailedCondition>,
+        /// How many there are.
+        failed_count: usize,
         /// What the server said.
         message: String,
     },
@@ -299,6 +320,11 @@ fn of_server(status: &Status, reason: &str, metadata: HashMap<String, String>) -
             .map(|earliest| Error::OffsetTrimmed { earliest, message: message.clone() }),
         ("OFFSET_UNWRITTEN", _) => number("next_offset")
             .map(|next_offset| Error::OffsetUnwritten { next_offset, message: message.clone() }),
+        ("REVISION_UNWRITTEN", _) => number("next_revision")
+            .map(|next_revision| Error::RevisionUnwritten { next_revision, message: message.clone() }),
+        ("APPEND_CONDITION_FAILED", _) => condition::failure(status).map(|(failed, failed_count)| {
+            Error::ConditionFailed { failed, failed_count, message: message.clone() }
+        }),
         ("CHECKSUM_MISMATCH", _) => Some(Error::ChecksumMismatch { message: message.clone() }),
         ("DISK_FULL", _) => Some(Error::DiskFull { message: message.clone() }),
         ("OVERLOADED", _) => Some(Error::Overloaded { retry_after, message: message.clone() }),

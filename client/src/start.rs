@@ -19,6 +19,13 @@ pub enum Start {
     Time(u64),
     /// At the last so many records.
     Last(u64),
+    /// In a stream, the records of the one key of the filter: at the record with this revision, or the first one behind it
+    /// that is still there (backwards: before it).
+    Revision(u64),
+    /// The same, behind this revision, which the caller has had.
+    AfterRevision(u64),
+    /// The same, at the last so many records of the key.
+    LastRevisions(u64),
 }
 
 impl From<Start> for v1::StartPosition {
@@ -30,6 +37,9 @@ impl From<Start> for v1::StartPosition {
             Start::After(offset) => Position::AfterOffset(offset),
             Start::Time(time_ms) => Position::TimeMs(time_ms),
             Start::Last(count) => Position::Last(count),
+            Start::Revision(revision) => Position::Revision(revision),
+            Start::AfterRevision(revision) => Position::AfterRevision(revision),
+            Start::LastRevisions(count) => Position::LastRevisions(count),
         };
         Self { position: Some(position) }
     }

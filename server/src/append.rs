@@ -2,8 +2,8 @@
 //!
 //! The records are stored as the client encoded them. What the engine does meanwhile on the calling thread is bounded: one
 //! scan over the bytes, one copy, one write into the page cache. What may take longer goes to a thread that may block: the
-//! first append to a topic (its files are looked at), topics in memory (now and then they sync), large appends, and those
-//! that find no room and wait for some.
+//! first append to a topic (its files are looked at), topics in memory (now and then they sync), large appends, those with
+//! conditions (indexes are looked into), and those that find no room and wait for some.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -14,9 +14,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use quipu_proto::v1 as pb;
-use quipu_storage::{Append, Appended, Durability, Error, Storage, Store, Ticket, Topic, Uid};
+use quipu_storage::{Append, Appended, Condition, Durability, Error, Storage, Store, Ticket, Topic, Uid};
 use tonic::{Code, Status};
 
+use crate::condition;
 use crate::error::{Problem, Violations, status};
 use crate::fence::Member;
 use crate::request;
@@ -34,7 +35,7 @@ pub(crate) const APPEND_TOPICS_MAX: usize = 1000;
 pub(crate) struct WireAppend {
     pub(crate) parts: Vec<WirePart>,
     pub(crate) durability: i32,
-    pub(crate) has_conditions: bool,
+    pub(crate) conditions: Vec<pb::AppendCondition>,
     pub(crate) has_producer: bool,
     pub(crate) has_request_id: bool,
     pub(crate) validate_only: bool,
@@ -56,6 +57,7 @@ pub(crate) struct WirePart {
 struct Checked {
     topics: Vec<Topic>,
     parts: Vec<WirePart>,
+    conditions: Vec<(Topic, Condition)>,
     durability: Durability,
 }
 
@@ -67,6 +69,9 @@ impl Checked {
             append = append
                 .encoded(topic, &part.records)
                 .map_err(|error| Status::from(Problem::from(error).with("topic", topic.name())))?;
+        }
+        for (topic, condition) in &self.conditions {
+            append = append.require(topic, condition.clone());
         }
         Ok(append)
     }
@@ -97,18 +102,15 @@ fn check_size(store: &Store, parts: &[WirePart]) -> Result<(), Error> {
 
 fn check(shared: &Shared, wire: WireAppend) -> Result<Checked, Status> {
     shared.check_not_draining()?;
-    for (is_used, feature) in [
-        (wire.has_conditions, "an append condition"),
-        (wire.has_producer, "a producer"),
-        (wire.has_request_id, "a request id"),
-    ] {
+    for (is_used, feature) in [(wire.has_producer, "a producer"), (wire.has_request_id, "a request id")] {
         if is_used {
             return Err(Problem::unsupported(feature).into());
         }
     }
     let mut violations = Violations::default();
     let durability = request::durability(wire.durability, &mut violations);
-    violations.require(!wire.parts.is_empty(), "appends", "must name a topic");
+    let asks_only = wire.validate_only && !wire.conditions.is_empty();
+    violations.require(asks_only || !wire.parts.is_empty(), "appends", "must name a topic");
     let mut names = HashSet::with_capacity(wire.parts.len());
     for (number, part) in wire.parts.iter().enumerate() {
         violations.topic_name(format!("appends[{number}].topic"), &part.topic);
@@ -117,6 +119,7 @@ fn check(shared: &Shared, wire: WireAppend) -> Result<Checked, Status> {
         let has_records = !part.records.is_empty();
         violations.require(has_records, format!("appends[{number}].records"), "must not be empty");
     }
+    let conditions = condition::all_from_wire(wire.conditions, &mut violations);
     violations.finish()?;
     check_size(&shared.store, &wire.parts).map_err(status)?;
     let mut topics = Vec::with_capacity(wire.parts.len());
@@ -135,7 +138,9 @@ fn check(shared: &Shared, wire: WireAppend) -> Result<Checked, Status> {
         }
         topics.push(shared.topic(&part.topic)?);
     }
-    Ok(Checked { topics, parts: wire.parts, durability })
+    let of_topic = |(topic, condition): (String, _)| Ok((shared.topic(&topic)?, condition));
+    let conditions = conditions.into_iter().map(of_topic).collect::<Result<_, Status>>()?;
+    Ok(Checked { topics, parts: wire.parts, conditions, durability })
 }
 
 /// An append that the engine has, or that a thread works on; as a future, its answer.
@@ -179,6 +184,7 @@ fn response(names: Vec<String>, appended: &[Appended]) -> pb::AppendResponse {
         next_offset: appended.next_offset.value(),
         append_time_ms: appended.append_time.value(),
         durability: request::durability_to_wire(appended.durability).into(),
+        revisions: appended.revisions.iter().map(|revision| revision.value()).collect(),
     });
     pb::AppendResponse { appended: appended.collect(), duplicate: false }
 }
@@ -196,8 +202,10 @@ pub(crate) fn begin(
     let checked = check(shared, wire)?;
     let is_large = checked.bytes() > BYTES_INLINE_MAX || checked.records() > RECORDS_INLINE_MAX;
     if validate_only {
-        let what = if is_large {
-            work(shared, Vec::new(), move || checked.append().map(|_| Vec::new()))
+        let what = if is_large || !checked.conditions.is_empty() {
+            let store = shared.store.clone();
+            let check = move || store.check(checked.append()?).map(|()| Vec::new()).map_err(status);
+            work(shared, Vec::new(), check)
         } else {
             checked.append()?;
             What::Nothing
@@ -208,6 +216,7 @@ pub(crate) fn begin(
     let names = checked.parts.iter().map(|part| part.topic.clone()).collect();
     let in_memory = |topic: &Topic| matches!(topic.settings().storage, Storage::Memory { .. });
     let may_take_long = is_large
+        || !checked.conditions.is_empty()
         || !checked.topics.iter().all(|topic| shared.has_appended(topic.uid()))
         || checked.topics.iter().any(in_memory);
     let what = if may_take_long {

@@ -6,11 +6,11 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use quipu_storage::format::batch::Batch;
+use quipu_storage::format::batch::{Batch, BatchRecords, BatchRevisions};
 use quipu_storage::format::record::Records;
-use quipu_storage::{Codec, Error, Offset, RecordView};
+use quipu_storage::{Codec, Error, Filter, Offset, RecordView, Revision};
 
-use crate::filter::Filter;
+use crate::wire::put_varint;
 
 /// Most bytes of records in one message, but for a single record that has more: with some room below the 4 MiB that
 /// gRPC clients take if they are not told otherwise.
@@ -28,6 +28,8 @@ pub(crate) struct WireBatch {
     pub(crate) append_time_ms: u64,
     pub(crate) next_offset: u64,
     pub(crate) records_crc: u32,
+    /// Packed varints, one for each record that has a key; empty if none has, or none is known.
+    pub(crate) revisions: Bytes,
 }
 
 /// What is wanted of a batch.
@@ -72,6 +74,10 @@ pub(crate) fn take(batch: &Batch, wanted: &Wanted<'_>) -> Result<Taken, Error> {
                 offsets: Vec::new(),
                 append_time_ms: batch.append_time().value(),
                 next_offset: batch.next_offset().value(),
+                revisions: match batch.revisions().as_bytes() {
+                    [] => Bytes::new(),
+                    packed => batch.as_bytes().slice_ref(packed),
+                },
             }),
             next: batch.next_offset(),
             left_out: 0,
@@ -81,23 +87,23 @@ pub(crate) fn take(batch: &Batch, wanted: &Wanted<'_>) -> Result<Taken, Error> {
     let mut bytes = 0;
     let mut left_out = 0;
     let mut next = batch.next_offset().min(wanted.end.max(batch.base_offset()));
-    let mut records = Places::new(batch);
-    while let Some((offset, record, place)) = records.next()? {
-        if offset < wanted.from {
+    let mut records = Places::new(batch, wanted.filter);
+    while let Some(place) = records.next()? {
+        if place.offset < wanted.from {
             continue;
         }
-        if offset >= wanted.end {
+        if place.offset >= wanted.end {
             break;
         }
         let is_full = kept.len() as u64 >= wanted.records_max
-            || !kept.is_empty() && bytes + place.len() > BODY_BYTES_MAX;
+            || !kept.is_empty() && bytes + place.field.len() > BODY_BYTES_MAX;
         if is_full {
-            next = offset;
+            next = place.offset;
             break;
         }
-        if passes(wanted.filter, record)? {
-            bytes += place.len();
-            kept.push((offset, place));
+        if place.is_wanted {
+            bytes += place.field.len();
+            kept.push(place);
         } else {
             left_out += 1;
         }
@@ -108,13 +114,13 @@ pub(crate) fn take(batch: &Batch, wanted: &Wanted<'_>) -> Result<Taken, Error> {
 /// The same from the last wanted record to the first; `wanted.from` is the lowest offset.
 pub(crate) fn take_backwards(batch: &Batch, wanted: &Wanted<'_>) -> Result<Taken, Error> {
     let mut all = Vec::new();
-    let mut records = Places::new(batch);
-    while let Some((offset, record, place)) = records.next()? {
-        if offset >= wanted.end {
+    let mut records = Places::new(batch, wanted.filter);
+    while let Some(place) = records.next()? {
+        if place.offset >= wanted.end {
             break;
         }
-        if offset >= wanted.from {
-            all.push((offset, passes(wanted.filter, record)?, place));
+        if place.offset >= wanted.from {
+            all.push(place);
         }
     }
     let mut kept = Vec::new();
@@ -122,17 +128,17 @@ pub(crate) fn take_backwards(batch: &Batch, wanted: &Wanted<'_>) -> Result<Taken
     let mut left_out = 0;
     let mut next = batch.base_offset().max(wanted.from);
     let mut lowest = wanted.end.min(batch.next_offset());
-    for (offset, is_wanted, place) in all.into_iter().rev() {
+    for place in all.into_iter().rev() {
         let is_full = kept.len() as u64 >= wanted.records_max
-            || !kept.is_empty() && bytes + place.len() > BODY_BYTES_MAX;
+            || !kept.is_empty() && bytes + place.field.len() > BODY_BYTES_MAX;
         if is_full {
             next = lowest;
             break;
         }
-        lowest = offset;
-        if is_wanted {
-            bytes += place.len();
-            kept.push((offset, place));
+        lowest = place.offset;
+        if place.is_wanted {
+            bytes += place.field.len();
+            kept.push(place);
         } else {
             left_out += 1;
         }
@@ -140,57 +146,78 @@ pub(crate) fn take_backwards(batch: &Batch, wanted: &Wanted<'_>) -> Result<Taken
     Ok(Taken { batch: assemble(batch, &kept, next), next, left_out })
 }
 
-fn passes(filter: Option<&Filter>, record: &[u8]) -> Result<bool, Error> {
-    let Some(filter) = filter else { return Ok(true) };
-    Ok(filter.passes(&RecordView::decode(record).map_err(unreadable)?))
-}
-
 /// A batch of the records at these places of its body.
-fn assemble(batch: &Batch, kept: &[(Offset, Range<usize>)], next: Offset) -> Option<WireBatch> {
-    let (first_offset, first) = kept.first()?;
-    let in_a_row = kept.windows(2).all(|pair| pair[0].1.end == pair[1].1.start);
+fn assemble(batch: &Batch, kept: &[Place], next: Offset) -> Option<WireBatch> {
+    let first = kept.first()?;
+    let in_a_row = kept.windows(2).all(|pair| pair[0].field.end == pair[1].field.start);
     let body = if in_a_row {
-        batch.body().slice(first.start..kept.last()?.1.end)
+        batch.body().slice(first.field.start..kept.last()?.field.end)
     } else {
-        let mut bytes = Vec::with_capacity(kept.iter().map(|(_, place)| place.len()).sum());
-        for (_, place) in kept {
-            bytes.extend_from_slice(&batch.body()[place.clone()]);
+        let mut bytes = Vec::with_capacity(kept.iter().map(|place| place.field.len()).sum());
+        for place in kept {
+            bytes.extend_from_slice(&batch.body()[place.field.clone()]);
         }
         bytes.into()
     };
-    let is_dense = kept.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0);
+    let is_dense = kept.windows(2).all(|pair| pair[0].offset + 1 == pair[1].offset);
+    let offsets = kept.iter().map(|place| place.offset.value());
+    let mut revisions = Vec::new();
+    kept.iter()
+        .flat_map(|place| place.revision)
+        .for_each(|revision| put_varint(&mut revisions, revision.value()));
     Some(WireBatch {
         records_crc: crc32fast::hash(&body),
         body,
         record_count: kept.len() as u64,
-        first_offset: first_offset.value(),
-        offsets: if is_dense { Vec::new() } else { kept.iter().map(|(offset, _)| offset.value()).collect() },
+        first_offset: first.offset.value(),
+        offsets: if is_dense { Vec::new() } else { offsets.collect() },
         append_time_ms: batch.append_time().value(),
         next_offset: next.value(),
+        revisions: revisions.into(),
     })
 }
 
-/// A record: its offset, its bytes, and where in the body its field lies.
-type Place<'a> = (Offset, &'a [u8], Range<usize>);
+/// A record of a batch.
+#[derive(Debug)]
+struct Place {
+    offset: Offset,
+    revision: Option<Revision>,
+    is_wanted: bool,
+    /// Where in the body its field lies.
+    field: Range<usize>,
+}
 
 /// Walks over the records of a batch.
 struct Places<'a> {
-    offsets: quipu_storage::format::batch::BatchRecords<'a>,
+    offsets: BatchRecords<'a>,
     fields: Records<'a>,
+    revisions: BatchRevisions<'a>,
+    filter: Option<&'a Filter>,
+    /// Whether anything is to be known of a record but its place.
+    decodes: bool,
 }
 
 impl<'a> Places<'a> {
-    fn new(batch: &'a Batch) -> Self {
-        Self { offsets: batch.records(), fields: Records::new(batch.body()) }
+    fn new(batch: &'a Batch, filter: Option<&'a Filter>) -> Self {
+        let revisions = batch.revisions();
+        let decodes = filter.is_some() || !revisions.as_bytes().is_empty();
+        Self { offsets: batch.records(), fields: Records::new(batch.body()), revisions, filter, decodes }
     }
 
-    fn next(&mut self) -> Result<Option<Place<'a>>, Error> {
+    fn next(&mut self) -> Result<Option<Place>, Error> {
         let Some(next) = self.offsets.next_encoded() else { return Ok(None) };
         let (offset, record) = next.map_err(unreadable)?;
         let start = self.fields.position();
         // The same record; what it is worth was looked at above.
         let _ = self.fields.next();
-        Ok(Some((offset, record, start..self.fields.position())))
+        let mut place =
+            Place { offset, revision: None, is_wanted: true, field: start..self.fields.position() };
+        if self.decodes {
+            let view = RecordView::decode(record).map_err(unreadable)?;
+            place.revision = view.key.and_then(|_| self.revisions.next());
+            place.is_wanted = self.filter.is_none_or(|filter| filter.matches(&view));
+        }
+        Ok(Some(place))
     }
 }
 

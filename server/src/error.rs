@@ -6,9 +6,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use prost::Message;
+use quipu_proto::v1 as pb;
 use quipu_storage::{Error, ErrorKind};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::condition;
 
 /// The domain of every error.
 pub const DOMAIN: &str = "quipu";
@@ -22,6 +26,10 @@ const VIOLATIONS_MAX: usize = 32;
 const VIOLATION_BYTES_MAX: usize = 2 << 10;
 /// Most characters of a value that an answer repeats.
 const VALUE_CHARS_MAX: usize = 300;
+/// Most characters of a message that names what a request has.
+const MESSAGE_CHARS_MAX: usize = 1000;
+/// The type of the detail that names failed conditions.
+const FAILURE_TYPE: &str = "type.googleapis.com/quipu.v1.AppendConditionFailure";
 
 /// What went wrong with a call.
 #[derive(Debug)]
@@ -33,6 +41,7 @@ pub(crate) struct Problem {
     retry_after: Option<Duration>,
     is_unknown: bool,
     violations: Vec<FieldViolation>,
+    failure: Option<pb::AppendConditionFailure>,
 }
 
 impl Problem {
@@ -45,6 +54,7 @@ impl Problem {
             retry_after: None,
             is_unknown: false,
             violations: Vec::new(),
+            failure: None,
         }
     }
 
@@ -107,7 +117,8 @@ impl Problem {
 
 impl From<Problem> for Status {
     fn from(problem: Problem) -> Self {
-        let Problem { code, reason, message, mut metadata, retry_after, is_unknown, violations } = problem;
+        let Problem { code, reason, message, mut metadata, retry_after, is_unknown, violations, failure } =
+            problem;
         let outcome = if is_unknown { "UNKNOWN" } else { "NOT_APPLIED" };
         metadata.insert("outcome".into(), outcome.into());
         let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
@@ -117,8 +128,20 @@ impl From<Problem> for Status {
         if !violations.is_empty() {
             details.set_bad_request(violations);
         }
-        Status::with_error_details(code, message, details)
+        let status = Status::with_error_details(code, message, details);
+        match failure {
+            Some(failure) => with_detail(&status, FAILURE_TYPE, &failure),
+            None => status,
+        }
     }
+}
+
+/// The status with one more detail.
+fn with_detail(status: &Status, type_url: &str, detail: &impl Message) -> Status {
+    // Ours: what does not decode has no details.
+    let mut whole = tonic_types::Status::decode(status.details()).unwrap_or_default();
+    whole.details.push(prost_types::Any { type_url: type_url.into(), value: detail.encode_to_vec() });
+    Status::with_details(status.code(), status.message(), whole.encode_to_vec().into())
 }
 
 impl From<Error> for Problem {
@@ -150,6 +173,25 @@ impl From<Error> for Problem {
             Error::InvalidAppend { .. } => of(Code::InvalidArgument, "INVALID_REQUEST"),
             Error::InvalidEncoding { position, .. } => {
                 of(Code::InvalidArgument, "INVALID_ENCODING").with("position", position)
+            }
+            Error::InvalidFilter { rule } => {
+                let mut violations = Violations::default();
+                violations.add("filter", *rule);
+                violations.into_problem()
+            }
+            Error::ConditionFailed { failed } => {
+                let mut problem = of(Code::Aborted, "APPEND_CONDITION_FAILED").with("failed", failed.len());
+                // Keys are in it, of any length.
+                problem.message = problem.message.chars().take(MESSAGE_CHARS_MAX).collect();
+                problem.failure = Some(condition::failure(failed));
+                problem
+            }
+            Error::ConditionTrimmed { number, topic, offset, log_start_offset } => {
+                of(Code::OutOfRange, "CONDITION_TRIMMED")
+                    .with("condition", number)
+                    .with("topic", topic)
+                    .with("offset", offset)
+                    .with("log_start_offset", log_start_offset)
             }
             Error::TopicNotFound { name } => of(Code::NotFound, "TOPIC_NOT_FOUND").with("topic", name),
             Error::TopicExists { name } => of(Code::AlreadyExists, "TOPIC_EXISTS").with("topic", name),

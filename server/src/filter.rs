@@ -1,96 +1,59 @@
-//! Which records a reader wants.
+//! Filters of requests: decoded and held to their bounds. What they mean is the engine's.
 
-use bytes::Bytes;
 use quipu_proto::v1 as pb;
-use quipu_storage::RecordView;
+use quipu_storage::{Error, Filter};
 
 use crate::error::Violations;
 
-/// Keys, prefixes, types, tags and headers of a filter, together.
-const ENTRIES_MAX: usize = 256;
 /// Entries that make a look at a record about twice as long.
 const ENTRIES_OF_A_LOOK: usize = 16;
-/// Bytes of them all.
-const BYTES_MAX: usize = 64 << 10;
 /// Tags of one set.
 const TAGS_MAX: usize = 64;
 
-/// A record passes if it satisfies each part that is not empty.
-#[derive(Clone, Debug)]
-pub(crate) struct Filter {
-    keys: Vec<Bytes>,
-    key_prefixes: Vec<Bytes>,
-    types: Vec<String>,
-    tags: Vec<Vec<String>>,
-    headers: Vec<(String, Bytes)>,
-    entries: usize,
+/// The filter of a request; `None` if every record passes.
+pub(crate) fn from_wire(
+    wire: Option<pb::Filter>,
+    field: &str,
+    violations: &mut Violations,
+) -> Option<Filter> {
+    let pb::Filter { keys, key_prefixes, types, tags, headers } = wire?;
+    let is_set = |set: &pb::filter::TagSet| (1..=TAGS_MAX).contains(&set.all.len());
+    let rule = format!("each has 1 to {TAGS_MAX} tags");
+    violations.require(tags.iter().all(is_set), format!("{field}.tags"), rule);
+    let filter = Filter {
+        keys: keys.into_iter().map(Into::into).collect(),
+        key_prefixes: key_prefixes.into_iter().map(Into::into).collect(),
+        types,
+        tags: tags.into_iter().map(|set| set.all).filter(|all| !all.is_empty()).collect(),
+        headers: headers.into_iter().map(|header| (header.name, header.value.into())).collect(),
+    };
+    if let Err(Error::InvalidFilter { rule }) = filter.check() {
+        violations.add(field, rule);
+    }
+    (filter != Filter::default()).then_some(filter)
 }
 
-impl Filter {
-    /// The filter of a request; `None` if every record passes.
-    pub(crate) fn from_wire(wire: Option<pb::Filter>, violations: &mut Violations) -> Option<Self> {
-        let pb::Filter { mut keys, key_prefixes, types, tags, headers } = wire?;
-        let all_tags = tags.iter().map(|set| set.all.len()).sum::<usize>();
-        let entries =
-            keys.len() + key_prefixes.len() + types.len() + all_tags.max(tags.len()) + headers.len();
-        let bytes = keys.iter().chain(&key_prefixes).map(Bytes::len).sum::<usize>()
-            + types.iter().chain(tags.iter().flat_map(|set| &set.all)).map(String::len).sum::<usize>()
-            + headers.iter().map(|header| header.name.len() + header.value.len()).sum::<usize>();
-        violations.require(entries <= ENTRIES_MAX, "filter", format!("has at most {ENTRIES_MAX} entries"));
-        violations.require(bytes <= BYTES_MAX, "filter", format!("has at most {BYTES_MAX} bytes"));
-        let is_set = |set: &pb::filter::TagSet| (1..=TAGS_MAX).contains(&set.all.len());
-        violations.require(tags.iter().all(is_set), "filter.tags", format!("each has 1 to {TAGS_MAX} tags"));
-        if entries == 0 {
-            return None;
-        }
-        keys.sort_unstable();
-        Some(Self {
-            keys,
-            key_prefixes,
-            types,
-            tags: tags.into_iter().map(|set| set.all).collect(),
-            headers: headers.into_iter().map(|header| (header.name, header.value)).collect(),
-            entries,
-        })
-    }
-
-    /// About how many times as long as a look at a record takes this one.
-    pub(crate) fn weight(&self) -> usize {
-        1 + self.entries / ENTRIES_OF_A_LOOK
-    }
-
-    /// Whether the record passes.
-    pub(crate) fn passes(&self, record: &RecordView<'_>) -> bool {
-        let Self { keys, key_prefixes, types, tags, headers, entries: _ } = self;
-        let has_key =
-            || record.key.is_some_and(|key| keys.binary_search_by(|wanted| wanted[..].cmp(key)).is_ok());
-        let has_prefix =
-            || record.key.is_some_and(|key| key_prefixes.iter().any(|prefix| key.starts_with(prefix)));
-        let has_all = |set: &Vec<String>| set.iter().all(|wanted| record.tags().any(|tag| tag == wanted));
-        let has_header = |(name, value): &(String, Bytes)| {
-            record.headers().any(|(found, content)| found == name && content == &value[..])
-        };
-        (keys.is_empty() || has_key())
-            && (key_prefixes.is_empty() || has_prefix())
-            && (types.is_empty() || types.iter().any(|wanted| wanted == record.record_type))
-            && (tags.is_empty() || tags.iter().any(has_all))
-            && headers.iter().all(has_header)
-    }
+/// About how many times as long as a look at a record takes one with this filter.
+pub(crate) fn weight(filter: &Filter) -> usize {
+    let tags = filter.tags.iter().flatten().count();
+    let entries = filter.keys.len() + filter.key_prefixes.len() + filter.types.len() + tags;
+    1 + (entries + filter.headers.len()) / ENTRIES_OF_A_LOOK
 }
 
 #[cfg(test)]
 mod tests {
-    use quipu_storage::Record;
+    use bytes::Bytes;
+    use quipu_storage::{Record, RecordView};
 
     use super::*;
 
     fn passes(filter: pb::Filter, record: &Record) -> bool {
         let mut violations = Violations::default();
-        let filter = Filter::from_wire(Some(filter), &mut violations);
+        let filter = from_wire(Some(filter), "filter", &mut violations);
         assert!(violations.is_empty());
         let mut bytes = Vec::new();
         record.encode(&mut bytes);
-        filter.is_none_or(|filter| filter.passes(&RecordView::decode(&bytes).expect("just encoded")))
+        filter.is_none_or(|filter| filter.matches(&RecordView::decode(&bytes).expect("just encoded")))
     }
 
     #[test]
@@ -133,16 +96,17 @@ mod tests {
     #[test]
     fn a_filter_beyond_its_bounds_is_refused() {
         for filter in [
-            pb::Filter { types: vec!["x".into(); ENTRIES_MAX + 1], ..Default::default() },
-            pb::Filter { keys: vec![vec![0; BYTES_MAX + 1].into()], ..Default::default() },
+            pb::Filter { types: vec!["x".into(); Filter::PARTS_MAX + 1], ..Default::default() },
+            pb::Filter { keys: vec![vec![0; Filter::BYTES_MAX + 1].into()], ..Default::default() },
             pb::Filter { tags: vec![pb::filter::TagSet::default()], ..Default::default() },
+            pb::Filter { types: vec![String::new()], ..Default::default() },
             pb::Filter {
                 tags: vec![pb::filter::TagSet { all: vec!["x".into(); TAGS_MAX] }; 5],
                 ..Default::default()
             },
         ] {
             let mut violations = Violations::default();
-            let _ = Filter::from_wire(Some(filter), &mut violations);
+            let _ = from_wire(Some(filter), "filter", &mut violations);
             assert!(!violations.is_empty());
         }
     }

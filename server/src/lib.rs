@@ -7,8 +7,10 @@
 //! edge.rs        streams and bytes of a connection, errors that the library answers
 //! cors.rs        what browsers ask for gRPC-web
 //! log.rs         ── append.rs, session.rs        the engine's `submit`, a ticket waited for without a thread
+//!                   condition.rs                what must hold, and what is told if it does not
 //!                   budget.rs                   what all appends together may have on their way
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
+//!                   stream.rs                   what is known of the records of a key
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
 //! wire.rs        appends and batches as bytes, not as objects
 //! admin.rs       status of the server            error.rs      what is answered when something fails
@@ -28,6 +30,7 @@ mod admin;
 mod append;
 mod batch;
 mod budget;
+mod condition;
 mod config;
 mod connection;
 mod cors;
@@ -47,6 +50,7 @@ mod serve;
 mod session;
 mod settings;
 mod shared;
+mod stream;
 mod subscribe;
 mod topics;
 mod upkeep;

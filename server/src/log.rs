@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use futures_util::{Stream, StreamExt};
 use prost::Message;
 use quipu_proto::v1 as pb;
-use quipu_storage::{Offset, Topic};
+use quipu_storage::{Offset, Revision, Topic};
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, ServerStreamingService, StreamingService, UnaryService};
 use tonic::{Request, Response, Status, Streaming};
@@ -23,6 +23,7 @@ use crate::error::{Problem, Violations, status};
 use crate::read::{Read, ReadEvent};
 use crate::session::{self, SessionRequest};
 use crate::shared::Shared;
+use crate::stream::{self, Page};
 use crate::subscribe::{SubscribeEvent, Subscription};
 use crate::wire::{FromWire, ToWire, Wire};
 
@@ -70,6 +71,8 @@ impl tower::Service<http::Request<Body>> for Log {
                 Some("Subscribe") => grpc(limit).server_streaming(Subscribe(shared), request).await,
                 Some("GetRecord") => grpc(limit).unary(GetRecord(shared), request).await,
                 Some("GetBounds") => grpc(limit).unary(GetBounds(shared), request).await,
+                Some("GetStream") => grpc(limit).unary(GetStream(shared), request).await,
+                Some("ListStreams") => grpc(limit).unary(ListStreams(shared), request).await,
                 _ => Status::from(Problem::unsupported("the method")).into_http(),
             })
         })
@@ -169,7 +172,8 @@ impl UnaryService<pb::GetRecordRequest> for GetRecord {
             // It was checked when it was appended: a bug of ours.
             let record = record.map_err(|error| Problem::internal(format!("a stored record: {error}")))?;
             let append_time_ms = stored.append_time().value();
-            Ok(Response::new(pb::GetRecordResponse { record: Some(record), append_time_ms }))
+            let revision = stored.revision().map(Revision::value);
+            Ok(Response::new(pb::GetRecordResponse { record: Some(record), append_time_ms, revision }))
         })
     }
 }
@@ -190,6 +194,43 @@ impl UnaryService<pb::GetBoundsRequest> for GetBounds {
                 log_end_offset: stats.log_end_offset.value(),
                 last_append_time_ms: stats.last_append_time.value(),
             }))
+        })
+    }
+}
+
+struct GetStream(Arc<Shared>);
+
+impl UnaryService<pb::GetStreamRequest> for GetStream {
+    type Response = pb::GetStreamResponse;
+    type Future = Answer<pb::GetStreamResponse>;
+
+    fn call(&mut self, request: Request<pb::GetStreamRequest>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            let request = request.into_inner();
+            let topic = topic(&shared, &request.topic)?;
+            let get = move || stream::get(&topic, request.key.into());
+            shared.read(get).await?.map(Response::new).map_err(status)
+        })
+    }
+}
+
+struct ListStreams(Arc<Shared>);
+
+impl UnaryService<pb::ListStreamsRequest> for ListStreams {
+    type Response = pb::ListStreamsResponse;
+    type Future = Answer<pb::ListStreamsResponse>;
+
+    fn call(&mut self, request: Request<pb::ListStreamsRequest>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            let request = request.into_inner();
+            let mut violations = Violations::default();
+            violations.topic_name("topic", &request.topic);
+            let page = Page::from_wire(&request, &mut violations);
+            violations.finish()?;
+            let topic = shared.topic(&request.topic)?;
+            shared.read(move || page.list(&topic)).await?.map(Response::new).map_err(status)
         })
     }
 }

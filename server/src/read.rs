@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quipu_proto::v1 as pb;
-use quipu_storage::{Backwards, Error, Offset, Start, Timestamp, Topic, Visibility};
+use quipu_storage::{
+    Error, Filter, FilteredBackwards, Offset, Start, StreamStart, Timestamp, Topic, Visibility,
+};
 use tonic::Status;
 
 use crate::batch::{Taken, Wanted, WireBatch, take_backwards};
 use crate::error::{Problem, Violations, status};
-use crate::filter::Filter;
-use crate::request;
+use crate::filter;
+use crate::request::{self, StartAt};
 use crate::scan::{self, LOOK_BYTES, Puller, Scan, Then};
 use crate::shared::{Counted, Drain, Shared};
 
@@ -50,7 +52,7 @@ enum Way {
 
 /// A reader on its way to older records.
 struct Back {
-    batches: Backwards,
+    batches: FilteredBackwards,
     held: Option<(quipu_storage::ReadBatch, Offset)>,
     filter: Option<Filter>,
     floor: Offset,
@@ -64,7 +66,9 @@ impl Read {
         shared.check_not_draining()?;
         let mut violations = Violations::default();
         violations.topic_name("topic", &wire.topic);
-        let filter = Filter::from_wire(wire.filter, &mut violations);
+        let filter = filter::from_wire(wire.filter, "filter", &mut violations);
+        let has_start = wire.start.is_some_and(|start| start.position.is_some());
+        let start = request::start(wire.start, filter.as_ref(), &mut violations);
         let visibility = request::visibility(wire.visibility, &mut violations);
         let is_timed = wire.until_time_ms.is_some();
         violations.require(!(wire.backwards && is_timed), "until_time_ms", "is for reading forwards only");
@@ -73,9 +77,9 @@ impl Read {
         let records_max = if wire.records_max == 0 { u64::MAX } else { wire.records_max };
         let bytes = shared.config.response_bytes;
         let way = if wire.backwards {
-            let before = before(shared, &topic, wire.start, visibility).await?;
+            let before = before(shared, &topic, has_start, start, visibility).await?;
             Way::Backwards(Box::new(Back {
-                batches: topic.batches_backwards(before, visibility),
+                batches: backwards(&topic, filter.as_ref(), before, visibility).map_err(status)?,
                 held: None,
                 filter,
                 floor: Offset(wire.until_offset.unwrap_or(0)),
@@ -84,14 +88,21 @@ impl Read {
                 bytes,
             }))
         } else {
-            let cursor = scan::open(shared, &topic, request::start(wire.start), visibility).await?;
+            let cursor = scan::open(shared, &topic, start, filter.as_ref(), visibility).await?;
             let mut end = cursor.visible_end();
             if let Some(until) = wire.until_offset {
                 end = end.min(Offset(until));
             }
             if let Some(time) = wire.until_time_ms {
-                let until =
-                    scan::open(shared, &topic, Start::Time(Timestamp(time)), visibility).await?.next_offset();
+                let until = scan::open(
+                    shared,
+                    &topic,
+                    StartAt::Topic(Start::Time(Timestamp(time))),
+                    None,
+                    visibility,
+                )
+                .await?
+                .next_offset();
                 end = end.min(until);
             }
             let scan = Scan::new(cursor, filter, bytes).until(end, records_max);
@@ -195,19 +206,31 @@ pub(crate) fn count_sent(shared: &Shared, batches: &[WireBatch]) {
 async fn before(
     shared: &Shared,
     topic: &Topic,
-    start: Option<pb::StartPosition>,
+    has_start: bool,
+    start: StartAt,
     visibility: Visibility,
 ) -> Result<Offset, Status> {
-    let Some(pb::StartPosition { position: Some(_) }) = start else {
-        return Ok(scan::open(shared, topic, Start::Latest, visibility).await?.visible_end());
+    let start = if has_start { start } else { StartAt::Topic(Start::Latest) };
+    let (start, is_behind) = match start {
+        StartAt::Topic(Start::Latest) => (StartAt::Topic(Start::Latest), true),
+        // Before the first record behind it: that revision itself may have been removed.
+        StartAt::Stream(key, StreamStart::Revision(revision)) => {
+            (StartAt::Stream(key, StreamStart::AfterRevision(revision)), true)
+        }
+        start => (start, false),
     };
-    let start = request::start(start);
-    let cursor = scan::open(shared, topic, start, visibility).await?;
+    let cursor = scan::open(shared, topic, start, None, visibility).await?;
     let first = cursor.next_offset();
-    Ok(match start {
-        Start::Latest => cursor.visible_end(),
-        _ => first.saturating_add(1).min(cursor.visible_end()),
-    })
+    Ok(if is_behind { first } else { first.saturating_add(1) }.min(cursor.visible_end()))
+}
+
+fn backwards(
+    topic: &Topic,
+    filter: Option<&Filter>,
+    before: Offset,
+    visibility: Visibility,
+) -> Result<FilteredBackwards, Error> {
+    topic.filtered_backwards(filter.unwrap_or(&Filter::default()), before, visibility)
 }
 
 impl Back {
@@ -223,7 +246,10 @@ impl Back {
                 Some(held) => held,
                 None => match self.batches.previous_batch() {
                     Ok(Some(batch)) => (batch, self.lowest),
-                    Ok(None) => return Ok((batches, true)),
+                    Ok(None) => {
+                        self.lowest = self.floor.max(self.batches.before()).min(self.lowest);
+                        return Ok((batches, true));
+                    }
                     // It comes again when these are on their way.
                     Err(_) if !batches.is_empty() => return Ok((batches, false)),
                     Err(error) => return Err(error),
@@ -271,11 +297,14 @@ mod tests {
         for _ in 0..records {
             topic.append_with(&[Record::new(vec![0; 64 << 10])], Durability::Accepted).unwrap();
         }
-        let wire = pb::Filter { keys: vec!["none".into()], ..Default::default() };
+        // The indexes know nothing of headers.
+        let headers = vec![pb::Header { name: "none".into(), ..Default::default() }];
+        let wire = pb::Filter { headers, ..Default::default() };
+        let filter = filter::from_wire(Some(wire), "filter", &mut Violations::default());
         let mut back = Back {
-            batches: topic.batches_backwards(Offset(records), Visibility::Written),
+            batches: backwards(&topic, filter.as_ref(), Offset(records), Visibility::Written).unwrap(),
             held: None,
-            filter: Filter::from_wire(Some(wire), &mut Violations::default()),
+            filter,
             floor: Offset(0),
             records_left: u64::MAX,
             lowest: Offset(records),

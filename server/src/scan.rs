@@ -8,13 +8,15 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use quipu_storage::{Cursor, Error, Offset, ReadBatch, Start, Topic, Visibility};
+use quipu_storage::{Error, Filter, FilteredCursor, Offset, ReadBatch, Start, Topic, Visibility};
 use tonic::Status;
 
 use crate::batch::{Taken, Wanted, WireBatch, take};
 use crate::error::{Problem, status};
-use crate::filter::Filter;
+use crate::filter;
+use crate::request::StartAt;
 use crate::shared::Shared;
+use crate::stream;
 
 /// Bytes that are looked at in one go on a thread that may block, with a filter that lets nothing pass.
 pub(crate) const LOOK_BYTES: usize = 4 << 20;
@@ -24,7 +26,7 @@ const LOOK_BYTES_IN_MEMORY: usize = 512 << 10;
 /// A reader: where it is and what it wants.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    cursor: Cursor,
+    cursor: FilteredCursor,
     /// A batch that did not fit into one response.
     held: Option<ReadBatch>,
     next: Offset,
@@ -39,7 +41,7 @@ pub(crate) struct Scan {
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) batches: Vec<WireBatch>,
-    /// Records that the filter left out.
+    /// Records that the filter left out, those included that were passed over without a look.
     pub(crate) left_out: u64,
     pub(crate) then: Then,
     pub(crate) is_from_disk: bool,
@@ -63,7 +65,7 @@ pub(crate) enum Then {
 }
 
 impl Scan {
-    pub(crate) fn new(cursor: Cursor, filter: Option<Filter>, bytes: usize) -> Self {
+    pub(crate) fn new(cursor: FilteredCursor, filter: Option<Filter>, bytes: usize) -> Self {
         let next = cursor.next_offset();
         Self { cursor, held: None, next, filter, end: Offset::MAX, records_left: u64::MAX, bytes }
     }
@@ -115,7 +117,7 @@ impl Scan {
             }
             let batch = match self.held.take() {
                 Some(batch) => batch,
-                None => match self.next_batch(is_in_memory) {
+                None => match self.next_batch(is_in_memory, &mut chunk.left_out) {
                     Ok(batch) => batch,
                     // It comes again when the batches are on their way.
                     Err(Then::Gap(_) | Then::Failed(_)) if !chunk.batches.is_empty() => break Then::More,
@@ -132,7 +134,7 @@ impl Scan {
                 Ok(taken) => taken,
                 Err(error) => break Then::Failed(error),
             };
-            self.next = self.next.max(next);
+            self.next = self.next.max(next.min(self.end));
             chunk.left_out += left_out;
             looked_at += looked_at_for(&batch, self.filter.as_ref());
             if self.next < batch.batch().next_offset() {
@@ -154,17 +156,30 @@ impl Scan {
         chunk
     }
 
-    fn next_batch(&mut self, is_in_memory: bool) -> Result<ReadBatch, Then> {
+    /// Nothing comes before `offset`; answers how many offsets that are.
+    fn pass(&mut self, offset: Offset) -> u64 {
+        let next = self.next.max(offset.min(self.end));
+        let passed = next.value() - self.next.value();
+        self.next = next;
+        if self.filter.is_some() { passed } else { 0 }
+    }
+
+    fn next_batch(&mut self, is_in_memory: bool, left_out: &mut u64) -> Result<ReadBatch, Then> {
         let found = if is_in_memory { self.cursor.next_batch_in_memory() } else { self.cursor.next_batch() };
         match found {
-            Ok(Some(batch)) => Ok(batch),
-            Ok(None) if is_in_memory && self.cursor.next_offset() < self.cursor.visible_end() => {
-                Err(Then::Disk)
+            Ok(Some(batch)) => {
+                *left_out += self.pass(batch.from());
+                Ok(batch)
             }
             Ok(None) => {
-                // Compaction may have taken the last ones out.
-                self.next = self.next.max(self.cursor.next_offset());
-                Err(Then::CaughtUp)
+                // The indexes may have told that nothing comes up to there, or compaction has taken it out.
+                *left_out += self.pass(self.cursor.next_offset());
+                let is_at_end = self.cursor.next_offset() >= self.cursor.visible_end();
+                Err(match is_in_memory {
+                    _ if is_at_end => Then::CaughtUp,
+                    true => Then::Disk,
+                    false => Then::More,
+                })
             }
             Err(Error::OffsetTrimmed { offset, log_start_offset, .. }) => {
                 Err(Then::Gap(offset..log_start_offset))
@@ -176,22 +191,29 @@ impl Scan {
 
 /// What it costs to look at a batch, in bytes of records that are looked at by a small filter or none.
 pub(crate) fn looked_at_for(batch: &ReadBatch, filter: Option<&Filter>) -> usize {
-    batch.batch().body().len() * filter.map_or(1, Filter::weight)
+    batch.batch().body().len() * filter.map_or(1, filter::weight)
 }
 
 /// Makes a cursor; where that takes a look at the disk, on a thread that may block.
 pub(crate) async fn open(
     shared: &Shared,
     topic: &Topic,
-    start: Start,
+    start: StartAt,
+    filter: Option<&Filter>,
     visibility: Visibility,
-) -> Result<Cursor, Status> {
-    let topic = topic.clone();
+) -> Result<FilteredCursor, Status> {
+    let (topic, filter) = (topic.clone(), filter.cloned().unwrap_or_default());
+    let open = move |topic: &Topic, start| topic.filtered_cursor(&filter, start, visibility).map_err(status);
     match start {
-        Start::Time(_) | Start::Last(_) => shared.read(move || topic.cursor(start, visibility)).await?,
-        _ => topic.cursor(start, visibility),
+        StartAt::Stream(key, start) => {
+            let open = move || open(&topic, Start::Offset(stream::place(&topic, &key, start, visibility)?));
+            shared.read(open).await?
+        }
+        StartAt::Topic(start @ (Start::Time(_) | Start::Last(_))) => {
+            shared.read(move || open(&topic, start)).await?
+        }
+        StartAt::Topic(start) => open(&topic, start),
     }
-    .map_err(status)
 }
 
 type Reading = Pin<Box<dyn Future<Output = Result<(Scan, Chunk), Status>> + Send>>;
@@ -275,9 +297,12 @@ mod tests {
             topic.append_with(&[Record::new(vec![0; 64 << 10])], Durability::Accepted).unwrap();
         }
         let shared = Shared::new(store, Config::default());
-        let wire = pb::Filter { keys: vec!["none".into()], ..Default::default() };
-        let filter = Filter::from_wire(Some(wire), &mut Violations::default());
-        let cursor = topic.cursor(Start::Earliest, Visibility::Written).unwrap();
+        // The indexes know nothing of headers.
+        let headers = vec![pb::Header { name: "none".into(), ..Default::default() }];
+        let wire = pb::Filter { headers, ..Default::default() };
+        let filter = filter::from_wire(Some(wire), "filter", &mut Violations::default());
+        let cursor =
+            topic.filtered_cursor(filter.as_ref().unwrap(), Start::Earliest, Visibility::Written).unwrap();
         let mut puller = Puller::new(&shared, Scan::new(cursor, filter, 256 << 10));
         let turns = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&turns);

@@ -16,7 +16,7 @@ use tonic::Status;
 
 use crate::batch::WireBatch;
 use crate::error::{Problem, Violations, status};
-use crate::filter::Filter;
+use crate::filter;
 use crate::read::{count_sent, gap};
 use crate::request;
 use crate::scan::{self, Chunk, Puller, Scan, Then};
@@ -62,7 +62,8 @@ impl Subscription {
         shared.check_not_draining()?;
         let mut violations = Violations::default();
         violations.topic_name("topic", &wire.topic);
-        let filter = Filter::from_wire(wire.filter, &mut violations);
+        let filter = filter::from_wire(wire.filter, "filter", &mut violations);
+        let start = request::start(wire.start, filter.as_ref(), &mut violations);
         let visibility = request::visibility(wire.visibility, &mut violations);
         let progress_records = match wire.progress_records {
             0 => PROGRESS_RECORDS_DEFAULT,
@@ -87,7 +88,7 @@ impl Subscription {
         violations.finish()?;
         let topic = shared.topic(&wire.topic)?;
         let subscribed = shared.subscribe(topic.uid())?;
-        let cursor = scan::open(shared, &topic, request::start(wire.start), visibility).await?;
+        let cursor = scan::open(shared, &topic, start, filter.as_ref(), visibility).await?;
         let next = cursor.next_offset().value();
         subscribed.note(next);
         let scan = Scan::new(cursor, filter, shared.config.response_bytes);

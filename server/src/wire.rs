@@ -5,7 +5,7 @@
 //! AppendRequest   { 1 TopicAppend { 1 Record ..., 2 topic, 3 records_crc } ..., 2 durability, 3 conditions, 4 producer,
 //!                   5 request_id, 6 validate_only }
 //! ReadResponse    { 1 RecordBatches { 1 RecordBatch { 1 Record ..., 2 first_offset, 3 offsets, 4 append_time_ms,
-//!                   5 next_offset, 6 records_crc } ... } }            SubscribeResponse likewise
+//!                   5 next_offset, 6 records_crc, 7 revisions } ... } }            SubscribeResponse likewise
 //! ```
 //!
 //! Of a [`WireAppend`] only what surrounds the records is decoded here; the engine scans the records. Everything else is
@@ -24,6 +24,7 @@ use tonic::{Code, Status};
 
 use crate::append::{APPEND_TOPICS_MAX, WireAppend, WirePart};
 use crate::batch::WireBatch;
+use crate::condition::{CONDITION_BYTES_MAX, CONDITIONS_MAX};
 use crate::error::{Problem, status};
 use crate::read::ReadEvent;
 use crate::session::SessionRequest;
@@ -120,8 +121,10 @@ macro_rules! by_prost {
 }
 
 by_prost! {
-    requests: pb::ReadRequest, pb::SubscribeRequest, pb::GetRecordRequest, pb::GetBoundsRequest;
-    responses: pb::AppendResponse, pb::AppendSessionResponse, pb::GetRecordResponse, pb::GetBoundsResponse
+    requests: pb::ReadRequest, pb::SubscribeRequest, pb::GetRecordRequest, pb::GetBoundsRequest, pb::GetStreamRequest,
+        pb::ListStreamsRequest;
+    responses: pb::AppendResponse, pb::AppendSessionResponse, pb::GetRecordResponse, pb::GetBoundsResponse,
+        pb::GetStreamResponse, pb::ListStreamsResponse
 }
 
 fn malformed(detail: &impl std::fmt::Display) -> Status {
@@ -135,7 +138,7 @@ fn invalid(invalid: Invalid) -> Status {
 impl FromWire for WireAppend {
     fn from_wire(message: Bytes) -> Result<Self, Status> {
         let mut append = WireAppend { bytes: message.len(), ..WireAppend::default() };
-        let mut topics = 0;
+        let (mut topics, mut conditions, mut condition_bytes) = (0, 0, 0);
         for field in Fields::new(&message) {
             match field.map_err(invalid)? {
                 // An empty part takes two bytes of the message and many times that here: beyond the bound they are
@@ -149,16 +152,30 @@ impl FromWire for WireAppend {
                 }
                 // An enum is an i32: what does not fit is cut, as protobuf has it.
                 (2, value) => append.durability = value.number().map_err(invalid)? as i32,
-                (3, value) => append.has_conditions = value.bytes().map(|_| true).map_err(invalid)?,
+                (3, value) => {
+                    let bytes = value.bytes().map_err(invalid)?;
+                    conditions += 1;
+                    condition_bytes += bytes.len();
+                    if conditions <= CONDITIONS_MAX && condition_bytes <= CONDITION_BYTES_MAX {
+                        let condition = pb::AppendCondition::decode(message.slice_ref(bytes));
+                        append.conditions.push(condition.map_err(|error| malformed(&error))?);
+                    }
+                }
                 (4, value) => append.has_producer = value.bytes().map(|_| true).map_err(invalid)?,
                 (5, value) => append.has_request_id = !value.bytes().map_err(invalid)?.is_empty(),
                 (6, value) => append.validate_only = value.number().map_err(invalid)? != 0,
                 _ => {}
             }
         }
-        let limit = APPEND_TOPICS_MAX as u64;
-        if topics > APPEND_TOPICS_MAX {
-            return Err(status(Error::AppendTooLarge { what: "topics", actual: topics as u64, limit }));
+        for (what, actual, limit) in [
+            ("topics", topics, APPEND_TOPICS_MAX),
+            ("conditions", conditions, CONDITIONS_MAX),
+            ("bytes of conditions", condition_bytes, CONDITION_BYTES_MAX),
+        ] {
+            if actual > limit {
+                let (actual, limit) = (actual as u64, limit as u64);
+                return Err(status(Error::AppendTooLarge { what, actual, limit }));
+            }
         }
         Ok(append)
     }
@@ -267,7 +284,7 @@ fn put_number(out: &mut impl BufMut, field: u8, value: u64) {
     }
 }
 
-fn put_varint(out: &mut impl BufMut, mut value: u64) {
+pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8((value & 0x7f) as u8 | 0x80);
         value >>= 7;
@@ -289,6 +306,7 @@ fn batch_bytes(batch: &WireBatch) -> usize {
         + number_bytes(batch.next_offset)
         + 1
         + size_of::<u32>()
+        + if batch.revisions.is_empty() { 0 } else { field_bytes(batch.revisions.len()) }
 }
 
 fn put_batch(out: &mut impl BufMut, batch: &WireBatch) {
@@ -302,6 +320,10 @@ fn put_batch(out: &mut impl BufMut, batch: &WireBatch) {
     put_number(out, 5, batch.next_offset);
     out.put_u8(6 << 3 | 5);
     out.put_u32_le(batch.records_crc);
+    if !batch.revisions.is_empty() {
+        put_head(out, 7, batch.revisions.len());
+        out.put_slice(&batch.revisions);
+    }
 }
 
 fn batches_bytes(batches: &[WireBatch]) -> usize {
@@ -377,9 +399,14 @@ mod tests {
     fn batches_are_encoded_as_prost_decodes_them() {
         let some = [record("one"), pb::Record::default(), record(&"long".repeat(100))];
         let (mut wire, mut wanted) = (Vec::new(), Vec::new());
-        for (first_offset, offsets, time) in
-            [(0, vec![], 0), (300, vec![300, 305, u64::MAX], 1_700_000_000_000), (u64::MAX - 3, vec![], 1)]
-        {
+        for (first_offset, offsets, time, revisions) in [
+            (0, vec![], 0, vec![]),
+            (300, vec![300, 305, u64::MAX], 1_700_000_000_000, vec![0, 300, u64::MAX]),
+            (u64::MAX - 3, vec![], 1, vec![7]),
+        ] {
+            let mut packed = Vec::new();
+            revisions.iter().for_each(|revision| put_varint(&mut packed, *revision));
+            let packed = Bytes::from(packed);
             let batch = WireBatch {
                 body: records(&some),
                 record_count: 3,
@@ -388,6 +415,7 @@ mod tests {
                 append_time_ms: time,
                 next_offset: first_offset + 3,
                 records_crc: 0xdead_beef,
+                revisions: packed.clone(),
             };
             wire.push(batch);
             wanted.push(pb::RecordBatch {
@@ -397,7 +425,7 @@ mod tests {
                 append_time_ms: time,
                 next_offset: first_offset + 3,
                 records_crc: Some(0xdead_beef),
-                revisions: Vec::new(),
+                revisions: revisions.clone(),
             });
         }
         let batches = pb::RecordBatches { batches: wanted };
@@ -432,10 +460,15 @@ mod tests {
             topic: topic.into(),
             records_crc,
         };
+        let next_offset = pb::append_condition::Condition::NextOffset(3);
+        let conditions = vec![
+            pb::AppendCondition::default(),
+            pb::AppendCondition { topic: "payments".into(), condition: Some(next_offset) },
+        ];
         let request = pb::AppendRequest {
             appends: vec![part("orders", None), part("payments", Some(7))],
             durability: pb::Durability::Written.into(),
-            conditions: vec![pb::AppendCondition::default()],
+            conditions: conditions.clone(),
             producer: Some(pb::Producer::default()),
             request_id: Bytes::from_static(b"x"),
             validate_only: true,
@@ -451,7 +484,7 @@ mod tests {
         let wanted = WireAppend {
             parts: vec![expected("orders", None), expected("payments", Some(7))],
             durability: pb::Durability::Written.into(),
-            has_conditions: true,
+            conditions,
             has_producer: true,
             has_request_id: true,
             validate_only: true,
@@ -485,6 +518,23 @@ mod tests {
         let info = tonic_types::StatusExt::get_details_error_info(&error).expect("every error has it");
         assert_eq!((error.code(), info.reason.as_str()), (Code::InvalidArgument, "APPEND_TOO_LARGE"));
         assert_eq!((info.metadata["what"].as_str(), info.metadata["actual"].as_str()), ("topics", "4194304"));
+    }
+
+    #[test]
+    fn conditions_beyond_a_bound_are_counted_and_not_kept() {
+        let many = [0x1a, 0x00].repeat(4 << 20);
+        let no_match = pb::append_condition::NoMatch {
+            filter: Some(pb::Filter { keys: vec![Bytes::new(); CONDITION_BYTES_MAX], ..Default::default() }),
+            after_offset: None,
+        };
+        let condition = Some(pb::append_condition::Condition::NoMatch(no_match));
+        let conditions = vec![pb::AppendCondition { topic: "t".into(), condition }];
+        let large = pb::AppendRequest { conditions, ..Default::default() }.encode_to_vec();
+        for (message, wanted) in [(many, "conditions"), (large, "bytes of conditions")] {
+            let Err(error) = WireAppend::from_wire(message.into()) else { panic!("beyond the bound") };
+            let info = tonic_types::StatusExt::get_details_error_info(&error).expect("every error has it");
+            assert_eq!((info.reason.as_str(), info.metadata["what"].as_str()), ("APPEND_TOO_LARGE", wanted));
+        }
     }
 
     #[test]

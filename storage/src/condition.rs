@@ -80,6 +80,8 @@ pub enum FailedCheck {
         expected: ExpectedRevision,
         /// What there is.
         actual: Option<Revision>,
+        /// The first record that contradicts, if there is one that can be read.
+        offset: Option<Offset>,
     },
     /// The topic has another next offset.
     NextOffset {
@@ -95,11 +97,22 @@ pub enum FailedCheck {
     },
 }
 
+impl FailedCheck {
+    /// The first record that contradicts, if there is one that can be read.
+    pub fn first_conflicting_offset(&self) -> Option<Offset> {
+        match self {
+            Self::Revision { offset, .. } => *offset,
+            Self::NextOffset { expected, actual } => Some(*expected).filter(|expected| expected < actual),
+            Self::Match { offset } => Some(*offset),
+        }
+    }
+}
+
 impl fmt::Display for FailedCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "condition {} on topic {}: ", self.number, self.topic)?;
         match &self.check {
-            FailedCheck::Revision { key, expected, actual } => {
+            FailedCheck::Revision { key, expected, actual, offset: _ } => {
                 write!(f, "key \"{}\" should have ", key.escape_ascii())?;
                 match expected {
                     ExpectedRevision::Exact(revision) => write!(f, "revision {revision}"),
@@ -222,7 +235,7 @@ impl Check {
                     ExpectedRevision::Exists => actual.is_some(),
                 };
                 let (key, expected) = (key.clone(), *expected);
-                (!holds).then_some(FailedCheck::Revision { key, expected, actual })
+                (!holds).then_some(FailedCheck::Revision { key, expected, actual, offset: None })
             }
             Condition::NoMatch { filter, .. } => {
                 if let Err(error) = self.check_start(self.first_offset()) {
@@ -236,6 +249,25 @@ impl Check {
         };
         let named = |check| FailedCondition { number: self.number, topic: topic.name.clone(), check };
         Ok(Ok(failed.map(named)))
+    }
+
+    /// Finds the record that a failed check is about, for the one who is told. No lock is held.
+    pub(crate) fn locate(&self, failed: &mut FailedCheck) -> Result<()> {
+        let FailedCheck::Revision { expected, actual, offset, .. } = failed else { return Ok(()) };
+        let Known::Below { wanted, .. } = &self.known else { return Ok(()) };
+        let first = match expected {
+            ExpectedRevision::Exact(revision) => revision.saturating_add(1),
+            ExpectedRevision::NoStream => Revision::ZERO,
+            ExpectedRevision::Exists => return Ok(()),
+        };
+        if actual.is_none_or(|actual| actual < first) {
+            return Ok(());
+        }
+        let topic = self.topic();
+        let bounds = (topic.log_start(), topic.log_end());
+        let found = topic.with_parts(|parts| topic.offset_of_revision(parts, wanted, bounds, first))?;
+        *offset = Some(found).filter(|found| *found < bounds.1);
+        Ok(())
     }
 
     fn last_revision(&self) -> Result<Option<Revision>, Outdated> {

@@ -57,7 +57,7 @@ pub(crate) struct Source {
 
 impl Source {
     /// Whether it is worth trying again what ended in `error`, at a time when the owner had this `version`.
-    fn has_moved_on(&self, looks: &mut u32, version: u64, error: &Error) -> Result<bool> {
+    pub(crate) fn has_moved_on(&self, looks: &mut u32, version: u64, error: &Error) -> Result<bool> {
         *looks += 1;
         let may_be_over = match error {
             Error::Io { .. } | Error::TopicRefused { .. } => true,
@@ -376,6 +376,10 @@ impl Cursor {
         &self.topic.inner
     }
 
+    pub(crate) fn source(&self) -> &Source {
+        &self.topic
+    }
+
     /// What keeps it from being known whether there are more records, if the cursor has got to the end of those that it
     /// sees: the journal of a store that is open for reading only may be damaged there.
     pub fn damage(&self) -> Option<Error> {
@@ -412,10 +416,7 @@ impl Cursor {
                 });
             }
             if self.next >= self.visible_end() {
-                self.counted.report(&topic.context);
-                self.place = None;
-                self.reader.release();
-                return self.damage().map_or(Ok(None), Err);
+                return self.rest();
             }
             let found = match self.step(&topic) {
                 Err(error) if self.topic.has_moved_on(&mut looks, version, &error)? => None,
@@ -425,6 +426,14 @@ impl Cursor {
                 return Ok(Some(self.advance(&topic, batch)));
             }
         }
+    }
+
+    /// What there is at the end: nothing, or damage.
+    pub(crate) fn rest(&mut self) -> Result<Option<ReadBatch>> {
+        self.counted.report(&self.topic.inner.context);
+        self.place = None;
+        self.reader.release();
+        self.damage().map_or(Ok(None), Err)
     }
 
     /// The next batch if it is in memory as it is: without a look at the disk and without decompressing, so that it may
@@ -734,6 +743,20 @@ impl Backwards {
     pub(crate) fn new(topic: Source, before: Offset, visibility: Visibility) -> Self {
         let end = visible_end(&topic.inner, visibility);
         Self { topic, before: before.min(end), is_at_end: before > end, reader: SegmentReader::new() }
+    }
+
+    /// What comes next lies below this offset.
+    pub fn before(&self) -> Offset {
+        self.before
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.topic
+    }
+
+    /// Whether there is something to be told of what is behind the end, first of all.
+    pub(crate) fn is_damaged_at_end(&self) -> bool {
+        self.is_at_end && self.topic.damage(self.before).is_some()
     }
 
     /// Goes on below `offset`.

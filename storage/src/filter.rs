@@ -14,6 +14,8 @@ use crate::types::Offset;
 
 /// Offsets that are fetched at once for one term.
 const PAGE: usize = 256;
+/// Offsets in one segment that are listed for all prefixes of a filter: with more, its records are read in a row.
+const PREFIX_OFFSETS_MAX: usize = 64 << 10;
 
 /// Which records are wanted: those that satisfy every field that is not empty. Without any, all are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -150,17 +152,42 @@ struct All(Vec<Listed>);
 struct Listed {
     wanted: Wanted,
     is_prefix: bool,
+    /// With more records of a prefix than this, every record counts as one.
+    limit: Option<usize>,
     ready: VecDeque<Offset>,
-    /// Up to which offset that is all there is.
+    /// Up to which offset that is all there is; backwards, down to which.
     known_to: Offset,
+    /// Up to which offset every record counts as one.
+    all_to: Offset,
 }
 
 impl Search {
+    /// One whose candidates have everything that is asked for but the headers.
     pub(crate) fn new(topic: &TopicInner, filter: &Filter) -> Self {
+        Self::with(topic, filter, None)
+    }
+
+    /// One for those who look at the records anyway: where to list the records of a prefix would take more than to read
+    /// them, every record is a candidate. `None` if the indexes are of no use.
+    pub(crate) fn rough(topic: &TopicInner, filter: &Filter) -> Option<Self> {
+        let limit = PREFIX_OFFSETS_MAX / filter.key_prefixes.len().max(1);
+        Some(Self::with(topic, filter, Some(limit))).filter(|search| !search.all.is_empty())
+    }
+
+    /// The same for [`candidate_before`](Self::candidate_before), which makes nothing of prefixes.
+    pub(crate) fn backwards(topic: &TopicInner, filter: &Filter) -> Option<Self> {
+        let mut search = Self::rough(topic, &Filter { key_prefixes: Vec::new(), ..filter.clone() })?;
+        let listed = search.all.iter_mut().flat_map(|any| &mut any.0).flat_map(|all| &mut all.0);
+        listed.for_each(|listed| listed.known_to = Offset::MAX);
+        Some(search)
+    }
+
+    fn with(topic: &TopicInner, filter: &Filter, limit: Option<usize>) -> Self {
         let listed = |kind, text: &[u8], is_prefix| {
             let term = term(kind, text);
             let wanted = Wanted { hash: hash(topic.uid, &term), term };
-            Listed { wanted, is_prefix, ready: VecDeque::new(), known_to: Offset::ZERO }
+            let (ready, zero) = (VecDeque::new(), Offset::ZERO);
+            Listed { wanted, is_prefix, limit, ready, known_to: zero, all_to: zero }
         };
         let one = |listed| All(vec![listed]);
         let of_keys = |keys: &[Vec<u8>], is_prefix| {
@@ -195,6 +222,17 @@ impl Search {
     ) -> Result<Option<Offset>> {
         let first = first_of_all(from, &mut self.all, |any, from| any.first(topic, parts, from, to))?;
         Ok(first.filter(|offset| *offset < to))
+    }
+
+    /// The last offset in `from..before` that the indexes say may be one.
+    pub(crate) fn candidate_before(
+        &mut self,
+        topic: &TopicInner,
+        parts: &Parts,
+        from: Offset,
+        before: Offset,
+    ) -> Result<Option<Offset>> {
+        last_of_all(before, &mut self.all, |any, before| any.last(topic, parts, from, before))
     }
 
     /// The first match in `from..to`.
@@ -246,7 +284,44 @@ fn first_of_all<T>(
     }
 }
 
+/// The last offset below `before` that is the last of each; `None` if one of them has no more.
+fn last_of_all<T>(
+    before: Offset,
+    all: &mut [T],
+    mut last: impl FnMut(&mut T, Offset) -> Result<Option<Offset>>,
+) -> Result<Option<Offset>> {
+    let mut at = before;
+    loop {
+        let mut furthest = at;
+        for one in &mut *all {
+            let Some(offset) = last(one, furthest)? else { return Ok(None) };
+            furthest = offset + 1;
+        }
+        if furthest == at {
+            return Ok(Some(at.saturating_sub(1)));
+        }
+        at = furthest;
+    }
+}
+
 impl Any {
+    fn last(
+        &mut self,
+        topic: &TopicInner,
+        parts: &Parts,
+        from: Offset,
+        before: Offset,
+    ) -> Result<Option<Offset>> {
+        let mut last: Option<Offset> = None;
+        for all in &mut self.0 {
+            let limit = last.map_or(from, |last| last + 1);
+            let found =
+                last_of_all(before, &mut all.0, |listed, before| listed.last(topic, parts, limit, before))?;
+            last = found.or(last);
+        }
+        Ok(last)
+    }
+
     fn first(
         &mut self,
         topic: &TopicInner,
@@ -266,6 +341,31 @@ impl Any {
 }
 
 impl Listed {
+    fn last(
+        &mut self,
+        topic: &TopicInner,
+        parts: &Parts,
+        from: Offset,
+        before: Offset,
+    ) -> Result<Option<Offset>> {
+        loop {
+            while self.ready.front().is_some_and(|offset| *offset >= before) {
+                self.ready.pop_front();
+            }
+            if let Some(offset) = self.ready.front() {
+                return Ok(Some(*offset).filter(|offset| *offset >= from));
+            }
+            let end = before.min(self.known_to);
+            if end <= from {
+                return Ok(None);
+            }
+            let found = topic.postings_before(parts, &self.wanted, (from, end), PAGE)?;
+            let last = found.last().filter(|_| found.len() >= PAGE);
+            self.known_to = last.map_or(from, |last| last.offset);
+            self.ready.extend(found.into_iter().map(|posting| posting.offset));
+        }
+    }
+
     fn first(
         &mut self,
         topic: &TopicInner,
@@ -274,6 +374,9 @@ impl Listed {
         to: Offset,
     ) -> Result<Option<Offset>> {
         loop {
+            if from < self.all_to {
+                return Ok(Some(from).filter(|offset| *offset < to));
+            }
             while self.ready.front().is_some_and(|offset| *offset < from) {
                 self.ready.pop_front();
             }
@@ -285,7 +388,12 @@ impl Listed {
                 return Ok(None);
             }
             let (found, known_to) = if self.is_prefix {
-                topic.offsets_of_prefix(parts, &self.wanted.term, (begin, to))?
+                let (found, known_to) =
+                    topic.offsets_of_prefix(parts, &self.wanted.term, (begin, to), self.limit)?;
+                if found.is_none() {
+                    self.all_to = known_to;
+                }
+                (found.unwrap_or_default(), known_to)
             } else {
                 let found = topic.postings(parts, &self.wanted, (begin, to), PAGE)?;
                 let last = found.last().filter(|_| found.len() >= PAGE);

@@ -9,6 +9,7 @@ use crate::cursor::{
 };
 use crate::error::Result;
 use crate::filter::{self, Filter};
+use crate::filtered::{FilteredBackwards, FilteredCursor};
 use crate::format::record::Record;
 use crate::settings::{Durability, TopicSettings};
 use crate::stats::TopicStats;
@@ -136,7 +137,15 @@ impl Topic {
     /// What keeps the index of a segment from being made, if one is missing; and [`Error::CorruptFile`](crate::Error::CorruptFile)
     /// if a file is damaged that keeps the revisions of records which are gone.
     pub fn stream(&self, key: impl AsRef<[u8]>) -> Result<Option<StreamHead>> {
-        stream::head(&self.source(), key.as_ref(), Visibility::Synced)
+        self.stream_with(key, Visibility::Synced)
+    }
+
+    /// The same as a reader of this visibility sees it.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn stream_with(&self, key: impl AsRef<[u8]>, visibility: Visibility) -> Result<Option<StreamHead>> {
+        stream::head(&self.source(), key.as_ref(), visibility)
     }
 
     /// The streams whose keys begin with `prefix` and come behind `after`, in the order of their keys, at most `limit`.
@@ -222,6 +231,51 @@ impl Topic {
         visibility: Visibility,
     ) -> Result<StreamCursor> {
         StreamCursor::new(self.source(), key.as_ref(), start.into(), visibility)
+    }
+
+    /// A cursor over the batches that may have records which a filter matches: found through the indexes where these tell,
+    /// without reading the others. [`Filter::matches`] says which records of a batch do.
+    ///
+    /// ```
+    /// # use quipu_storage::{Filter, Record, Start, Store, Visibility};
+    /// # fn main() -> quipu_storage::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let orders = Store::open(dir.path())?.topic_or_create("orders")?;
+    /// orders.append(&[Record::new("placed").with_tag("vip"), Record::new("placed")])?;
+    /// let filter = Filter::new().tags(["vip"]);
+    /// let mut cursor = orders.filtered_cursor(&filter, Start::Earliest, Visibility::Synced)?;
+    /// while let Some(batch) = cursor.next_batch()? {
+    ///     for record in batch.records() {
+    ///         let (offset, record) = record?;
+    ///         println!("{offset}: {}", filter.matches(&record));
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidFilter`](crate::Error::InvalidFilter); and as [`cursor`](Self::cursor).
+    pub fn filtered_cursor(
+        &self,
+        filter: &Filter,
+        start: impl Into<Start>,
+        visibility: Visibility,
+    ) -> Result<FilteredCursor> {
+        FilteredCursor::new(self.source(), filter, start.into(), visibility)
+    }
+
+    /// The same from the last batch below `before` to the first.
+    ///
+    /// # Errors
+    /// [`Error::InvalidFilter`](crate::Error::InvalidFilter).
+    pub fn filtered_backwards(
+        &self,
+        filter: &Filter,
+        before: Offset,
+        visibility: Visibility,
+    ) -> Result<FilteredBackwards> {
+        FilteredBackwards::new(self.source(), filter, before, visibility)
     }
 
     /// The first offset that can be read.

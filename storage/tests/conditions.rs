@@ -66,15 +66,16 @@ fn every_condition_that_does_not_hold_is_named_with_what_is_there_and_nothing_is
         let outcome = append(&topic, &Record::keyed("c", "0"), &conditions);
         assert_eq!(outcome.as_ref().unwrap_err().kind(), ErrorKind::Conflict);
         let check = |number, check| FailedCondition { number, topic: topic.name().clone(), check };
-        let of_key = |key: &str, expected, actual: Option<u64>| FailedCheck::Revision {
+        let of_key = |key: &str, expected, actual: Option<u64>, offset: Option<u64>| FailedCheck::Revision {
             key: key.into(),
             expected,
             actual: actual.map(Revision),
+            offset: offset.map(Offset),
         };
         let expected = [
-            check(1, of_key("a", ExpectedRevision::Exact(Revision(0)), Some(1))),
-            check(2, of_key("b", ExpectedRevision::NoStream, Some(0))),
-            check(3, of_key("c", ExpectedRevision::Exists, None)),
+            check(1, of_key("a", ExpectedRevision::Exact(Revision(0)), Some(1), Some(2))),
+            check(2, of_key("b", ExpectedRevision::NoStream, Some(0), Some(1))),
+            check(3, of_key("c", ExpectedRevision::Exists, None, None)),
             check(5, FailedCheck::NextOffset { expected: Offset(4), actual: Offset(3) }),
             check(7, FailedCheck::Match { offset: Offset(1) }),
         ];
@@ -388,4 +389,27 @@ fn a_missing_index_is_made_again_and_conditions_hold_all_the_same() {
     assert_eq!(failed(outcome).len(), 1);
     append(&topic, &Record::keyed("new", "x"), &[revision("new", ExpectedRevision::NoStream)]).unwrap();
     assert_eq!(of_terms().len(), before.len());
+}
+
+#[test]
+fn a_check_says_what_an_append_would_and_appends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = quiet(dir.path());
+    let topic = store.create_topic("t", small_segments()).unwrap();
+    topic.append(&[Record::keyed("a", "0")]).unwrap();
+    let holds = revision("a", ExpectedRevision::Exact(Revision(0)));
+    let fails = revision("a", ExpectedRevision::NoStream);
+    for records in [&[][..], &[Record::keyed("a", "1")]] {
+        let append = || match records {
+            [] => Append::new(),
+            records => Append::new().records(&topic, records).unwrap(),
+        };
+        store.check(append().require(&topic, holds.clone())).unwrap();
+        let outcome = store.check(append().require(&topic, holds.clone()).require(&topic, fails.clone()));
+        let Err(Error::ConditionFailed { failed }) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(failed.iter().map(|failed| failed.number).collect::<Vec<_>>(), [1]);
+        assert_eq!(failed[0].check.first_conflicting_offset(), Some(Offset(0)));
+    }
+    assert_eq!(topic.log_end_offset(), Offset(1));
+    assert!(matches!(store.append(Append::new()), Err(Error::InvalidAppend { .. })));
 }

@@ -5,15 +5,48 @@ use std::time::Duration;
 use quipu_proto::v1 as pb;
 use quipu_storage::verify::{Finding, Severity, VerifyReport};
 use quipu_storage::{
-    Codec, Compaction, CompactionReport, Durability, Offset, Retention, RetentionReason, RetentionReport,
-    Storage, StoredRecord, TopicName, TopicSettings, TopicStats, Uid,
+    Codec, Compaction, CompactionReport, Condition, Durability, ExpectedRevision, Offset, Retention,
+    RetentionReason, RetentionReport, Revision, Storage, StoredRecord, StreamInfo, TopicName, TopicSettings,
+    TopicStats, Uid,
 };
 
-use super::Item;
+use super::{Item, filter};
 use crate::exit::{Failure, Result};
+use crate::requirement::Requirement;
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A condition for the engine.
+pub(super) fn condition(requirement: &Requirement) -> Condition {
+    match requirement {
+        Requirement::Revision { key, expected } => {
+            let expected = match expected {
+                quipu_client::ExpectedRevision::Exact(revision) => {
+                    ExpectedRevision::Exact(Revision(*revision))
+                }
+                quipu_client::ExpectedRevision::NoStream => ExpectedRevision::NoStream,
+                quipu_client::ExpectedRevision::Exists => ExpectedRevision::Exists,
+            };
+            Condition::Revision { key: key.clone(), expected }
+        }
+        Requirement::NextOffset(offset) => Condition::NextOffset(Offset(*offset)),
+        Requirement::NoMatch { filter, after } => {
+            Condition::NoMatch { filter: filter::to_engine(filter), after_offset: after.map(Offset) }
+        }
+    }
+}
+
+/// A stream as the contract has it.
+pub(super) fn stream(info: StreamInfo) -> pb::Stream {
+    pb::Stream {
+        key: info.key.into(),
+        last_revision: info.head.last_revision.0,
+        record_count: info.head.record_count,
+        first_revision: info.head.first_revision.map(|revision| revision.0),
+        last_offset: info.head.last_offset.map(|offset| offset.0),
+    }
 }
 
 /// What the engine calls a durability.
@@ -234,5 +267,6 @@ pub(super) fn item(stored: &StoredRecord) -> Item {
         content_type: view.content_type.into(),
         payload: view.payload.map(shared),
     };
-    Item { offset: stored.offset().0, append_time_ms: stored.append_time().0, record }
+    let revision = stored.revision().map(|revision| revision.0);
+    Item { offset: stored.offset().0, append_time_ms: stored.append_time().0, revision, record }
 }

@@ -21,9 +21,12 @@ use super::read::{AnyTopic, reader};
 use super::{Backend, Publisher, ReadSpec, Reader, convert};
 use crate::exit::Result;
 use crate::position::Position;
+use crate::requirement::{Requirement, Unmet};
 
 /// How often progress is looked at.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Streams that are listed at once.
+const PAGE_STREAMS: usize = 1000;
 
 /// See the [module](self).
 pub(crate) struct Embedded {
@@ -187,6 +190,29 @@ impl Backend for Embedded {
 
     fn offset_of(&self, topic: &str, position: Position) -> Result<u64> {
         Ok(self.topic_to_read(topic)?.offset_of(position, Visibility::Synced)?.0)
+    }
+
+    fn streams(
+        &self,
+        topic: &str,
+        prefix: &[u8],
+        each: &mut dyn FnMut(pb::Stream) -> Result<()>,
+    ) -> Result<()> {
+        let topic = self.topic_to_read(topic)?;
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = topic.streams(prefix, after.as_deref(), PAGE_STREAMS)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.key.clone());
+            page.into_iter().map(convert::stream).try_for_each(&mut *each)?;
+        }
+    }
+
+    fn unmet(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<Unmet>> {
+        // Without the lock of whoever writes.
+        let topic = self.topic_to_read(topic)?;
+        let unmet = requirements.iter().enumerate().map(|(number, one)| topic.unmet(number, one));
+        unmet.filter_map(Result::transpose).collect()
     }
 
     fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>> {

@@ -12,8 +12,9 @@ mod remote;
 
 use quipu_proto::v1 as pb;
 
-use crate::exit::Result;
+use crate::exit::{Failure, Result};
 use crate::position::Position;
+use crate::requirement::{Requirement, Unmet};
 pub(crate) use embedded::Embedded;
 pub(crate) use remote::Remote;
 
@@ -22,6 +23,8 @@ pub(crate) use remote::Remote;
 pub(crate) struct Item {
     pub(crate) offset: u64,
     pub(crate) append_time_ms: u64,
+    /// Its place among the records of its key.
+    pub(crate) revision: Option<u64>,
     pub(crate) record: pb::Record,
 }
 
@@ -53,6 +56,18 @@ pub(crate) struct ReadSpec {
     /// Whether records that are not synced yet are shown as well.
     pub(crate) sees_written: bool,
     pub(crate) direction: Direction,
+}
+
+impl ReadSpec {
+    /// The key whose stream is read, for a start at a revision.
+    fn stream_key(&self) -> Result<&[u8]> {
+        match (&self.filter.keys[..], &self.filter.key_prefixes[..]) {
+            ([key], []) => Ok(key),
+            _ => Err(Failure::usage(
+                "--revision is for the records of one key: give one --key, and no --key-prefix",
+            )),
+        }
+    }
 }
 
 /// Which way, and whether to wait for more.
@@ -114,6 +129,8 @@ pub(crate) struct Acknowledged {
 
 /// Appends batches to a topic, in order. Each is atomic.
 pub(crate) trait Publisher {
+    /// The next batch is appended only if these hold right before it.
+    fn require(&mut self, requirements: Vec<Requirement>);
     /// Hands over a batch; waits while too much is unacknowledged.
     fn submit(&mut self, records: Vec<pb::Record>) -> Result<()>;
     /// Waits until everything is acknowledged.
@@ -152,6 +169,15 @@ pub(crate) trait Backend {
     fn topic_status(&self, name: &str) -> Result<pb::GetTopicStatusResponse>;
     /// The offset that a position stands for.
     fn offset_of(&self, topic: &str, position: Position) -> Result<u64>;
+    /// Hands the streams of a topic whose keys begin so to `each`, in the order of their keys.
+    fn streams(
+        &self,
+        topic: &str,
+        prefix: &[u8],
+        each: &mut dyn FnMut(pb::Stream) -> Result<()>,
+    ) -> Result<()>;
+    /// Which of these do not hold now; appends nothing.
+    fn unmet(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<Unmet>>;
     /// To append to a topic. `bytes_max` bounds what is unacknowledged.
     fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>>;
     /// To read a topic.

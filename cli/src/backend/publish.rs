@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use quipu_proto::v1 as pb;
 use quipu_storage::{Append, Appended, Durability, Error, Store, Ticket, Topic};
 
-use super::{Acknowledged, Publisher};
+use super::{Acknowledged, Publisher, convert};
 use crate::exit::Result;
+use crate::requirement::Requirement;
 
 /// Batches that may be unacknowledged.
 const TICKETS_MAX: usize = 16;
@@ -17,16 +18,21 @@ pub(super) struct EmbeddedPublisher {
     durability: Durability,
     tickets: VecDeque<Ticket>,
     acknowledged: Acknowledged,
+    /// Of the next batch.
+    requirements: Vec<Requirement>,
 }
 
 impl EmbeddedPublisher {
     pub(super) fn new(store: Store, topic: Topic, durability: Durability) -> Self {
         let tickets = VecDeque::with_capacity(TICKETS_MAX);
-        Self { store, topic, durability, tickets, acknowledged: Acknowledged::default() }
+        let (acknowledged, requirements) = (Acknowledged::default(), Vec::new());
+        Self { store, topic, durability, tickets, acknowledged, requirements }
     }
 
     fn append(&self, body: &[u8]) -> Result<Append> {
-        Ok(Append::new().durability(self.durability).encoded(&self.topic, body)?)
+        let append = Append::new().durability(self.durability).encoded(&self.topic, body)?;
+        let conditions = self.requirements.iter().map(convert::condition);
+        Ok(conditions.fold(append, |append, condition| append.require(&self.topic, condition)))
     }
 
     fn wait_oldest(&mut self) -> Result<()> {
@@ -48,6 +54,10 @@ impl EmbeddedPublisher {
 }
 
 impl Publisher for EmbeddedPublisher {
+    fn require(&mut self, requirements: Vec<Requirement>) {
+        self.requirements = requirements;
+    }
+
     fn submit(&mut self, records: Vec<pb::Record>) -> Result<()> {
         while self.tickets.len() >= TICKETS_MAX {
             self.wait_oldest()?;
@@ -67,6 +77,7 @@ impl Publisher for EmbeddedPublisher {
             }
             Err(error) => return Err(error.into()),
         }
+        self.requirements.clear();
         Ok(())
     }
 

@@ -1,13 +1,15 @@
 //! Reading through the embedded engine.
 
-use quipu_proto::v1 as pb;
+use quipu_client::ExpectedRevision;
 use quipu_storage::{
-    Backwards, Cursor, Error, Offset, ReadBatch, ReadOnlyTopic, Start, Timestamp, Topic, Visibility,
+    Cursor, Error, Filter, FilteredBackwards, FilteredCursor, Offset, ReadBatch, ReadOnlyTopic, Revision,
+    Start, StreamCursor, StreamHead, StreamInfo, StreamStart, Timestamp, Topic, Visibility,
 };
 
 use super::{Damage, Direction, Item, ReadSpec, Reader, Step, convert, filter};
-use crate::exit::{Failure, Result};
+use crate::exit::{Exit, Failure, Result};
 use crate::position::Position;
+use crate::requirement::{Requirement, Unmet};
 
 /// A topic of a store that is open for writing, or for reading only.
 #[derive(Clone)]
@@ -24,11 +26,123 @@ impl AnyTopic {
         }?)
     }
 
-    fn backwards(&self, before: Offset, visibility: Visibility) -> Backwards {
-        match self {
-            Self::Writable(topic) => topic.batches_backwards(before, visibility),
-            Self::ReadOnly(topic) => topic.batches_backwards(before, visibility),
+    fn filtered(&self, filter: &Filter, start: Start, visibility: Visibility) -> Result<FilteredCursor> {
+        Ok(match self {
+            Self::Writable(topic) => topic.filtered_cursor(filter, start, visibility),
+            Self::ReadOnly(topic) => topic.filtered_cursor(filter, start, visibility),
+        }?)
+    }
+
+    fn backwards(
+        &self,
+        filter: &Filter,
+        before: Offset,
+        visibility: Visibility,
+    ) -> Result<FilteredBackwards> {
+        Ok(match self {
+            Self::Writable(topic) => topic.filtered_backwards(filter, before, visibility),
+            Self::ReadOnly(topic) => topic.filtered_backwards(filter, before, visibility),
+        }?)
+    }
+
+    /// What is known of the stream of a key.
+    pub(super) fn stream(&self, key: &[u8]) -> Result<Option<StreamHead>> {
+        Ok(match self {
+            Self::Writable(topic) => topic.stream(key),
+            Self::ReadOnly(topic) => topic.stream(key),
+        }?)
+    }
+
+    /// Whether this does not hold of what can be seen.
+    pub(super) fn unmet(&self, number: usize, requirement: &Requirement) -> Result<Option<Unmet>> {
+        let end = match self {
+            Self::Writable(topic) => topic.high_watermark(),
+            Self::ReadOnly(topic) => topic.high_watermark(),
+        };
+        Ok(match requirement {
+            Requirement::NextOffset(expected) => (*expected != end.0).then(|| Unmet {
+                number,
+                actual: Some(end.0),
+                offset: Some(*expected).filter(|expected| *expected < end.0),
+            }),
+            Requirement::Revision { key, expected } => {
+                let actual = self.stream(key)?.map(|head| head.last_revision.0);
+                let (holds, next) = match expected {
+                    ExpectedRevision::Exact(revision) => {
+                        (actual == Some(*revision), Some(revision.saturating_add(1)))
+                    }
+                    ExpectedRevision::NoStream => (actual.is_none(), Some(0)),
+                    ExpectedRevision::Exists => (actual.is_some(), None),
+                };
+                let later = next.filter(|next| actual.is_some_and(|actual| actual >= *next));
+                let offset = match later.filter(|_| !holds) {
+                    None => None,
+                    Some(next) => {
+                        let offset = self.offset_of_revision(key, next, false, Visibility::Synced)?;
+                        Some(offset.0).filter(|offset| *offset < end.0)
+                    }
+                };
+                (!holds).then_some(Unmet { number, actual, offset })
+            }
+            Requirement::NoMatch { filter, after } => {
+                let (offset, log_start_offset) =
+                    (after.map_or(0, |after| after.saturating_add(1)), self.log_start_offset());
+                if offset < log_start_offset.0 {
+                    let message = format!(
+                        "a condition asks about records from offset {offset} on, and the log starts at {log_start_offset}"
+                    );
+                    return Err(Failure::new(Exit::OutOfRange, "CONDITION_TRIMMED", message));
+                }
+                let (filter, after) = (filter::to_engine(filter), after.map(Offset));
+                let found = match self {
+                    Self::Writable(topic) => topic.first_match(&filter, after),
+                    Self::ReadOnly(topic) => topic.first_match(&filter, after),
+                }?;
+                found.map(|offset| Unmet { number, actual: None, offset: Some(offset.0) })
+            }
+        })
+    }
+
+    /// Streams behind `after`, so many.
+    pub(super) fn streams(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<StreamInfo>> {
+        Ok(match self {
+            Self::Writable(topic) => topic.streams(prefix, after, limit),
+            Self::ReadOnly(topic) => topic.streams(prefix, after, limit),
+        }?)
+    }
+
+    fn stream_cursor(&self, key: &[u8], start: StreamStart, visibility: Visibility) -> Result<StreamCursor> {
+        Ok(match self {
+            Self::Writable(topic) => topic.stream_cursor(key, start, visibility),
+            Self::ReadOnly(topic) => topic.stream_cursor(key, start, visibility),
+        }?)
+    }
+
+    /// The offset where the records of a key with this revision and higher begin; or, `behind` it.
+    fn offset_of_revision(
+        &self,
+        key: &[u8],
+        revision: u64,
+        behind: bool,
+        visibility: Visibility,
+    ) -> Result<Offset> {
+        let next = self.stream(key)?.map_or(0, |head| head.last_revision.0.saturating_add(1));
+        if revision > next {
+            let message =
+                format!("revision {revision} of the key is not written yet: the next one is {next}");
+            let hint = "`quipu streams` shows the last revision of each key";
+            return Err(Failure::new(Exit::OutOfRange, "REVISION_UNWRITTEN", message).hint(hint));
         }
+        let start = match behind {
+            true => StreamStart::AfterRevision(Revision(revision)),
+            false => StreamStart::Revision(Revision(revision)),
+        };
+        Ok(self.stream_cursor(key, start, visibility)?.next_offset())
     }
 
     fn log_start_offset(&self) -> Offset {
@@ -44,7 +158,7 @@ impl AnyTopic {
         Ok(match position {
             Position::Offset(offset) => Offset(offset),
             Position::Earliest => self.log_start_offset(),
-            Position::Latest => end,
+            Position::Latest | Position::Revision(_) => end,
             Position::Last(count) => end.saturating_sub(count).max(self.log_start_offset()),
             Position::Time(time) => self.cursor(Start::Time(Timestamp(time)), visibility)?.next_offset(),
         })
@@ -57,15 +171,19 @@ pub(super) fn reader(topic: AnyTopic, spec: ReadSpec) -> Result<Box<dyn Reader>>
     if spec.direction == Direction::Backwards {
         return Ok(Box::new(BackwardsReader::new(&topic, spec, visibility)?));
     }
+    let filter = filter::to_engine(&spec.filter);
     let start = match spec.start {
         Position::Earliest => Start::Earliest,
         Position::Latest => Start::Latest,
         Position::Offset(offset) => Start::Offset(Offset(offset)),
         Position::Time(time) => Start::Time(Timestamp(time)),
         Position::Last(count) if filter::is_empty(&spec.filter) => Start::Last(count),
-        Position::Last(count) => Start::Offset(nth_last_match(&topic, &spec.filter, count, visibility)?),
+        Position::Last(count) => Start::Offset(nth_last_match(&topic, &filter, count, visibility)?),
+        Position::Revision(revision) => {
+            Start::Offset(topic.offset_of_revision(spec.stream_key()?, revision, false, visibility)?)
+        }
     };
-    let cursor = topic.cursor(start, visibility)?;
+    let cursor = topic.filtered(&filter, start, visibility)?;
     let follows = spec.direction == Direction::Follow;
     let (mut end, mut end_time) = (u64::MAX, u64::MAX);
     match spec.until {
@@ -82,7 +200,7 @@ pub(super) fn reader(topic: AnyTopic, spec: ReadSpec) -> Result<Box<dyn Reader>>
     let left = if spec.records_max == 0 { u64::MAX } else { spec.records_max };
     Ok(Box::new(ForwardsReader {
         cursor,
-        filter: spec.filter,
+        filter,
         end,
         end_time,
         left,
@@ -93,13 +211,8 @@ pub(super) fn reader(topic: AnyTopic, spec: ReadSpec) -> Result<Box<dyn Reader>>
 }
 
 /// The offset of the first of the last `count` records that the filter wants.
-fn nth_last_match(
-    topic: &AnyTopic,
-    filter: &pb::Filter,
-    count: u64,
-    visibility: Visibility,
-) -> Result<Offset> {
-    let mut backwards = topic.backwards(Offset::MAX, visibility);
+fn nth_last_match(topic: &AnyTopic, filter: &Filter, count: u64, visibility: Visibility) -> Result<Offset> {
+    let mut backwards = topic.backwards(filter, Offset::MAX, visibility)?;
     let mut found = topic.cursor(Start::Latest, visibility)?.next_offset();
     let mut before = Offset::MAX;
     let mut left = count;
@@ -118,7 +231,7 @@ fn nth_last_match(
         let mut offsets = Vec::new();
         for next in batch.records() {
             let (offset, record) = next?;
-            if offset < before && filter::matches(filter, &record) {
+            if offset < before && filter.matches(&record) {
                 offsets.push(offset);
             }
         }
@@ -133,12 +246,12 @@ fn nth_last_match(
 }
 
 /// The records of a batch that the filter wants.
-fn wanted(batch: &ReadBatch, filter: &pb::Filter) -> Result<Vec<Item>> {
-    let takes_all = filter::is_empty(filter);
+fn wanted(batch: &ReadBatch, filter: &Filter) -> Result<Vec<Item>> {
+    let takes_all = *filter == Filter::default();
     let mut items = Vec::new();
     for stored in batch.owned() {
         let stored = stored?;
-        if takes_all || filter::matches(filter, &stored.view()) {
+        if takes_all || filter.matches(&stored.view()) {
             items.push(convert::item(&stored));
         }
     }
@@ -146,8 +259,8 @@ fn wanted(batch: &ReadBatch, filter: &pb::Filter) -> Result<Vec<Item>> {
 }
 
 struct ForwardsReader {
-    cursor: Cursor,
-    filter: pb::Filter,
+    cursor: FilteredCursor,
+    filter: Filter,
     /// Exclusive.
     end: u64,
     end_time: u64,
@@ -184,6 +297,8 @@ impl Reader for ForwardsReader {
                         return Ok(Step::Records(items));
                     }
                 }
+                // It looks a part of the topic at a time.
+                Ok(None) if self.cursor.next_offset() < self.cursor.visible_end() => {}
                 Ok(None) if !self.follows => return Ok(Step::End),
                 Ok(None) if !self.is_idle => {
                     self.is_idle = true;
@@ -214,8 +329,8 @@ fn damaged(error: &Error, go_on: impl FnOnce(std::ops::Range<Offset>)) -> Step {
 }
 
 struct BackwardsReader {
-    batches: Backwards,
-    filter: pb::Filter,
+    batches: FilteredBackwards,
+    filter: Filter,
     /// Records at this offset and above are not wanted, or were handed out.
     before: u64,
     /// The lowest offset wanted.
@@ -233,6 +348,9 @@ impl BackwardsReader {
                     "--reverse begins at the end already: use --count for the last n",
                 ));
             }
+            Position::Revision(revision) => {
+                topic.offset_of_revision(spec.stream_key()?, revision, true, visibility)?
+            }
             // The start is the highest record wanted.
             position => topic.offset_of(position, visibility)?.saturating_add(1),
         };
@@ -243,8 +361,9 @@ impl BackwardsReader {
             Some(position) => lowest = topic.offset_of(position, visibility)?.0,
         }
         let left = if spec.records_max == 0 { u64::MAX } else { spec.records_max };
-        let batches = topic.backwards(before, visibility);
-        Ok(Self { batches, filter: spec.filter, before: before.0, lowest, lowest_time, left })
+        let filter = filter::to_engine(&spec.filter);
+        let batches = topic.backwards(&filter, before, visibility)?;
+        Ok(Self { batches, filter, before: before.0, lowest, lowest_time, left })
     }
 }
 

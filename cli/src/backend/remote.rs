@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::future::Future;
 
 use quipu_client::{
-    AppendSession, Client, ClientBuilder, CompactOptions, Event, ReadEvent, Reading, Record, RecordBatch,
-    Retry, Start, Subscription, Ticket, Visibility,
+    Append, AppendSession, Appended, Client, ClientBuilder, CompactOptions, Condition, Event, ReadEvent,
+    Reading, Record, RecordBatch, Retry, Start, Subscription, Ticket, Visibility,
 };
 use quipu_proto::v1 as pb;
 use tokio::runtime::Runtime;
@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 use super::{Acknowledged, Backend, Damage, Direction, Item, Publisher, ReadSpec, Reader, Step, filter};
 use crate::exit::{Exit, Failure, Result};
 use crate::position::Position;
+use crate::requirement::{Requirement, Unmet, look_at};
 
 /// Batches that may be unacknowledged; the session bounds their bytes.
 const TICKETS_MAX: usize = 64;
@@ -101,6 +102,10 @@ impl Remote {
             Position::Latest => Start::Latest,
             Position::Offset(offset) => Start::Offset(offset),
             Position::Time(time) => Start::Time(time),
+            Position::Revision(revision) => {
+                spec.stream_key()?;
+                Start::Revision(revision)
+            }
             Position::Last(count) if filter::is_empty(&spec.filter) => Start::Last(count),
             Position::Last(count) => self.nth_last_match(spec, count)?,
         })
@@ -196,7 +201,7 @@ impl Backend for Remote {
         Ok(match position {
             Position::Offset(offset) => offset,
             Position::Earliest => bounds.log_start_offset,
-            Position::Latest => bounds.high_watermark,
+            Position::Latest | Position::Revision(_) => bounds.high_watermark,
             Position::Last(count) => bounds.high_watermark.saturating_sub(count).max(bounds.log_start_offset),
             Position::Time(time) => self.call(async {
                 let read = self.client.read(topic).start(Start::Time(time)).records_max(1);
@@ -217,12 +222,47 @@ impl Backend for Remote {
         })
     }
 
+    fn streams(
+        &self,
+        topic: &str,
+        prefix: &[u8],
+        each: &mut dyn FnMut(pb::Stream) -> Result<()>,
+    ) -> Result<()> {
+        let mut pages = self.client.stream_pages(topic, prefix);
+        while let Some(page) = self.call(pages.next())? {
+            page.into_iter().try_for_each(&mut *each)?;
+        }
+        Ok(())
+    }
+
+    fn unmet(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<Unmet>> {
+        let conditions = requirements.iter().map(|one| condition(topic, one));
+        match self.runtime.block_on(self.client.check(conditions)) {
+            Ok(()) => Ok(Vec::new()),
+            Err(quipu_client::Error::ConditionFailed { failed, .. }) => Ok(failed
+                .into_iter()
+                .map(|failed| Unmet {
+                    number: failed.number,
+                    actual: failed.actual,
+                    offset: failed.first_conflicting_offset,
+                })
+                .collect()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>> {
         // A batch of ours is a batch of the session's: it goes out as it is handed over.
         let session = self.client.append_session(topic).durability(durability).batch_bytes(1);
-        let session = self.call(session.open())?;
-        let (tickets, acknowledged) = (VecDeque::new(), Acknowledged::default());
-        Ok(Box::new(RemotePublisher { remote: self, session, tickets, acknowledged }))
+        Ok(Box::new(RemotePublisher {
+            remote: self,
+            session: self.call(session.open())?,
+            tickets: VecDeque::new(),
+            acknowledged: Acknowledged::default(),
+            topic: topic.to_owned(),
+            durability,
+            requirements: Vec::new(),
+        }))
     }
 
     fn reader(&self, spec: ReadSpec) -> Result<Box<dyn Reader + '_>> {
@@ -254,6 +294,7 @@ impl Backend for Remote {
                     "--reverse begins at the end already: use --count for the last n",
                 ));
             }
+            (true, Position::Revision(_)) => Some(self.start(&spec)?),
             (true, position) => Some(Start::Offset(self.offset_of(&spec.topic, position)?)),
         };
         let (left, reading) = (spec.records_max, Stage::ToOpen(start));
@@ -270,23 +311,51 @@ struct RemotePublisher<'a> {
     session: AppendSession,
     tickets: VecDeque<Ticket>,
     acknowledged: Acknowledged,
+    topic: String,
+    durability: pb::Durability,
+    /// Of the next batch.
+    requirements: Vec<Requirement>,
 }
 
 impl RemotePublisher<'_> {
     fn wait_oldest(&mut self) -> Result<()> {
         if let Some(ticket) = self.tickets.pop_front() {
             let appended = self.remote.call(ticket.wait())?;
-            let acknowledged = &mut self.acknowledged;
-            acknowledged.records += appended.next_offset - appended.first_offset;
-            acknowledged.first_offset.get_or_insert(appended.first_offset);
-            acknowledged.next_offset = appended.next_offset;
+            self.note(&appended);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, appended: &Appended) {
+        let acknowledged = &mut self.acknowledged;
+        acknowledged.records += appended.next_offset - appended.first_offset;
+        acknowledged.first_offset.get_or_insert(appended.first_offset);
+        acknowledged.next_offset = appended.next_offset;
+    }
+
+    /// A batch under conditions, which a session does not have: in a call of its own, and before all others.
+    fn append_under(&mut self, requirements: &[Requirement], records: Vec<pb::Record>) -> Result<()> {
+        self.finish()?;
+        let append = self.remote.client.append_to(&self.topic, records.into_iter().map(to_client))?;
+        let conditions = requirements.iter().map(|one| condition(&self.topic, one));
+        let append = conditions.fold(append.durability(self.durability), Append::require);
+        for appended in self.remote.call(append.send())? {
+            self.note(&appended);
         }
         Ok(())
     }
 }
 
 impl Publisher for RemotePublisher<'_> {
+    fn require(&mut self, requirements: Vec<Requirement>) {
+        self.requirements = requirements;
+    }
+
     fn submit(&mut self, records: Vec<pb::Record>) -> Result<()> {
+        let requirements = std::mem::take(&mut self.requirements);
+        if !requirements.is_empty() {
+            return self.append_under(&requirements, records);
+        }
         while self.tickets.len() >= TICKETS_MAX {
             self.wait_oldest()?;
         }
@@ -318,6 +387,14 @@ impl Publisher for RemotePublisher<'_> {
     }
 }
 
+fn condition(topic: &str, requirement: &Requirement) -> Condition {
+    match requirement {
+        Requirement::Revision { key, expected } => Condition::revision(topic, key.clone(), *expected),
+        Requirement::NextOffset(offset) => Condition::next_offset(topic, *offset),
+        Requirement::NoMatch { filter, after } => Condition::no_match(topic, filter.clone(), *after),
+    }
+}
+
 fn to_client(record: pb::Record) -> Record {
     Record {
         // Ids are checked where they are read.
@@ -346,6 +423,7 @@ fn items(batch: &RecordBatch) -> Result<Vec<Item>> {
         items.push(Item {
             offset: record.offset(),
             append_time_ms: record.append_time_ms(),
+            revision: record.revision(),
             record: pb::Record {
                 id: record.id().map(|id| id.to_vec().into()),
                 key: record.key().map(bytes::Bytes::copy_from_slice),
@@ -568,6 +646,20 @@ impl From<quipu_client::Error> for Failure {
                 .hint("`--from earliest` starts at the first record there is"),
             E::OffsetUnwritten { .. } => of(Exit::OutOfRange, "OFFSET_UNWRITTEN")
                 .hint("`--from latest` starts behind the last record there is"),
+            E::ConditionFailed { failed, failed_count, .. } => {
+                let mut message: String =
+                    failed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                if failed_count > failed.len() {
+                    message.push_str(&format!("; and {} more", failed_count - failed.len()));
+                }
+                let failure = Self::new(Exit::Conflict, "APPEND_CONDITION_FAILED", message);
+                match failed.first() {
+                    Some(first) => failure.hint(look_at(&first.topic, first.first_conflicting_offset)),
+                    None => failure,
+                }
+            }
+            E::RevisionUnwritten { .. } => of(Exit::OutOfRange, "REVISION_UNWRITTEN")
+                .hint("`quipu streams` shows the last revision of each key"),
             E::Invalid { .. } => of(Exit::Usage, "INVALID_ARGUMENT"),
             E::TooLarge { .. } => of(Exit::Usage, "RECORD_TOO_LARGE"),
             E::DiskFull { .. } => of(Exit::DiskFull, "DISK_FULL"),

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod demo;
+pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod manual;
 pub(crate) mod offline;
@@ -11,6 +12,7 @@ pub(crate) mod read;
 pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod status;
+pub(crate) mod streams;
 pub(crate) mod tail;
 pub(crate) mod topics;
 pub(crate) mod transfer;
@@ -28,6 +30,8 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<()> {
         Command::Read(args) => read::run(&global, args, out),
         Command::Tail(args) => tail::run(&global, args, out),
         Command::Topics(args) => topics::run(&global, args, out),
+        Command::Streams(args) => streams::run(&global, &args, out),
+        Command::Explain(args) => explain::run(&global, args, out),
         Command::Status(args) => status::run(&global, &args, out),
         Command::Export(args) => transfer::export(&global, &args, out),
         Command::Import(args) => transfer::import(&global, &args, out),

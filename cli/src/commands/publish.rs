@@ -15,6 +15,7 @@ use std::time::Instant;
 use clap::Args;
 use indicatif::ProgressBar;
 use prost::Message as _;
+use quipu_client::ExpectedRevision;
 use quipu_proto::v1 as pb;
 
 use super::progress::bytes_bar;
@@ -24,6 +25,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::input::fields::FieldName;
 use crate::input::{Entries, Feed, InputFormat, Mapping, entries};
 use crate::output::{Output, Shown};
+use crate::requirement::{Requirement, parse_expected};
 use crate::units::{Size, about_bytes, counted, grouped};
 
 /// What an append takes by default, less what a record's other fields may add.
@@ -35,7 +37,8 @@ const ENTRY_BYTES_MAX: u64 = 8 << 20;
   quipu publish orders --create --format ndjson --key-field customer.id --type-field kind orders.ndjson
   quipu publish orders --format csv --key-field order_id --header-field source --tag-field region? orders.csv
   printf 'k1:hello\\nk2:world\\n' | quipu publish pairs --key-separator :
-  tail -f app.log | quipu publish logs --durability written")]
+  tail -f app.log | quipu publish logs --durability written
+  echo paid | quipu publish orders --key order-7 --expect-revision 3")]
 pub(crate) struct PublishArgs {
     /// The topic.
     #[arg(required_unless_present = "topic_named", value_name = "TOPIC")]
@@ -110,6 +113,13 @@ pub(crate) struct PublishArgs {
     /// Refuse entries with more bytes.
     #[arg(long, value_name = "SIZE", default_value = "8MiB")]
     entry_bytes_max: Size,
+    /// Publish only if this is the last revision of the key, which all records of the input have: a revision, `no-stream` (no
+    /// record ever had it) or `exists`. Checked with the first batch.
+    #[arg(long, value_name = "REVISION", value_parser = parse_expected, conflicts_with = "dry_run")]
+    expect_revision: Option<ExpectedRevision>,
+    /// Publish only if this is the topic's next offset. Checked with the first batch.
+    #[arg(long, value_name = "OFFSET", conflicts_with = "dry_run")]
+    expect_next_offset: Option<u64>,
     /// Read and check the input, and publish nothing.
     #[arg(long)]
     dry_run: bool,
@@ -459,6 +469,10 @@ struct Batcher<'a> {
     /// For each batch that was handed over: records up to its end, and entries passed over by then.
     handed_over: VecDeque<(u64, u64)>,
     records_total: u64,
+    /// What the first batch is published under; of the key, which all have.
+    expect_next_offset: Option<u64>,
+    expect_revision: Option<ExpectedRevision>,
+    one_key: Option<Option<bytes::Bytes>>,
     /// What failed while the input was waited for.
     failure: Option<Failure>,
     /// Over the bytes of the input, which is read a little ahead.
@@ -477,12 +491,18 @@ impl<'a> Batcher<'a> {
             skipped: 0,
             handed_over: VecDeque::new(),
             records_total: 0,
+            expect_next_offset: args.expect_next_offset,
+            expect_revision: args.expect_revision,
+            one_key: None,
             failure: None,
             bar,
         }
     }
 
     fn push(&mut self, record: pb::Record) -> Result<()> {
+        if self.expect_revision.is_some() {
+            self.check_key(&record)?;
+        }
         let bytes = record.encoded_len() as u64;
         if self.bytes + bytes > ENTRY_BYTES_MAX / 2 {
             self.flush()?;
@@ -496,12 +516,38 @@ impl<'a> Batcher<'a> {
         Ok(())
     }
 
+    /// With --expect-revision the input is of one key.
+    fn check_key(&mut self, record: &pb::Record) -> Result<()> {
+        let key = &record.key;
+        if key.is_none() {
+            return Err(Failure::usage(
+                "--expect-revision needs records with a key: give --key or --key-field",
+            ));
+        }
+        if self.one_key.get_or_insert_with(|| key.clone()) != key {
+            return Err(Failure::usage("--expect-revision is for input of one key, and here is another one"));
+        }
+        Ok(())
+    }
+
+    /// What the first batch is published under.
+    fn requirements(&mut self) -> Vec<Requirement> {
+        let of_key = self.one_key.clone().flatten().zip(self.expect_revision);
+        let of_key = of_key.map(|(key, expected)| Requirement::Revision { key: key.to_vec(), expected });
+        let next_offset = self.expect_next_offset.map(Requirement::NextOffset);
+        of_key.into_iter().chain(next_offset).collect()
+    }
+
     fn flush(&mut self) -> Result<()> {
         if self.batch.is_empty() {
             return Ok(());
         }
         self.bytes = 0;
         let batch = std::mem::take(&mut self.batch);
+        if self.handed_over.is_empty() {
+            let requirements = self.requirements();
+            self.publisher.require(requirements);
+        }
         self.records_total += batch.len() as u64;
         self.handed_over.push_back((self.records_total, self.skipped));
         let outcome = self.publisher.submit(batch);
@@ -552,6 +598,8 @@ impl<'a> Batcher<'a> {
 struct NoPublisher(u64);
 
 impl Publisher for NoPublisher {
+    fn require(&mut self, _requirements: Vec<Requirement>) {}
+
     fn submit(&mut self, records: Vec<pb::Record>) -> Result<()> {
         self.0 += records.len() as u64;
         Ok(())

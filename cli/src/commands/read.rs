@@ -19,7 +19,8 @@ Examples:
   quipu read orders --from 2h --type placed --json | jq -r .payload
   quipu read orders --from -10 -f '%o %k %v\\n'
   quipu read orders --from 1000 --until 2000 --raw > thousand.ndjson
-  quipu read orders --reverse --count 1 --key order-7")]
+  quipu read orders --reverse --count 1 --key order-7
+  quipu read orders --key order-7 --revision 3 -f '%r %y %v\\n'")]
 pub(crate) struct ReadArgs {
     /// The topic.
     #[arg(required_unless_present = "topic_named", value_name = "TOPIC")]
@@ -30,6 +31,9 @@ pub(crate) struct ReadArgs {
     /// Where to start. Default: earliest; with --reverse: latest.
     #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
     from: Option<Position>,
+    /// Start at this revision of the one --key; with --reverse, go back from it.
+    #[arg(long, value_name = "N", requires = "keys", conflicts_with = "from")]
+    revision: Option<u64>,
     /// Start at the first record there is.
     #[arg(long, conflicts_with = "from", hide = true)]
     from_beginning: bool,
@@ -57,7 +61,8 @@ pub(crate) fn run(global: &Global, mut args: ReadArgs, out: &mut Output) -> Resu
     }
     let format = args.format.format(global.json)?;
     let topic = args.topic.or(args.topic_named).unwrap_or_default();
-    let (start, direction) = match (args.from, args.reverse) {
+    let from = args.revision.map(Position::Revision).or(args.from);
+    let (start, direction) = match (from, args.reverse) {
         (Some(from), false) => (from, Direction::Forwards),
         (None, false) => (Position::Earliest, Direction::Forwards),
         (Some(from), true) => (from, Direction::Backwards),

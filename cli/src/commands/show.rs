@@ -67,7 +67,7 @@ pub(crate) struct FormatArgs {
     /// Payloads behind their length, four bytes, big-endian: what `publish --format binary` reads.
     #[arg(long, conflicts_with_all = ["json", "template"])]
     binary: bool,
-    /// By a template: %t topic, %o offset, %T %d time, %k %K key, %v %V payload (content, length), %y type, %c content
+    /// By a template: %t topic, %o offset, %r revision, %T %d time, %k %K key, %v %V payload (content, length), %y type, %c content
     /// type, %i id, %g tags, %h headers; {hex}, {base64}, {json} behind one encodes it; \n \t \0 \xHH.
     #[arg(short = 'F', long, value_name = "TEMPLATE", conflicts_with = "json")]
     pub(crate) template: Option<Template>,

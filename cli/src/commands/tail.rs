@@ -32,6 +32,9 @@ pub(crate) struct TailArgs {
     /// Start here instead (see `quipu read --help`).
     #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
     from: Option<Position>,
+    /// Start at this revision of the one --key instead.
+    #[arg(long, value_name = "N", requires = "keys", conflicts_with_all = ["from", "last"])]
+    revision: Option<u64>,
     /// Where to end: before that offset, or before the first record at that time.
     #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
     until: Option<Position>,
@@ -48,8 +51,11 @@ pub(crate) fn run(global: &Global, args: TailArgs, out: &mut Output) -> Result<(
     let format = args.format.format(global.json)?;
     let topic = args.topic.or(args.topic_named).unwrap_or_default();
     let backend = global.backend()?;
-    let start =
-        args.from.unwrap_or(if args.last == 0 { Position::Latest } else { Position::Last(args.last) });
+    let start = args.revision.map(Position::Revision).or(args.from).unwrap_or(if args.last == 0 {
+        Position::Latest
+    } else {
+        Position::Last(args.last)
+    });
     let spec = ReadSpec {
         topic: topic.clone(),
         start,

@@ -1,11 +1,11 @@
 //! A record as a line of JSON, and back: what `read --json` prints, and what `export` writes and `import` reads.
 //!
 //! ```json
-//! {"topic":"orders","offset":0,"append_time":"2026-11-22T09:00:00.000Z","id":"…","key":"order-7","type":"placed",
+//! {"topic":"orders","offset":0,"revision":0,"append_time":"2026-11-22T09:00:00.000Z","id":"…","key":"order-7","type":"placed",
 //!  "tags":["eu"],"headers":[{"name":"n","value":"v"}],"content_type":"text/plain","payload":"…"}
 //! ```
 //!
-//! What is absent or empty is left out; without `payload` it is a tombstone. A key, header value or payload that is not
+//! What is absent or empty is left out, and exports have no topic and no revision; without `payload` it is a tombstone. A key, header value or payload that is not
 //! UTF-8 stands as base64 under `key_base64`, `value_base64` or `payload_base64` instead.
 
 use std::borrow::Cow;
@@ -27,6 +27,8 @@ pub(crate) struct Line<'a> {
     pub(crate) topic: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) offset: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) append_time: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,7 +70,7 @@ fn either(bytes: &[u8]) -> (Option<Cow<'_, str>>, Option<String>) {
     }
 }
 
-/// Prints a record, with its topic if one is given.
+/// Prints a record; with its topic, if one is given, and then its revision, too.
 pub(crate) fn write(out: &mut impl Write, topic: Option<&str>, item: &Item) -> io::Result<()> {
     let record = &item.record;
     let (key, key_base64) = record.key.as_deref().map(either).unwrap_or_default();
@@ -80,6 +82,7 @@ pub(crate) fn write(out: &mut impl Write, topic: Option<&str>, item: &Item) -> i
     let line = Line {
         topic: topic.map(Cow::Borrowed),
         offset: Some(item.offset),
+        revision: item.revision.filter(|_| topic.is_some()),
         append_time: Some(time_text(item.append_time_ms)),
         id: record.id.as_ref().map(|_| item.id_text()),
         key,
@@ -162,7 +165,7 @@ mod tests {
     use super::*;
 
     fn there_and_back(record: Record) {
-        let item = Item { offset: 3, append_time_ms: 1_795_338_000_123, record };
+        let item = Item { offset: 3, append_time_ms: 1_795_338_000_123, revision: None, record };
         let mut out = Vec::new();
         write(&mut out, None, &item).unwrap();
         let line = Line::parse(&out).unwrap();

@@ -14,7 +14,7 @@ use tonic::Streaming;
 use super::batch::Batch;
 use super::settle::{Mark, settle};
 use super::{Shared, answered};
-use crate::append::{Appended, in_session, request};
+use crate::append::{Appended, in_session, options, request};
 use crate::client::{Client, in_time, path};
 use crate::codec::Encoded;
 use crate::error::{Error, Outcome, Result};
@@ -232,8 +232,11 @@ impl Driver {
             };
             let Some(mut batch) = next else { continue };
             let settings = &self.shared.settings;
-            let message =
-                in_session(request(&settings.topic, batch.records.clone(), settings.durability, false));
+            let message = in_session(request(
+                &settings.topic,
+                batch.records.clone(),
+                &options(settings.durability, false),
+            ));
             let length = message.len();
             let has_room = self.sent.is_empty()
                 || (bytes + length <= stream.granted_bytes && self.sent.len() < UNANSWERED_MAX);

@@ -369,7 +369,9 @@ impl Ticket {
     pub async fn wait(self) -> Result<Appended> {
         let batch = outcome(self.outcome).await?;
         let first_offset = batch.first_offset + self.index;
-        Ok(Appended { first_offset, next_offset: first_offset + self.count, ..batch })
+        // Those of the batch are of other records, too.
+        let revisions = Vec::new();
+        Ok(Appended { first_offset, next_offset: first_offset + self.count, revisions, ..batch })
     }
 }
 

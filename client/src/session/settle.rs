@@ -180,6 +180,7 @@ fn find(
                 next_offset,
                 append_time_ms: record.append_time_ms(),
                 durability: Durability::Synced,
+                revisions: Vec::new(),
             };
             applied(found, appended);
         }

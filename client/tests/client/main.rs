@@ -7,3 +7,4 @@ mod common;
 mod following;
 mod relay;
 mod sessions;
+mod streams;

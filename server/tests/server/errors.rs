@@ -17,10 +17,8 @@ async fn what_is_not_supported_yet_is_refused_and_not_ignored() {
     server.create("orders").await;
     let mut log = server.log().await;
     let plain = || append("orders", vec![record("x")]);
-    let condition = pb::AppendCondition { topic: "orders".into(), condition: None };
     let producer = pb::Producer { name: "p".into(), epoch: 0, sequence: 0 };
     for request in [
-        pb::AppendRequest { conditions: vec![condition], ..plain() },
         pb::AppendRequest { producer: Some(producer), ..plain() },
         pb::AppendRequest { request_id: vec![1].into(), ..plain() },
     ] {

@@ -4,10 +4,12 @@
 
 mod bounds;
 mod common;
+mod conditions;
 mod errors;
 mod lifecycle;
 mod log;
 mod session;
 mod stalled_disk;
+mod streams;
 mod subscribe;
 mod topics;

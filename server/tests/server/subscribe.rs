@@ -342,3 +342,60 @@ async fn a_backwards_read_stops_at_damage_with_an_error() {
     assert_eq!(server.store.topic("orders").unwrap().log_end_offset(), Offset(3));
     server.stop().await.unwrap();
 }
+
+/// A subscription for one key once read every record of its topic, and each that came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_for_one_key_reads_only_its_records_and_still_tells_its_progress() {
+    let settings = StoreSettings { background: false, ..StoreSettings::default() };
+    let server = Server::with_settings(settings).await;
+    let small = pb::TopicSettings { segment_bytes_max: 64 << 10, ..Default::default() };
+    server.create_with("orders", small).await;
+    let topic = server.store.topic("orders").unwrap();
+    let others =
+        || (0..100).map(|n| Record::keyed(format!("other {n}"), vec![b'x'; 100])).collect::<Vec<_>>();
+    for _ in 0..100 {
+        topic.append_with(&others(), Durability::Written).unwrap();
+    }
+    topic.append_with(&[Record::keyed("mine", "0")], Durability::Written).unwrap();
+    server.store.checkpoint().unwrap();
+    assert!(topic.stats().segments > 10);
+    let read = || server.store.stats().batches_read;
+    let before = read();
+    let filter = || Some(pb::Filter { keys: vec!["mine".into()], ..Default::default() });
+    let mut log = server.log().await;
+    let request = pb::SubscribeRequest {
+        filter: filter(),
+        visibility: pb::Visibility::Written.into(),
+        ..subscribe("orders")
+    };
+    let mut events = log.subscribe(request).await.unwrap().into_inner();
+    assert_eq!(records(&mut events, 1).await, [(10_000, "0".into())]);
+    // A progress may come before, about what was passed over.
+    while !matches!(next(&mut events).await, Event::CaughtUp(caught_up) if caught_up.next_offset == 10_001) {}
+    for _ in 0..100 {
+        topic.append_with(&others(), Durability::Written).unwrap();
+    }
+    while !matches!(next(&mut events).await, Event::Progress(progress) if progress.next_offset > 10_001) {}
+    topic.append_with(&[Record::keyed("mine", "1")], Durability::Written).unwrap();
+    loop {
+        match next(&mut events).await {
+            Event::Batches(batches) => {
+                break assert_eq!(contents(&batches.batches[0]), [(20_001, "1".into())]);
+            }
+            Event::CaughtUp(_) | Event::FellBehind(_) | Event::Progress(_) | Event::Heartbeat(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(events);
+    for backwards in [false, true] {
+        let request =
+            pb::ReadRequest { topic: "orders".into(), filter: filter(), backwards, ..Default::default() };
+        server.store.sync().unwrap();
+        let (found, _, end) = read_all(&mut log, request).await.unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(end.next_offset, if backwards { 0 } else { 20_002 });
+    }
+    server.store.checkpoint().unwrap();
+    assert!(read() - before <= 10, "{} batches were read", read() - before);
+    server.stop().await.unwrap();
+}

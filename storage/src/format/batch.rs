@@ -676,6 +676,13 @@ pub(crate) fn synced_position(ext: &[u8]) -> Option<u64> {
 #[derive(Clone, Debug)]
 pub struct BatchRevisions<'a>(&'a [u8]);
 
+impl<'a> BatchRevisions<'a> {
+    /// Packed varints.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.0
+    }
+}
+
 impl Iterator for BatchRevisions<'_> {
     type Item = Revision;
 

@@ -8,8 +8,11 @@ use crate::cursor::{
     Backwards, Cursor, Records, RecordsBackwards, Source, Start, StoredRecord, Visibility, get,
 };
 use crate::error::Result;
+use crate::filter::{self, Filter};
+use crate::filtered::{FilteredBackwards, FilteredCursor};
 use crate::settings::TopicSettings;
 use crate::stats::TopicStats;
+use crate::stream::{self, StreamCursor, StreamHead, StreamInfo, StreamStart};
 use crate::topic::TopicInner;
 use crate::types::{Offset, TopicName, Uid};
 
@@ -89,6 +92,74 @@ impl ReadOnlyTopic {
     /// As [`read`](Self::read).
     pub fn get(&self, offset: Offset) -> Result<Option<StoredRecord>> {
         get(self.source(), offset, Visibility::Synced)
+    }
+
+    /// See [`Topic::filtered_cursor`](crate::Topic::filtered_cursor).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn filtered_cursor(
+        &self,
+        filter: &Filter,
+        start: impl Into<Start>,
+        visibility: Visibility,
+    ) -> Result<FilteredCursor> {
+        FilteredCursor::new(self.source(), filter, start.into(), visibility)
+    }
+
+    /// See [`Topic::filtered_backwards`](crate::Topic::filtered_backwards).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn filtered_backwards(
+        &self,
+        filter: &Filter,
+        before: Offset,
+        visibility: Visibility,
+    ) -> Result<FilteredBackwards> {
+        FilteredBackwards::new(self.source(), filter, before, visibility)
+    }
+
+    /// What is known of the stream of a key: see [`Topic::stream`](crate::Topic::stream).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stream(&self, key: impl AsRef<[u8]>) -> Result<Option<StreamHead>> {
+        stream::head(&self.source(), key.as_ref(), Visibility::Synced)
+    }
+
+    /// See [`Topic::streams`](crate::Topic::streams).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn streams(
+        &self,
+        prefix: impl AsRef<[u8]>,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<StreamInfo>> {
+        stream::list(&self.source(), prefix.as_ref(), after, limit, Visibility::Synced)
+    }
+
+    /// See [`Topic::stream_cursor`](crate::Topic::stream_cursor).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stream_cursor(
+        &self,
+        key: impl AsRef<[u8]>,
+        start: impl Into<StreamStart>,
+        visibility: Visibility,
+    ) -> Result<StreamCursor> {
+        StreamCursor::new(self.source(), key.as_ref(), start.into(), visibility)
+    }
+
+    /// See [`Topic::first_match`](crate::Topic::first_match).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn first_match(&self, filter: &Filter, after: Option<Offset>) -> Result<Option<Offset>> {
+        filter::first_match(&self.source(), filter, after, Visibility::Synced)
     }
 
     /// The first offset that can be read.

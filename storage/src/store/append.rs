@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use super::repeat::{Repeat, Request};
 use super::{Handle, Store, StoreInner};
-use crate::condition::{Check, Condition};
+use crate::condition::{Check, Condition, FailedCondition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::aligned;
 use crate::format::answer::{ANSWER_BYTES_MAX, PRODUCER_NAME_BYTES_MAX, Producer};
@@ -43,6 +43,8 @@ const CHANGES_RESERVE_BYTES: usize = 8 << 10;
 const FLUSH_SIGNAL_BYTES: u64 = 1 << 20;
 /// No frame with one change that is not a batch is larger.
 const CHANGE_BYTES_MAX: usize = 4096;
+
+const NO_RECORDS: &str = "each topic of it needs at least one record";
 
 /// Records for one topic or more, to be appended as one: all or nothing.
 #[derive(Debug, Default)]
@@ -248,14 +250,14 @@ impl Append {
         &mut self.parts[number]
     }
 
-    /// Checks the bounds and makes the batches.
-    pub(super) fn prepare(self, store: &StoreInner) -> Result<(Vec<Prepared>, Vec<Check>, Durability)> {
+    /// Checks the bounds and whose topics they are.
+    fn check(&self, store: &StoreInner) -> Result<()> {
         let settings = &store.context.settings;
         let records: u64 = self.parts.iter().map(|part| part.record_count).sum();
         let bytes: u64 = self.parts.iter().map(|part| (part.body.len() - batch::HEADER_BYTES) as u64).sum();
         let too_large = |what, actual, limit| Err(Error::AppendTooLarge { what, actual, limit });
-        if self.parts.iter().any(|part| part.record_count == 0) || self.parts.is_empty() {
-            return Err(Error::InvalidAppend { rule: "each topic of it needs at least one record" });
+        if self.parts.iter().any(|part| part.record_count == 0) {
+            return Err(Error::InvalidAppend { rule: NO_RECORDS });
         }
         if records > settings.append_records_max {
             return too_large("records", records, settings.append_records_max);
@@ -276,12 +278,27 @@ impl Append {
         for part in self.parts.iter().filter(|part| !part.topic.inner.is_in_memory()) {
             part.topic.inner.check_files()?;
         }
+        Ok(())
+    }
+
+    /// Looks up what the conditions are about.
+    fn checks(&mut self) -> Result<Vec<Check>> {
         let mut checks = Vec::with_capacity(self.conditions.len());
-        for (number, (topic, condition)) in self.conditions.into_iter().enumerate() {
+        for (number, (topic, condition)) in std::mem::take(&mut self.conditions).into_iter().enumerate() {
             let mut check = Check::new(number, topic.source(), condition)?;
             check.look_up()?;
             checks.push(check);
         }
+        Ok(checks)
+    }
+
+    /// Checks the bounds and makes the batches.
+    pub(super) fn prepare(mut self, store: &StoreInner) -> Result<(Vec<Prepared>, Vec<Check>, Durability)> {
+        if self.parts.is_empty() {
+            return Err(Error::InvalidAppend { rule: NO_RECORDS });
+        }
+        self.check(store)?;
+        let checks = self.checks()?;
         let prepared = self.parts.into_iter().map(|part| {
             let codec = part.topic.inner.settings.load().codec;
             let count = u32::try_from(part.record_count).expect("checked against the limit");
@@ -365,17 +382,31 @@ impl Prepared {
     }
 }
 
-/// Checks all conditions, under the writer lock; answers the number of the first one that must be looked up again.
-fn check_all(checks: &[Check]) -> Result<Result<(), usize>> {
+/// Whether the conditions of an append hold.
+enum Verdict {
+    Hold,
+    /// The one with this number must be looked up again.
+    Outdated(usize),
+    Failed(Vec<FailedCondition>),
+}
+
+/// Checks all conditions, under the writer lock.
+fn check_all(checks: &[Check]) -> Result<Verdict> {
     let mut failed = Vec::new();
     for (number, check) in checks.iter().enumerate() {
         check.topic().check_alive()?;
         match check.renew() {
             Ok(outcome) => failed.extend(outcome?),
-            Err(Outdated) => return Ok(Err(number)),
+            Err(Outdated) => return Ok(Verdict::Outdated(number)),
         }
     }
-    if failed.is_empty() { Ok(Ok(())) } else { Err(Error::ConditionFailed { failed }) }
+    Ok(if failed.is_empty() { Verdict::Hold } else { Verdict::Failed(failed) })
+}
+
+/// What to tell of failed conditions. No lock is held.
+fn failure(checks: &[Check], mut failed: Vec<FailedCondition>) -> Result<Error> {
+    failed.iter_mut().try_for_each(|failed| checks[failed.number].locate(&mut failed.check))?;
+    Ok(Error::ConditionFailed { failed })
 }
 
 /// An append that is in the tails.
@@ -490,6 +521,31 @@ impl Store {
         self.start(append, false)
     }
 
+    /// Whether the append would be applied now, by its bounds, topics and conditions; appends nothing. It may be one
+    /// without records, to ask about conditions only.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append), but for those that only writing meets.
+    pub fn check(&self, mut append: Append) -> Result<()> {
+        let inner = &self.handle.inner;
+        append.check(inner)?;
+        let mut checks = append.checks()?;
+        loop {
+            let writer = inner.writer();
+            inner.context.check_writable()?;
+            for part in &append.parts {
+                part.topic.inner.check_alive()?;
+            }
+            let verdict = check_all(&checks)?;
+            drop(writer);
+            match verdict {
+                Verdict::Hold => return Ok(()),
+                Verdict::Outdated(number) => checks[number].look_up()?,
+                Verdict::Failed(failed) => return Err(failure(&checks, failed)?),
+            }
+        }
+    }
+
     fn start(&self, mut append: Append, may_wait: bool) -> Result<Ticket> {
         let begun = (append.durability == Durability::Synced).then(Instant::now);
         let inner = &self.handle.inner;
@@ -553,10 +609,17 @@ impl StoreInner {
                 part.number()?;
                 continue;
             }
-            if let Err(outdated) = check_all(&checks)? {
-                drop(writer);
-                checks[outdated].look_up()?;
-                continue;
+            match check_all(&checks)? {
+                Verdict::Hold => {}
+                Verdict::Outdated(number) => {
+                    drop(writer);
+                    checks[number].look_up()?;
+                    continue;
+                }
+                Verdict::Failed(failed) => {
+                    drop(writer);
+                    return Err(failure(&checks, failed)?);
+                }
             }
             // A frame has its header, its list and each batch padded.
             let frame_bytes_most =

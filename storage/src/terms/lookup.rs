@@ -79,6 +79,16 @@ impl TopicInner {
         }
     }
 
+    /// The parts that are in memory, if they have everything from `offset` on; never looks at the disk.
+    pub(crate) fn recent_parts(&self, offset: Offset) -> Option<Parts> {
+        let state = self.terms.recent.lock();
+        (self.terms.recent.is_known() && state.from <= offset).then(|| Parts {
+            sealed: Vec::new(),
+            recent: state.maps.iter().map(|(base, map)| (*base, Arc::clone(map))).collect(),
+            stamp: (state.version, state.gone),
+        })
+    }
+
     /// Looks at the parts, and again if segments went meanwhile.
     pub(crate) fn with_parts<T>(self: &Arc<Self>, mut look: impl FnMut(&Parts) -> Result<T>) -> Result<T> {
         loop {
@@ -325,13 +335,16 @@ impl TopicInner {
         Ok(count)
     }
 
-    /// The offsets in `from..to` of the records whose keys begin with a prefix, in order, and up to which offset these are all.
+    /// The offsets in `from..to` of the records whose keys begin with a prefix, in order, and up to which offset these are
+    /// all. `None` if there are more than `limit`, or if to find them takes a look at every term that is in memory and there
+    /// is a limit.
     pub(crate) fn offsets_of_prefix(
         &self,
         parts: &Parts,
         prefix: &[u8],
         (from, to): (Offset, Offset),
-    ) -> Result<(Vec<Offset>, Offset)> {
+        limit: Option<usize>,
+    ) -> Result<(Option<Vec<Offset>>, Offset)> {
         let mut offsets = Vec::new();
         let is_wanted = |offset: &Offset| *offset >= from && *offset < to;
         let of_map = |map: &TermMap, offsets: &mut Vec<Offset>| {
@@ -341,22 +354,28 @@ impl TopicInner {
         let mut known_to = to;
         let segment = parts.sealed.iter().find(|segment| segment.next_offset() > from);
         match segment.filter(|segment| segment.base_offset < to) {
+            None if limit.is_some() => return Ok((None, to)),
             None => parts.recent.iter().for_each(|(_, map)| of_map(&read(map), &mut offsets)),
             Some(segment) => {
                 known_to = segment.next_offset().min(to);
-                offsets = self.ask(segment, |terms| {
+                let is_too_many = |count: usize| limit.is_some_and(|limit| count > limit);
+                let found = self.ask(segment, |terms| {
                     let mut offsets = Vec::new();
                     match terms {
                         SealedTerms::Map(map) => of_map(map, &mut offsets),
                         SealedTerms::File(file) => {
-                            let mut keys = Vec::new();
+                            let (mut keys, mut count) = (Vec::new(), 0_usize);
                             file.scan(prefix, |term, entry| {
                                 let is_there = term.starts_with(prefix);
                                 if is_there && entry.last >= from && entry.first < to {
                                     keys.push(term.to_vec());
+                                    count += usize::try_from(entry.count).unwrap_or(usize::MAX);
                                 }
-                                is_there || term < prefix
+                                (is_there || term < prefix) && !is_too_many(count)
                             })?;
+                            if is_too_many(count) {
+                                return Ok(None);
+                            }
                             for key in keys {
                                 if let Some(found) = file.find(hash(self.uid, &key), &key)? {
                                     let postings = file.postings(&found, from, usize::MAX)?;
@@ -366,12 +385,14 @@ impl TopicInner {
                             }
                         }
                     }
-                    Ok::<_, Unusable>(offsets)
+                    Ok::<_, Unusable>(Some(offsets).filter(|offsets| !is_too_many(offsets.len())))
                 })?;
+                let Some(found) = found else { return Ok((None, known_to)) };
+                offsets = found;
             }
         }
         offsets.sort_unstable();
-        Ok((offsets, known_to))
+        Ok((Some(offsets), known_to))
     }
 
     /// The keys behind `after` that begin with `prefix`, in order: so many, or all. Both are terms.

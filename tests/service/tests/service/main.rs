@@ -4,5 +4,6 @@
 
 mod histories;
 mod hostile;
+mod increments;
 mod process;
 mod stranger;

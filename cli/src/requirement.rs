@@ -1,0 +1,63 @@
+//! What must hold for an append, as it is written on the command line.
+
+use quipu_client::ExpectedRevision;
+use quipu_proto::v1 as pb;
+
+/// A condition on a topic.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Requirement {
+    /// The last revision of a key is as expected.
+    Revision { key: Vec<u8>, expected: ExpectedRevision },
+    /// The topic's next offset is this.
+    NextOffset(u64),
+    /// No record behind an offset matches; without one, none at all.
+    NoMatch { filter: pb::Filter, after: Option<u64> },
+}
+
+/// One that does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unmet {
+    /// Its place among all.
+    pub(crate) number: usize,
+    /// What there is: a last revision or a next offset, if there is any.
+    pub(crate) actual: Option<u64>,
+    /// The first record that contradicts, if there is one that can be read.
+    pub(crate) offset: Option<u64>,
+}
+
+/// `7`, `no-stream` or `exists`.
+pub(crate) fn parse_expected(text: &str) -> Result<ExpectedRevision, String> {
+    match text {
+        "no-stream" => Ok(ExpectedRevision::NoStream),
+        "exists" => Ok(ExpectedRevision::Exists),
+        number => match number.parse() {
+            Ok(revision) => Ok(ExpectedRevision::Exact(revision)),
+            Err(_) => Err(format!("{text:?} is no expectation: use a revision (7), no-stream or exists")),
+        },
+    }
+}
+
+/// How to look at what contradicts.
+pub(crate) fn look_at(topic: &str, offset: Option<u64>) -> String {
+    match offset {
+        Some(offset) => {
+            format!("`quipu read {topic} --from {offset} --count 1` shows the record that contradicts")
+        }
+        None => format!("`quipu streams {topic}` shows the last revision of each key"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expectation_is_a_revision_or_a_word() {
+        assert_eq!(parse_expected("0"), Ok(ExpectedRevision::Exact(0)));
+        assert_eq!(parse_expected("no-stream"), Ok(ExpectedRevision::NoStream));
+        assert_eq!(parse_expected("exists"), Ok(ExpectedRevision::Exists));
+        for text in ["", "-1", "any", "1x"] {
+            assert!(parse_expected(text).is_err(), "{text}");
+        }
+    }
+}
