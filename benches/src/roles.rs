@@ -3,12 +3,13 @@
 use std::io::{Write, stdout};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use quipu_storage::{
     Append, Durability, Record, Start, Store, StoreSettings, Topic, TopicSettings, Visibility,
 };
 
 use crate::bare;
+use crate::rows::streams;
 
 /// Records that fill a store are this large.
 const RECORD_BYTES: usize = 1024;
@@ -29,6 +30,7 @@ pub fn run(args: &[String]) -> Result<()> {
             Held::default()
         }
         "idle-readers" => idle_readers(dir)?,
+        "idle-keys" => idle_keys(dir, amount)?,
         _ => bail!("no role is called {role}"),
     };
     #[expect(clippy::print_stdout, reason = "the parent waits for this line")]
@@ -103,4 +105,15 @@ fn idle_readers(dir: &Path) -> Result<Held> {
         cursors.push(topic.cursor(Start::Latest, Visibility::Synced)?);
     }
     Ok(Held { _store: Some(store), _cursors: cursors })
+}
+
+/// Looks for keys all over a store of so many, and for some that it does not have, until all of its indexes are in use.
+fn idle_keys(dir: &Path, keys: u64) -> Result<Held> {
+    let store = Store::open(dir)?;
+    let topic = store.topic("keys")?;
+    for number in (0..keys).step_by(usize::try_from(keys / 1000).context("a count")?.max(1)) {
+        topic.stream(streams::key(number))?.with_context(|| format!("key {number} is gone"))?;
+        ensure!(topic.stream(format!("absent-{number}"))?.is_none(), "an absent key was found");
+    }
+    Ok(Held { _store: Some(store), _cursors: Vec::new() })
 }

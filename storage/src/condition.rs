@@ -298,7 +298,8 @@ impl Check {
         };
         let parts = Parts { sealed: Vec::new(), recent, stamp: (0, *gone) };
         let mut search = Search::new(topic, filter);
-        let mut from = *to;
+        // The log may have ended before the first offset that is asked about.
+        let mut from = (*to).max(self.first_offset());
         loop {
             let offset = match search.candidate(topic, &parts, from, end) {
                 Ok(Some(offset)) => offset,
@@ -319,5 +320,28 @@ impl Check {
             }
             from = batch.next_offset();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Record, Store};
+
+    /// The log had ended before the first offset of the question when it was looked at first. Then everything that came
+    /// meanwhile was taken for an answer.
+    #[test]
+    fn a_match_at_the_offset_that_was_known_is_none_although_it_came_after_the_first_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let topic = Store::open(dir.path()).unwrap().topic_or_create("seats").unwrap();
+        let filter = Filter::new().tags(["seat-7"]);
+        let condition = Condition::NoMatch { filter, after_offset: Some(Offset(0)) };
+        let mut check = Check::new(0, topic.source(), condition).unwrap();
+        check.look_up().unwrap();
+        topic.append(&[Record::new("taken").with_tag("seat-7")]).unwrap();
+        assert_eq!(check.renew().unwrap().unwrap(), None);
+        topic.append(&[Record::new("taken twice").with_tag("seat-7")]).unwrap();
+        let failed = check.renew().unwrap().unwrap().unwrap();
+        assert_eq!(failed.check, FailedCheck::Match { offset: Offset(1) });
     }
 }

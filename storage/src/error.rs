@@ -132,7 +132,8 @@ pub enum Error {
     },
     /// An append of a producer is not the one that comes next. Nothing was appended.
     #[error(
-        "the append is number {actual} of epoch {epoch} of producer {producer:?}, where {expected} comes next;         append what is missing first, or begin a higher epoch with 0"
+        "the append is number {actual} of epoch {epoch} of producer {producer:?}, where {expected} comes next; append what is missing \
+         first, or begin a higher epoch with 0"
     )]
     SequenceGap {
         /// The producer's name.

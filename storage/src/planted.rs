@@ -18,6 +18,8 @@ pub enum Bug {
     SkipChecksums,
     /// Damage in the middle of the journal is cut off like a torn tail.
     TruncateOnRot,
+    /// Conditions are checked before the writer lock is taken, and not again under it.
+    CheckConditionsEarly,
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -68,4 +70,8 @@ pub(crate) fn skips_checksums() -> bool {
 #[inline]
 pub(crate) fn truncates_on_rot() -> bool {
     is(Bug::TruncateOnRot)
+}
+#[inline]
+pub(crate) fn checks_conditions_early() -> bool {
+    is(Bug::CheckConditionsEarly)
 }

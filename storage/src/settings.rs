@@ -302,7 +302,13 @@ impl TopicSettings {
         let mut settings = Self { segment_age_max: Duration::ZERO, segment_bytes_max: 0, ..Self::default() };
         for field in Fields::new(bytes) {
             match field? {
-                (1, value) => settings.storage = Storage::Memory { bytes_max: value.number()? },
+                // As everywhere, 0 says what an absent field says.
+                (1, value) => {
+                    settings.storage = match value.number()? {
+                        0 => Storage::Disk,
+                        bytes_max => Storage::Memory { bytes_max },
+                    };
+                }
                 (2, value) => settings.segment_bytes_max = value.number()?,
                 (3, value) => settings.segment_age_max = Duration::from_millis(value.number()?),
                 (4, value) => {
@@ -391,6 +397,15 @@ mod tests {
         let settings = StoreSettings { journal_file_bytes: 5000, ..StoreSettings::default() };
         let error = settings.check().unwrap_err();
         assert!(matches!(&error, Error::InvalidSetting { setting: "journal_file_bytes", .. }), "{error}");
+    }
+
+    /// What is decoded is encoded to the same again: a topic in memory without bytes would come back as one on disk.
+    #[test]
+    fn a_field_that_is_zero_is_as_good_as_absent() {
+        for field in 1..=4 {
+            let decoded = TopicSettings::decode(&[field << 3, 0]).unwrap();
+            assert_eq!(decoded, TopicSettings::decode(&[]).unwrap(), "field {field}");
+        }
     }
 
     proptest! {

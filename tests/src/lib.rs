@@ -12,6 +12,7 @@
 //! And what is done with them:
 //!
 //! - [`model`] holds the store against a plain model, in random sequences with closes, kills and power cuts.
+//! - [`histories`] looks whether what concurrent callers are told can be explained.
 //! - [`crash_points`] ends a script before each operation of the disk, and its recovery before each of its own.
 //! - [`faults`] fails each operation of the disk once, in each way.
 //! - [`recovery_faults`] fails each operation of a recovery once.
@@ -29,6 +30,7 @@ pub mod crash_points;
 pub mod faults;
 pub mod faulty;
 pub mod golden;
+pub mod histories;
 pub mod lying;
 pub mod meeting;
 pub mod model;

@@ -12,6 +12,7 @@ use quipu_storage::Codec;
 use quipu_storage::disk::Disk;
 use quipu_storage::planted::{Bug, plant};
 use quipu_tests::bare_log;
+use quipu_tests::histories::play::history;
 use quipu_tests::lying::{Lie, LyingDisk};
 use quipu_tests::model::Check;
 use quipu_tests::model::run::{honest, sequence};
@@ -57,6 +58,11 @@ const SHARE: u64 = 16;
 
 fn model_is_red(wrap: fn(SimDisk) -> Arc<dyn Disk>) -> bool {
     is_red(|| (0..SEQUENCES).try_for_each(|seed| sequence(seed, wrap).map(drop)))
+}
+
+/// No order explains one of them; threads need more of them to meet in than a sequence does.
+fn histories_are_red() -> bool {
+    is_red(|| (0..4 * SEQUENCES).try_for_each(|seed| history(seed).map(drop)))
 }
 
 fn crash_points_are_red(wrap: fn(SimDisk) -> Arc<dyn Disk>) -> bool {
@@ -135,6 +141,7 @@ fn swallows_errors(disk: Arc<dyn Disk>) -> Arc<dyn Disk> {
 fn without_a_bug_nobody_complains() {
     let _planted = Planted::new(Bug::None);
     assert!(!model_is_red(honest));
+    assert!(!histories_are_red());
     assert!(!crash_points_are_red(honest));
     assert!(!faults_are_red(faults::honest));
     assert!(!syncs_of_threads_are_red());
@@ -154,8 +161,15 @@ fn without_a_bug_nobody_complains() {
 fn an_acknowledgement_before_the_sync_is_noticed() {
     let _planted = Planted::new(Bug::AcknowledgeBeforeSync);
     assert!(model_is_red(honest));
+    assert!(histories_are_red());
     assert!(crash_points_are_red(honest));
     assert!(log_cuts_are_red(honest));
+}
+
+#[test]
+fn a_condition_that_is_not_checked_again_under_the_lock_is_noticed() {
+    let _planted = Planted::new(Bug::CheckConditionsEarly);
+    assert!(histories_are_red());
 }
 
 #[test]

@@ -7,15 +7,24 @@ mod open;
 mod read;
 mod service;
 mod store;
+pub(crate) mod streams;
 
 use crate::row::Row;
 
 /// Every row, in the order of the report.
 pub fn all() -> Vec<Row> {
-    [log::rows(), append::rows(), read::rows(), open::rows(), service::rows(), limits::rows()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        log::rows(),
+        append::rows(),
+        read::rows(),
+        streams::rows(),
+        open::rows(),
+        service::rows(),
+        limits::rows(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Whether a row runs the real `quipu`.
@@ -48,7 +57,7 @@ mod tests {
     #[test]
     fn every_row_runs_and_checks_what_it_wrote() {
         // Rows that start this program as a child need the program, not the test: CI runs them with --quick.
-        let is_a_child = |row: &Row| row.name.starts_with("open-") || row.name.starts_with("memory/");
+        let is_a_child = |row: &Row| row.name.starts_with("open-") || row.name.starts_with("memory");
         for row in all().into_iter().filter(|row| !is_a_child(row) && !needs_quipu(row)) {
             let dir = tempfile::tempdir().unwrap();
             measure(&row, &Scene { dir: dir.path().to_owned(), quick: true }).unwrap();

@@ -298,7 +298,13 @@ impl Append {
             return Err(Error::InvalidAppend { rule: NO_RECORDS });
         }
         self.check(store)?;
-        let checks = self.checks()?;
+        let mut checks = self.checks()?;
+        if crate::planted::checks_conditions_early() {
+            if let Verdict::Failed(failed) = check_all(&checks)? {
+                return Err(failure(&checks, failed)?);
+            }
+            checks.clear();
+        }
         let prepared = self.parts.into_iter().map(|part| {
             let codec = part.topic.inner.settings.load().codec;
             let count = u32::try_from(part.record_count).expect("checked against the limit");
@@ -556,8 +562,14 @@ impl Store {
             Ok(Some(identity)) => self.start_once(append, identity, may_wait),
             Err(error) => Err(error),
         };
-        let Written { position, awaits_sync, outcome } =
-            outcome.inspect_err(|_| inner.context.counters.appends_refused.add(1))?;
+        let Written { position, awaits_sync, outcome } = outcome.or_else(|error| {
+            inner.context.counters.appends_refused.add(1);
+            if matches!(error, Error::ConditionFailed { .. }) {
+                let position = inner.writer().journal.position();
+                inner.wait_synced(position)?;
+            }
+            Err(error)
+        })?;
         let (appended, is_duplicate) = match outcome {
             Outcome::Appended(appended) => (appended, false),
             Outcome::Repeat(repeat) => {
