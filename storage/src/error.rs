@@ -132,8 +132,8 @@ pub enum Error {
     },
     /// An append of a producer is not the one that comes next. Nothing was appended.
     #[error(
-        "the append is number {actual} of epoch {epoch} of producer {producer:?}, where {expected} comes next; append what is missing \
-         first, or begin a higher epoch with 0"
+        "the append is number {actual} of epoch {epoch} of producer {producer:?}, where {expected} comes next; append what is \
+         missing first, or begin a higher epoch with 0"
     )]
     SequenceGap {
         /// The producer's name.
@@ -153,7 +153,7 @@ pub enum Error {
         /// What was used again.
         identity: String,
     },
-    /// The store knows as many producers as it may.
+    /// The store knows as many producers as it may, and none of them is temporary.
     #[error(
         "the store knows {limit} producers, which is its limit (producers_max): forget one that is not used any more"
     )]

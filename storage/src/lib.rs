@@ -126,7 +126,7 @@ pub use log::read::{LogBackwards, LogCursor, LogRecords, LogRecordsBackwards};
 pub use log::recovery::LogRecovery;
 pub use log::settings::LogSettings;
 pub use log::{Log, LogStats};
-pub use producers::ProducerInfo;
+pub use producers::{ProducerInfo, TEMPORARY_PREFIX};
 pub use read_only::{ReadOnlyStats, ReadOnlyStore, ReadOnlyTopic};
 pub use retention::{RetentionReason, RetentionReport};
 pub use settings::{Compaction, Durability, Retention, Storage, StoreSettings, TopicSettings};

@@ -5,9 +5,13 @@
 //!
 //! | Kept | Bound |
 //! |---|---|
-//! | producers | `producers_max` of the store's settings; nobody is forgotten unasked |
+//! | producers | `producers_max` of the store's settings; of those only temporary ones are forgotten unasked |
 //! | answers of each | [`ANSWERS_MAX`]; of an older append only that it was applied |
 //! | request ids | [`REQUEST_IDS_MAX`] of the store, the oldest are forgotten |
+//!
+//! A producer whose name begins with [`TEMPORARY_PREFIX`] is temporary: clients make such names up, and one that was killed
+//! forgets none. When a producer has no room, the temporary one that has not appended for the longest is forgotten, in the
+//! frame of the append that needs the room.
 //!
 //! Nothing in here depends on a clock.
 
@@ -23,15 +27,56 @@ use crate::format::checkpoint::{Checkpoint, ProducerState, RequestState};
 pub(crate) const ANSWERS_MAX: usize = 64;
 /// So many request ids of a store are known, the last ones.
 pub(crate) const REQUEST_IDS_MAX: usize = 16_384;
+/// What the name of a producer begins with that may be forgotten when others need its room.
+pub const TEMPORARY_PREFIX: char = '~';
 
 /// See the [module](self). The store's writer lock guards it. What it shares with a checkpoint that is being written is
 /// copied when it changes.
 #[derive(Debug, Default)]
 pub(crate) struct Producers {
     by_name: BTreeMap<String, Arc<ProducerState>>,
+    temporary: Temporary,
     by_id: HashMap<Vec<u8>, Arc<RequestState>>,
     /// The request ids, the oldest first.
     ids: VecDeque<Arc<RequestState>>,
+}
+
+/// Temporary producers in the order of their last appends.
+#[derive(Debug, Default)]
+struct Temporary {
+    by_use: BTreeMap<u64, String>,
+    last_uses: HashMap<String, u64>,
+    uses: u64,
+}
+
+impl Temporary {
+    /// It has appended.
+    fn used(&mut self, name: &str) {
+        if !name.starts_with(TEMPORARY_PREFIX) {
+            return;
+        }
+        self.uses += 1;
+        let known = self.last_uses.get_mut(name).map(|last| std::mem::replace(last, self.uses));
+        let name = match known.and_then(|last| self.by_use.remove(&last)) {
+            Some(name) => name,
+            None => {
+                self.last_uses.insert(name.to_owned(), self.uses);
+                name.to_owned()
+            }
+        };
+        self.by_use.insert(self.uses, name);
+    }
+
+    fn forget(&mut self, name: &str) {
+        if let Some(last) = self.last_uses.remove(name) {
+            self.by_use.remove(&last);
+        }
+    }
+
+    /// The one that has not appended for the longest.
+    fn oldest(&self) -> Option<&str> {
+        self.by_use.first_key_value().map(|(_, name)| &name[..])
+    }
 }
 
 /// What is known of an append that wants to be applied.
@@ -66,6 +111,14 @@ impl Producers {
         let named = |state: &Arc<ProducerState>| (state.name.clone(), Arc::clone(state));
         let mut producers =
             Self { by_name: checkpoint.producers.iter().map(named).collect(), ..Self::default() };
+        // The order of their appends is not kept; their times are as good.
+        let mut temporary: Vec<_> =
+            checkpoint.producers.iter().filter(|state| state.name.starts_with(TEMPORARY_PREFIX)).collect();
+        temporary.sort_by_cached_key(|state| {
+            let last = state.answers.back().map(|(_, answer)| answer.topics()).unwrap_or_default();
+            last.iter().map(|topic| topic.append_time).max()
+        });
+        temporary.into_iter().for_each(|state| producers.temporary.used(&state.name));
         checkpoint.request_ids.iter().for_each(|request| producers.take_request(Arc::clone(request)));
         producers
     }
@@ -76,7 +129,8 @@ impl Producers {
         checkpoint.request_ids = self.ids.iter().cloned().collect();
     }
 
-    /// Whether an append comes next, was applied, or must not be. A producer more than `producers_max` is refused.
+    /// Whether an append comes next, was applied, or must not be. A producer more than `producers_max` is refused if none
+    /// may go for it.
     pub(crate) fn look_up(&self, identity: &Identity, body_hash: u64, producers_max: usize) -> Result<Known> {
         let reused = || Error::RequestIdReused { identity: identity.to_string() };
         match identity {
@@ -88,7 +142,7 @@ impl Producers {
             Identity::Producer(producer) => {
                 let Some(state) = self.by_name.get(&producer.name) else {
                     check_sequence(producer, 0)?;
-                    if self.by_name.len() >= producers_max {
+                    if self.by_name.len() >= producers_max && self.temporary.oldest().is_none() {
                         return Err(Error::TooManyProducers { limit: producers_max });
                     }
                     return Ok(Known::New);
@@ -114,6 +168,13 @@ impl Producers {
         }
     }
 
+    /// Who has to be forgotten when an append that is new is taken in.
+    pub(crate) fn makes_room(&self, identity: &Identity, producers_max: usize) -> Option<&str> {
+        let Identity::Producer(producer) = identity else { return None };
+        let needs_room = self.by_name.len() >= producers_max && !self.by_name.contains_key(&producer.name);
+        if needs_room { self.temporary.oldest() } else { None }
+    }
+
     /// Takes in an append that the journal holds now.
     pub(crate) fn take(&mut self, answered: Answered) {
         let Answered { identity, body_hash, answer } = answered;
@@ -122,6 +183,7 @@ impl Producers {
                 self.take_request(Arc::new(RequestState { id, body_hash, answer }));
             }
             Identity::Producer(Producer { name, epoch, sequence }) => {
+                self.temporary.used(&name);
                 let state = self.by_name.entry(name).or_insert_with_key(|name| {
                     let name = name.clone();
                     Arc::new(ProducerState { name, epoch, last_sequence: sequence, answers: VecDeque::new() })
@@ -151,6 +213,7 @@ impl Producers {
 
     /// Forgets a producer: the next append of that name begins anew.
     pub(crate) fn forget(&mut self, name: &str) {
+        self.temporary.forget(name);
         self.by_name.remove(name);
     }
 

@@ -239,6 +239,86 @@ fn an_append_that_is_refused_uses_no_sequence_up_and_conditions_mean_nothing_to_
     assert!(!expecting(1, 1).unwrap().1);
 }
 
+/// Its own records contradict its conditions when it comes again, and others have appended to its keys.
+#[test]
+fn a_repeat_of_a_conditional_append_gets_the_revisions_of_the_first_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = quiet(dir.path());
+    store.topic_or_create("t").unwrap();
+    let claim = |store: &Store, topic: &Topic| {
+        let is_new = |key: &str| Condition::Revision {
+            key: key.into(),
+            expected: quipu_storage::ExpectedRevision::NoStream,
+        };
+        let nobody = Condition::NoMatch { filter: quipu_storage::Filter::new().key("b"), after_offset: None };
+        let records = ["a", "b", "a"].map(|key| Record::keyed(key, "claimed"));
+        let append = Append::new().records(topic, &records).unwrap().require(topic, is_new("a"));
+        let append = append.require(topic, is_new("b")).require(topic, nobody);
+        (submit(store, append.request_id("claim")), store.topic("t").unwrap().log_end_offset())
+    };
+    let first = claim(&store, &store.topic("t").unwrap()).0.unwrap();
+    assert_eq!((&first.0[0].revisions[..], first.1), (&[0, 0, 1].map(Revision)[..], false));
+    for (number, is_closed) in (1..).zip([false, true, false]) {
+        store.append(of(&store.topic("t").unwrap(), "of somebody else")).unwrap();
+        let (again, end) = claim(&store, &store.topic("t").unwrap());
+        assert_eq!((again.unwrap(), end), ((first.0.clone(), true), Offset(3 + number)));
+        store = reopened(store, dir.path(), is_closed);
+    }
+    let topic = store.topic("t").unwrap();
+    topic.trim(Offset(2)).unwrap();
+    assert_eq!(claim(&store, &topic).0.unwrap(), (first.0, true), "its condition reaches below the start");
+    let mut another = Append::new().records(&topic, &[Record::keyed("a", "claimed")]).unwrap();
+    another = another.require(&topic, Condition::NextOffset(Offset(0))).request_id("another");
+    assert!(
+        matches!(submit(&store, another), Err(Error::ConditionFailed { .. })),
+        "one that is new is checked"
+    );
+}
+
+#[test]
+fn of_threads_that_send_the_same_conditional_append_one_applies_it_and_all_get_its_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let topic = store.topic_or_create("t").unwrap();
+    for round in 0..50_u64 {
+        let send = || {
+            let next = Condition::NextOffset(Offset(round));
+            let append = of(&topic, "x").require(&topic, next).request_id(round.to_le_bytes());
+            submit(&store, append).unwrap()
+        };
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(send)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(answers.iter().filter(|(_, is_duplicate)| !is_duplicate).count(), 1);
+        assert!(answers.iter().all(|(answer, _)| answer[0].revisions == [Revision(round)]), "{answers:?}");
+    }
+    assert_eq!(topic.log_end_offset(), Offset(50));
+}
+
+#[test]
+fn a_check_of_a_repeat_passes_and_one_of_a_gap_or_a_lower_token_says_what_the_append_would() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = quiet(dir.path());
+    let topic = store.topic_or_create("t").unwrap();
+    let check = |sequence, next| {
+        let append = of(&topic, &format!("0/{sequence}")).producer(named("p", 0, sequence));
+        store.check(append.require(&topic, Condition::NextOffset(Offset(next))))
+    };
+    check(0, 0).unwrap();
+    assert_eq!(store.producer("p"), None);
+    produce(&topic, 0, 0).unwrap();
+    check(0, 0).unwrap();
+    check(1, 1).unwrap();
+    assert!(matches!(check(1, 0), Err(Error::ConditionFailed { .. })));
+    assert!(matches!(check(2, 1), Err(Error::SequenceGap { expected: 1, .. })));
+    topic.fence(3).unwrap();
+    let with_token = |token| store.check(of(&topic, "x").fencing_token(&topic, token));
+    with_token(3).unwrap();
+    assert!(matches!(with_token(2), Err(Error::TopicFenced { current: 3, .. })));
+    assert_eq!((topic.log_end_offset(), topic.fencing_token()), (Offset(1), 3));
+}
+
 #[test]
 fn of_an_append_longer_ago_than_the_answers_reach_it_is_known_that_it_was_applied() {
     let dir = tempfile::tempdir().unwrap();
@@ -385,6 +465,77 @@ fn a_store_with_all_its_producers_takes_no_new_one_until_one_is_forgotten() {
     let topic = store.topic("t").unwrap();
     // As if there had never been one of that name.
     assert!(!submit(&store, of(&topic, "b").producer(named("b", 0, 0))).unwrap().1);
+}
+
+#[test]
+fn temporary_producers_go_for_others_the_one_that_was_silent_for_the_longest_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || {
+        let settings = StoreSettings { producers_max: 4, ..settings() };
+        let store = Store::builder().settings(settings).open(dir.path()).unwrap();
+        let topic = store.topic_or_create("t").unwrap();
+        (store, topic)
+    };
+    let append = |topic: &Topic, name: &str, sequence| {
+        submit(&topic.store(), of(topic, name).producer(named(name, 0, sequence)))
+            .map(|(_, is_duplicate)| is_duplicate)
+    };
+    let names = |store: &Store| store.producers(None, 9).into_iter().map(|p| p.name).collect::<Vec<_>>();
+    let (store, topic) = open();
+    for name in ["named", "~c", "~b", "~a"] {
+        assert!(!append(&topic, name, 0).unwrap());
+    }
+    assert!(!append(&topic, "~c", 1).unwrap());
+    assert!(append(&topic, "~b", 0).unwrap(), "a repeat appends nothing");
+    assert!(!append(&topic, "~d", 0).unwrap());
+    assert_eq!(names(&store), ["named", "~a", "~c", "~d"]);
+    let forgotten = append(&topic, "~b", 1).unwrap_err();
+    assert!(matches!(forgotten, Error::SequenceGap { expected: 0, .. }), "{forgotten}");
+    // A refused one takes nobody's room.
+    let refused = of(&topic, "x").producer(named("~e", 0, 0));
+    let refused = refused.require(&topic, Condition::NextOffset(Offset(0)));
+    assert!(matches!(store.append(refused), Err(Error::ConditionFailed { .. })));
+    assert_eq!(names(&store), ["named", "~a", "~c", "~d"]);
+    store.forget_producer("~d").unwrap();
+    for name in ["x", "y"] {
+        assert!(!append(&topic, name, 0).unwrap());
+    }
+    assert_eq!(names(&store), ["named", "x", "y", "~c"]);
+    store.sync().unwrap();
+    // As a crash leaves it.
+    let copy = tempfile::tempdir().unwrap();
+    copy_all(dir.path(), copy.path());
+    assert_eq!(names(&quiet(copy.path())), ["named", "x", "y", "~c"]);
+    drop((store, topic));
+    let (store, topic) = open();
+    assert!(!append(&topic, "z", 0).unwrap());
+    assert_eq!(names(&store), ["named", "x", "y", "z"]);
+    for name in ["w", "~w"] {
+        assert!(matches!(append(&topic, name, 0), Err(Error::TooManyProducers { limit: 4 })));
+    }
+}
+
+#[test]
+fn a_fence_shuts_lower_tokens_out_before_anything_is_appended_and_outlives_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = quiet(dir.path());
+    store.create_topic("t", TopicSettings::default()).unwrap();
+    let with_token = |store: &Store, token| {
+        let topic = store.topic("t").unwrap();
+        submit(store, of(&topic, "x").fencing_token(&topic, token)).map(|_| ())
+    };
+    with_token(&store, 1).unwrap();
+    store.topic("t").unwrap().fence(5).unwrap();
+    for is_closed in [false, true] {
+        assert!(matches!(with_token(&store, 4), Err(Error::TopicFenced { token: 4, current: 5, .. })));
+        let lower = store.topic("t").unwrap().fence(4);
+        assert!(matches!(lower, Err(Error::TopicFenced { token: 4, current: 5, .. })));
+        store.topic("t").unwrap().fence(5).unwrap();
+        store = reopened(store, dir.path(), is_closed);
+    }
+    with_token(&store, 5).unwrap();
+    let topic = store.topic("t").unwrap();
+    assert_eq!((topic.fencing_token(), topic.log_end_offset()), (5, Offset(2)));
 }
 
 #[test]

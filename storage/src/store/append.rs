@@ -189,6 +189,10 @@ impl Append {
     /// higher epoch shuts out whoever still uses a lower one. The answers of the last 64 appends are kept: a repeat of an
     /// older one is answered with an empty list.
     ///
+    /// A producer whose name begins with [`TEMPORARY_PREFIX`](crate::TEMPORARY_PREFIX) is for those who make a name up for
+    /// one run: when the store has as many producers as it may, the temporary one that has not appended for the longest is
+    /// forgotten.
+    ///
     /// A repeat has the same topics in the same order, with the same bytes of records; its conditions and fencing tokens
     /// are not looked at again. What it asks to be as durable as, it is.
     ///
@@ -365,18 +369,7 @@ impl Prepared {
         Ok(())
     }
 
-    /// Whether the topic's fencing token lets it through. Under the writer lock, like the next one.
-    fn check_token(&self) -> Result<()> {
-        let current = self.topic.fencing_token.load(Ordering::Relaxed);
-        match self.fencing_token {
-            Some(token) if token < current => {
-                Err(Error::TopicFenced { topic: self.topic.name.clone(), token, current })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The token that the topic gets by it.
+    /// The token that the topic gets by it. Under the writer lock.
     fn raises_token(&self) -> Option<u64> {
         self.fencing_token.filter(|&token| token > self.topic.fencing_token.load(Ordering::Relaxed))
     }
@@ -385,6 +378,17 @@ impl Prepared {
         if !self.numbered.revisions.is_empty() {
             self.batch.put_revisions(&self.numbered.revisions);
         }
+    }
+}
+
+/// Whether the topic's fencing token lets an append through. Under the writer lock.
+fn check_token(topic: &TopicInner, token: Option<u64>) -> Result<()> {
+    let current = topic.fencing_token.load(Ordering::Relaxed);
+    match token {
+        Some(token) if token < current => {
+            Err(Error::TopicFenced { topic: topic.name.clone(), token, current })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -441,13 +445,15 @@ pub struct Ticket {
     awaits_sync: bool,
     appended: Vec<Appended>,
     is_duplicate: bool,
+    /// Revisions of it have to be read yet.
+    unread: Option<Repeat>,
     waker: Option<u64>,
     /// For the latency of those that wait for the disk; the others would spend more on the clock than on the append.
     begun: Option<Instant>,
 }
 
 impl Ticket {
-    /// Where the records are, whether they are durable yet or not.
+    /// Where the records are, whether they are durable yet or not. Without the revisions if it [reads](Self::reads).
     pub fn appended(&self) -> &[Appended] {
         &self.appended
     }
@@ -456,6 +462,12 @@ impl Ticket {
     /// one of a [`producer`](Append::producer) that is not kept any more.
     pub fn is_duplicate(&self) -> bool {
         self.is_duplicate
+    }
+
+    /// Whether waiting for it reads a file: of a repeat of a large append the revisions stand in its batch only. Who may not
+    /// block has others wait for it then.
+    pub fn reads(&self) -> bool {
+        self.unread.is_some()
     }
 
     /// Blocks until the append is as durable as was asked for; one answer for each topic, in order of first mention.
@@ -468,11 +480,19 @@ impl Ticket {
             inner.wait_synced(self.position)?;
         }
         self.record_latency();
-        Ok(std::mem::take(&mut self.appended))
+        Ok(self.take_appended())
     }
 }
 
 impl Ticket {
+    fn take_appended(&mut self) -> Vec<Appended> {
+        let mut appended = std::mem::take(&mut self.appended);
+        if let Some(repeat) = self.unread.take() {
+            repeat.read(&mut appended);
+        }
+        appended
+    }
+
     fn record_latency(&self) {
         if let Some(begun) = self.begun {
             self.handle.inner.context.counters.append_latency.record(begun.elapsed());
@@ -497,7 +517,7 @@ impl Future for Ticket {
             }
         }
         this.record_latency();
-        Poll::Ready(Ok(std::mem::take(&mut this.appended)))
+        Poll::Ready(Ok(this.take_appended()))
     }
 }
 
@@ -518,6 +538,14 @@ impl Store {
         self.start(append, true)?.wait()
     }
 
+    /// The same without waiting for the sync: a ticket for it, which says whether it is a repeat.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn place(&self, append: Append) -> Result<Ticket> {
+        self.start(append, true)
+    }
+
     /// Appends without waiting, neither for room nor for the sync. Appends of one thread keep their order. The first one to
     /// a topic looks at its files.
     ///
@@ -527,13 +555,20 @@ impl Store {
         self.start(append, false)
     }
 
-    /// Whether the append would be applied now, by its bounds, topics and conditions; appends nothing. It may be one
-    /// without records, to ask about conditions only.
+    /// Whether the append would be applied now, by its bounds, topics, fencing tokens and conditions; appends nothing. It
+    /// may be one without records, to ask about conditions only. A repeat would be answered whatever else is wrong with it.
     ///
     /// # Errors
     /// As [`append`](Self::append), but for those that only writing meets.
     pub fn check(&self, mut append: Append) -> Result<()> {
         let inner = &self.handle.inner;
+        if let Some(identity) = append.identity()? {
+            let request = Request::new(&append, identity, inner)?;
+            let asked = append.durability;
+            if inner.repeat(&mut inner.writer(), &request, asked)?.is_some() {
+                return Ok(());
+            }
+        }
         append.check(inner)?;
         let mut checks = append.checks()?;
         loop {
@@ -541,6 +576,7 @@ impl Store {
             inner.context.check_writable()?;
             for part in &append.parts {
                 part.topic.inner.check_alive()?;
+                check_token(&part.topic.inner, part.fencing_token)?;
             }
             let verdict = check_all(&checks)?;
             drop(writer);
@@ -570,15 +606,16 @@ impl Store {
             }
             Err(error)
         })?;
-        let (appended, is_duplicate) = match outcome {
-            Outcome::Appended(appended) => (appended, false),
+        let (appended, is_duplicate, unread) = match outcome {
+            Outcome::Appended(appended) => (appended, false, None),
             Outcome::Repeat(repeat) => {
                 inner.context.counters.appends_repeated.add(1);
-                (repeat.into_appended(), true)
+                let (appended, lacks_revisions) = repeat.appended();
+                (appended, true, lacks_revisions.then_some(repeat))
             }
         };
         let handle = Arc::clone(&self.handle);
-        Ok(Ticket { handle, position, awaits_sync, appended, is_duplicate, waker: None, begun })
+        Ok(Ticket { handle, position, awaits_sync, appended, is_duplicate, unread, waker: None, begun })
     }
 }
 
@@ -603,7 +640,7 @@ impl StoreInner {
             }
             for part in &parts {
                 part.topic.check_alive()?;
-                part.check_token()?;
+                check_token(&part.topic, part.fencing_token)?;
             }
             if let Some(part) = parts.iter().find(|part| part.topic.is_out_of_memory()) {
                 let reserved_at = Position(part.topic.reserved_at.load(Ordering::Relaxed));
@@ -636,7 +673,8 @@ impl StoreInner {
             // A frame has its header, its list and each batch padded.
             let frame_bytes_most =
                 parts.iter().map(|part| aligned(part.batch.len()) + 64).sum::<usize>() + 64;
-            let of_request = request.as_ref().map_or(0, |_| ANSWER_BYTES_MAX + PRODUCER_NAME_BYTES_MAX + 64);
+            let of_request =
+                request.as_ref().map_or(0, |_| ANSWER_BYTES_MAX + 2 * (PRODUCER_NAME_BYTES_MAX + 64));
             let bytes_most = frame_bytes_most + of_request + CHANGES_RESERVE_BYTES;
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
@@ -691,6 +729,11 @@ impl StoreInner {
             let first_offset = head.next_offset;
             appended.push(Appended { first_offset, next_offset, append_time, durability, revisions });
         }
+        let forgotten =
+            request.as_ref().and_then(|request| request.makes_room(&writer.producers, self.producers_max()));
+        if let Some(name) = &forgotten {
+            writer.frame.put(&Change::ProducerForgotten { name: name.clone() });
+        }
         let answered = request.map(|request| {
             let change = request.answered(parts.iter().map(|part| part.topic.id).zip(&appended));
             writer.frame.put(&change);
@@ -719,6 +762,9 @@ impl StoreInner {
                 .journal
                 .write(&mut writer.frame, frame_bytes, batches, synced, reach)
                 .map_err(|error| self.context.fail(error))?;
+        }
+        if let Some(name) = forgotten {
+            writer.producers.forget(&name);
         }
         if let Some(Change::Answered(answered)) = answered {
             writer.producers.take(answered);

@@ -193,6 +193,19 @@ impl StoreInner {
         self.change(plan, |_| topic.settings.store(Arc::new(settings.clone())))
     }
 
+    /// Raises the fencing token of a topic, if it is lower.
+    pub(crate) fn fence(&self, topic: &Arc<TopicInner>, token: u64) -> Result<()> {
+        let plan = |_: &mut super::Writer| {
+            topic.check_alive()?;
+            let current = topic.fencing_token.load(Ordering::Relaxed);
+            if token < current {
+                return Err(Error::TopicFenced { topic: topic.name.clone(), token, current });
+            }
+            Ok(Change::Fenced { topic: topic.id, token })
+        };
+        self.change(plan, |_| topic.fencing_token.store(token, Ordering::Relaxed))
+    }
+
     /// Removes what lies below `offset`. Whole segments go at once, the rest of the first one when the last of
     /// its records goes; none of it can be read any more.
     pub(crate) fn trim(&self, topic: &Arc<TopicInner>, offset: Offset) -> Result<()> {

@@ -18,7 +18,7 @@ use crate::format::answer::{
 use crate::format::batch;
 use crate::format::frame::Change;
 use crate::format::terms::hash::hash;
-use crate::producers::Known;
+use crate::producers::{Known, Producers};
 use crate::settings::Durability;
 use crate::types::{Revision, TopicId};
 
@@ -31,6 +31,7 @@ pub(super) struct Request {
 }
 
 /// An append that was applied before.
+#[derive(Debug)]
 pub(super) struct Repeat {
     topics: Vec<Topic>,
     asked: Durability,
@@ -70,6 +71,24 @@ impl Append {
 }
 
 impl Request {
+    pub(super) fn new(append: &Append, identity: Identity, store: &StoreInner) -> Result<Self> {
+        let topics: Vec<_> = append.parts.iter().map(|part| part.topic.clone()).collect();
+        let of_this_store = |topic: &Topic| Arc::ptr_eq(&topic.handle.inner.context, &store.context);
+        if topics.len() > ANSWER_TOPICS_MAX {
+            let (actual, limit) = (topics.len() as u64, ANSWER_TOPICS_MAX as u64);
+            return Err(Error::AppendTooLarge { what: "topics", actual, limit });
+        }
+        if !topics.iter().all(of_this_store) {
+            return Err(Error::InvalidAppend { rule: "all its topics must be of this store" });
+        }
+        Ok(Self { identity, body_hash: append.body_hash(store), topics })
+    }
+
+    /// Which producer has to be forgotten for it.
+    pub(super) fn makes_room(&self, producers: &Producers, producers_max: usize) -> Option<String> {
+        producers.makes_room(&self.identity, producers_max).map(str::to_owned)
+    }
+
     /// What the journal says of the append when it is applied.
     pub(super) fn answered<'a>(self, appended: impl Iterator<Item = (TopicId, &'a Appended)>) -> Change {
         let answer = Answer::new(appended.map(|(topic, appended)| {
@@ -85,16 +104,7 @@ impl Store {
     pub(super) fn start_once(&self, append: Append, identity: Identity, may_wait: bool) -> Result<Written> {
         let inner = &self.handle.inner;
         let asked = append.durability;
-        let topics: Vec<_> = append.parts.iter().map(|part| part.topic.clone()).collect();
-        let of_this_store = |topic: &Topic| Arc::ptr_eq(&topic.handle.inner.context, &inner.context);
-        if topics.len() > ANSWER_TOPICS_MAX {
-            let (actual, limit) = (topics.len() as u64, ANSWER_TOPICS_MAX as u64);
-            return Err(Error::AppendTooLarge { what: "topics", actual, limit });
-        }
-        if !topics.iter().all(of_this_store) {
-            return Err(Error::InvalidAppend { rule: "all its topics must be of this store" });
-        }
-        let request = Request { identity, body_hash: append.body_hash(inner), topics };
+        let request = Request::new(&append, identity, inner)?;
         let known = {
             let mut writer = inner.writer();
             inner.context.check_writable()?;
@@ -103,12 +113,19 @@ impl Store {
         if let Some(written) = known {
             return Ok(written);
         }
-        let (parts, checks, asked) = append.prepare(inner)?;
-        inner.write(parts, checks, Some(request), asked, may_wait)
+        match append.prepare(inner) {
+            Ok((parts, checks, asked)) => inner.write(parts, checks, Some(request), asked, may_wait),
+            // It may have been applied meanwhile: then what is wrong now was not when it counted.
+            Err(error) => inner.repeat(&mut inner.writer(), &request, asked)?.ok_or(error),
+        }
     }
 }
 
 impl StoreInner {
+    pub(super) fn producers_max(&self) -> usize {
+        usize::try_from(self.context.settings.producers_max).unwrap_or(usize::MAX)
+    }
+
     /// The first answer, if the append was applied before; an error if it must not be applied.
     pub(super) fn repeat(
         &self,
@@ -116,9 +133,8 @@ impl StoreInner {
         request: &Request,
         asked: Durability,
     ) -> Result<Option<Written>> {
-        let producers_max = usize::try_from(self.context.settings.producers_max).unwrap_or(usize::MAX);
         let Known::Repeat(answer) =
-            writer.producers.look_up(&request.identity, request.body_hash, producers_max)?
+            writer.producers.look_up(&request.identity, request.body_hash, self.producers_max())?
         else {
             return Ok(None);
         };
@@ -136,17 +152,31 @@ impl StoreInner {
 }
 
 impl Repeat {
-    /// What the first one was answered. No lock is held: it may have to be read.
-    pub(super) fn into_appended(self) -> Vec<Appended> {
-        let Some(answer) = self.answer else { return Vec::new() };
-        let of_topic = |(answer, topic): (TopicAnswer, &Topic)| Appended {
+    /// What the first one was answered, and whether it lacks revisions that have to be [read](Self::read).
+    pub(super) fn appended(&self) -> (Vec<Appended>, bool) {
+        let answers = self.answers();
+        let lacks_revisions = answers.iter().any(|answer| answer.runs.is_none());
+        let of_topic = |(answer, topic): (&TopicAnswer, &Topic)| Appended {
             first_offset: answer.first_offset,
             next_offset: answer.first_offset + answer.record_count,
             append_time: answer.append_time,
             durability: if topic.inner.is_in_memory() { Durability::Accepted } else { self.asked },
-            revisions: answer.revisions().unwrap_or_else(|| logged_revisions(topic, &answer)),
+            revisions: answer.revisions().unwrap_or_default(),
         };
-        answer.topics().into_iter().zip(&self.topics).map(of_topic).collect()
+        (answers.iter().zip(&self.topics).map(of_topic).collect(), lacks_revisions)
+    }
+
+    /// Reads the revisions that the answer had no room for.
+    pub(super) fn read(&self, appended: &mut [Appended]) {
+        for ((answer, topic), appended) in self.answers().iter().zip(&self.topics).zip(appended) {
+            if answer.runs.is_none() {
+                appended.revisions = logged_revisions(topic, answer);
+            }
+        }
+    }
+
+    fn answers(&self) -> Vec<TopicAnswer> {
+        self.answer.as_ref().map(Answer::topics).unwrap_or_default()
     }
 }
 
