@@ -156,6 +156,7 @@ pub(crate) fn request(topic: &str, records: Bytes, options: &v1::AppendRequest) 
         records: Vec::new(),
         topic: topic.to_owned(),
         records_crc: Some(crc32fast::hash(&records)),
+        fencing_token: None,
     };
     let mut tail = BytesMut::new();
     rest.encode(&mut tail).expect("a BytesMut grows");
@@ -189,6 +190,7 @@ fn joined(parts: &[(String, Bytes)], options: &v1::AppendRequest) -> Encoded {
             records: Vec::new(),
             topic: topic.clone(),
             records_crc: Some(crc32fast::hash(records)),
+            fencing_token: None,
         };
         let mut part = BytesMut::with_capacity(records.len() + 64 + topic.len());
         part.extend_from_slice(records);
@@ -218,6 +220,7 @@ mod tests {
             records: decoded.clone(),
             topic: topic.into(),
             records_crc: Some(crc32fast::hash(&records)),
+            fencing_token: None,
         };
         let condition = Condition::next_offset("a", 7).into_wire();
         let with_condition =
