@@ -8,6 +8,7 @@ use crate::client::{Client, Repeat, path};
 use crate::codec::Encoded;
 use crate::condition::Condition;
 use crate::error::{Error, Result};
+use crate::ids::Random;
 use crate::record::Record;
 use crate::wire::{field_bytes, put_bytes, put_head};
 
@@ -20,13 +21,14 @@ pub struct Appended {
     pub first_offset: u64,
     /// One past the offset of the last record.
     pub next_offset: u64,
-    /// Their time, in milliseconds since the Unix epoch. 0: not known, for records of a session that were found in the
-    /// topic after a lost connection.
+    /// Their time, in milliseconds since the Unix epoch.
     pub append_time_ms: u64,
     /// What they survive: at least what was asked for, except in a topic in memory.
     pub durability: Durability,
     /// The revisions of those that have a key, in order. None of a session.
     pub revisions: Vec<u64>,
+    /// They had been appended before, under the same request id or sequence of a producer; this is the first answer.
+    pub is_duplicate: bool,
 }
 
 /// Records for one topic or more, to be appended as one; made by [`Client::append_to`].
@@ -34,17 +36,27 @@ pub struct Appended {
 #[must_use = "nothing is appended until it is sent"]
 pub struct Append {
     client: Client,
-    parts: Vec<(String, BytesMut)>,
+    parts: Vec<Part>,
     durability: Durability,
     conditions: Vec<Condition>,
     validate_only: bool,
+    producer: Option<v1::Producer>,
+    request_id: Option<Bytes>,
+}
+
+/// Records for one topic.
+#[derive(Clone, Debug)]
+struct Part {
+    topic: String,
+    records: BytesMut,
+    fencing_token: Option<u64>,
 }
 
 impl Client {
     /// Appends records to a topic, all or nothing, and waits until they are on the server's disk.
     ///
-    /// Not tried again if it is not known whether it was applied: see [`Error::outcome`]. An
-    /// [append session](Self::append_session) finds out and goes on.
+    /// Tried again as [`Retry`](crate::Retry) says, also if it is not known whether it was applied: it has an id by which
+    /// the server recognises a repeat. See [`Append::request_id`] for how long it does.
     ///
     /// # Errors
     /// Those of the server and of the connection.
@@ -72,6 +84,8 @@ impl Client {
             durability: Durability::Unspecified,
             conditions: Vec::new(),
             validate_only: false,
+            producer: None,
+            request_id: None,
         }
         .and(topic, records)
     }
@@ -88,16 +102,21 @@ impl Append {
         records: impl IntoIterator<Item = R>,
     ) -> Result<Self> {
         let topic = topic.into();
-        let found = self.parts.iter().position(|(name, _)| *name == topic).unwrap_or_else(|| {
-            self.parts.push((topic, BytesMut::new()));
-            self.parts.len() - 1
-        });
+        let part = self.part(topic);
         for record in records {
             let record = record.into();
             record.check()?;
-            record.encode(None, &mut self.parts[found].1);
+            record.encode(None, &mut part.records);
         }
         Ok(self)
+    }
+
+    fn part(&mut self, topic: String) -> &mut Part {
+        let found = self.parts.iter().position(|part| part.topic == topic).unwrap_or_else(|| {
+            self.parts.push(Part { topic, records: BytesMut::new(), fencing_token: None });
+            self.parts.len() - 1
+        });
+        &mut self.parts[found]
     }
 
     /// When to acknowledge. On the disk.
@@ -113,6 +132,32 @@ impl Append {
         self
     }
 
+    /// Names this append, with 1 to 64 bytes that nobody else uses: whoever sends it again under that name, with the same
+    /// records to the same topics, gets the first answer, and nothing is appended twice. Without a name of the caller's
+    /// own it gets one for its tries, if it is to 64 topics or fewer.
+    ///
+    /// The server knows the last 16,384 names of all clients. A repeat that comes after so many others is a new append:
+    /// use a [`producer`](Self::producer) where that may happen.
+    pub fn request_id(mut self, id: impl Into<Bytes>) -> Self {
+        self.request_id = Some(id.into());
+        self
+    }
+
+    /// Makes it the append with this number of a named producer, from 0 without gaps: as with a
+    /// [`request_id`](Self::request_id) a repeat gets the first answer, however long ago it was; an empty one if the
+    /// producer has made 64 others since. A higher epoch begins with 0 and shuts out whoever has a lower one.
+    pub fn producer(mut self, name: impl Into<String>, epoch: u64, sequence: u64) -> Self {
+        self.producer = Some(v1::Producer { name: name.into(), epoch, sequence });
+        self
+    }
+
+    /// Appends only if the topic, to which it has records, has no higher fencing token, and raises the topic's to this. See
+    /// [`Client::fence_topic`].
+    pub fn fencing_token(mut self, topic: impl Into<String>, token: u64) -> Self {
+        self.part(topic.into()).fencing_token = Some(token);
+        self
+    }
+
     /// Only checks; appends nothing. The answer has no topics then.
     pub fn validate_only(mut self) -> Self {
         self.validate_only = true;
@@ -124,18 +169,33 @@ impl Append {
     /// # Errors
     /// Those of the server and of the connection.
     pub async fn send(self) -> Result<Vec<Appended>> {
-        let parts: Vec<(String, Bytes)> =
-            self.parts.into_iter().map(|(topic, records)| (topic, records.freeze())).collect();
+        let parts: Vec<_> = self
+            .parts
+            .into_iter()
+            .map(|Part { topic, records, fencing_token }| (topic, records.freeze(), fencing_token))
+            .collect();
         let mut options = options(self.durability, self.validate_only);
         options.conditions = self.conditions.into_iter().map(Condition::into_wire).collect();
-        let message = if let [(topic, records)] = &parts[..] {
-            request(topic, records.clone(), &options)
+        options.producer = self.producer;
+        options.request_id = self.request_id.unwrap_or_default();
+        let is_named = options.producer.is_some() || !options.request_id.is_empty();
+        if !is_named && !self.validate_only && parts.len() <= NAMED_TOPICS_MAX {
+            options.request_id = Bytes::copy_from_slice(&Random::uid());
+        }
+        let repeat = match (self.validate_only, &options.producer, options.request_id.is_empty()) {
+            (true, ..) => Repeat::Harmless,
+            (false, None, true) => Repeat::Never,
+            _ => Repeat::Recognised,
+        };
+        let message = if let [(topic, records, fencing_token)] = &parts[..] {
+            request(topic, records.clone(), *fencing_token, &options)
         } else {
             joined(&parts, &options)
         };
         let call = || self.client.unary::<v1::AppendResponse>(path::APPEND, message.clone());
-        let response = self.client.call(Repeat::Never, call).await?;
-        Ok(response.appended.iter().map(appended).collect())
+        let response = self.client.call(repeat, call).await?;
+        let of_topic = |answer| Appended { is_duplicate: response.duplicate, ..appended(answer) };
+        Ok(response.appended.iter().map(of_topic).collect())
     }
 }
 
@@ -147,15 +207,22 @@ pub(crate) fn appended(answer: &v1::TopicAppended) -> Appended {
         append_time_ms: answer.append_time_ms,
         durability: answer.durability(),
         revisions: answer.revisions.clone(),
+        is_duplicate: false,
     }
 }
 
 /// Encoded `AppendRequest` for records of one topic, which are not copied, with all else that `options` has.
-pub(crate) fn request(topic: &str, records: Bytes, options: &v1::AppendRequest) -> Encoded {
+pub(crate) fn request(
+    topic: &str,
+    records: Bytes,
+    fencing_token: Option<u64>,
+    options: &v1::AppendRequest,
+) -> Encoded {
     let rest = v1::TopicAppend {
         records: Vec::new(),
         topic: topic.to_owned(),
         records_crc: Some(crc32fast::hash(&records)),
+        fencing_token,
     };
     let mut tail = BytesMut::new();
     rest.encode(&mut tail).expect("a BytesMut grows");
@@ -175,6 +242,8 @@ pub(crate) fn in_session(Encoded([head, records, tail]): Encoded) -> Encoded {
     Encoded([outer.freeze(), records, tail])
 }
 
+/// Most topics of an append whose repeats are recognised.
+const NAMED_TOPICS_MAX: usize = 64;
 /// Field number of `AppendRequest.appends`.
 const APPENDS: u32 = 1;
 
@@ -182,13 +251,14 @@ pub(crate) fn options(durability: Durability, validate_only: bool) -> v1::Append
     v1::AppendRequest { durability: durability.into(), validate_only, ..v1::AppendRequest::default() }
 }
 
-fn joined(parts: &[(String, Bytes)], options: &v1::AppendRequest) -> Encoded {
+fn joined(parts: &[(String, Bytes, Option<u64>)], options: &v1::AppendRequest) -> Encoded {
     let mut message = BytesMut::new();
-    for (topic, records) in parts {
+    for (topic, records, fencing_token) in parts {
         let rest = v1::TopicAppend {
             records: Vec::new(),
             topic: topic.clone(),
             records_crc: Some(crc32fast::hash(records)),
+            fencing_token: *fencing_token,
         };
         let mut part = BytesMut::with_capacity(records.len() + 64 + topic.len());
         part.extend_from_slice(records);
@@ -218,6 +288,7 @@ mod tests {
             records: decoded.clone(),
             topic: topic.into(),
             records_crc: Some(crc32fast::hash(&records)),
+            fencing_token: Some(3),
         };
         let condition = Condition::next_offset("a", 7).into_wire();
         let with_condition =
@@ -226,11 +297,11 @@ mod tests {
             appends: topics.iter().map(|topic| part(topic)).collect(),
             ..with_condition.clone()
         };
-        let one = request("a", records.clone(), &with_condition);
+        let one = request("a", records.clone(), Some(3), &with_condition);
         assert_eq!(v1::AppendRequest::decode(&bytes(one.clone())[..]).unwrap(), expected(&["a"]));
         let session = v1::AppendSessionRequest::decode(&bytes(in_session(one))[..]).unwrap();
         assert_eq!(session.append, Some(expected(&["a"])));
-        let two = [("a".to_owned(), records.clone()), ("b".to_owned(), records.clone())];
+        let two = ["a", "b"].map(|topic| (topic.to_owned(), records.clone(), Some(3)));
         let two = joined(&two, &with_condition);
         assert_eq!(v1::AppendRequest::decode(&bytes(two)[..]).unwrap(), expected(&["a", "b"]));
     }

@@ -131,13 +131,6 @@ impl RecordBatch {
         self.append_time_ms
     }
 
-    /// Whether the records have all offsets from the first to the next.
-    pub(crate) fn is_dense(&self) -> bool {
-        let end = self.first_offset + self.count as u64;
-        let rising = self.offsets.iter().copied().eq(self.first_offset..end);
-        self.next_offset == end && (self.offsets.is_empty() || rising)
-    }
-
     /// The records.
     #[must_use]
     pub fn iter(&self) -> Records {
@@ -470,7 +463,7 @@ mod tests {
         let records: Vec<StoredRecord> = decoded.iter().map(Result::unwrap).collect();
         assert_eq!(records.iter().map(StoredRecord::to_record).collect::<Vec<_>>(), three());
         assert_eq!(records.iter().map(StoredRecord::offset).collect::<Vec<_>>(), [40, 41, 42]);
-        assert!(decoded.is_dense() && records.iter().all(|record| record.append_time_ms() == 99));
+        assert!(records.iter().all(|record| record.append_time_ms() == 99));
         let payload = records[2].payload_bytes().unwrap();
         assert!(message.as_ptr_range().contains(&payload.as_ptr()));
     }
@@ -508,7 +501,6 @@ mod tests {
         sparse.next_offset = 301;
         let decoded = decode(&sparse).unwrap();
         assert_eq!(decoded.iter().map(|record| record.unwrap().offset()).collect::<Vec<_>>(), [40, 47, 300]);
-        assert!(!decoded.is_dense());
         sparse.offsets.pop();
         assert!(matches!(decode(&sparse), Err(Error::Protocol { .. })));
     }
@@ -533,7 +525,7 @@ mod tests {
     /// Looks at everything that can be looked at.
     fn look_at(message: &Bytes) {
         if let Ok(decoded) = RecordBatch::decode(message.clone()) {
-            let _ = (decoded.is_dense(), decoded.next_offset(), decoded.append_time_ms());
+            let _ = (decoded.next_offset(), decoded.append_time_ms());
             let records: Vec<Result<StoredRecord>> = decoded.iter().collect();
             assert!(records.len() <= decoded.len());
             records.into_iter().filter_map(Result::ok).for_each(|record| drop(record.to_record()));

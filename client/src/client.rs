@@ -9,6 +9,7 @@ use prost::Message;
 use quipu_proto::v1;
 use quipu_proto::v1::admin_service_client::AdminServiceClient;
 use quipu_proto::v1::log_service_client::LogServiceClient;
+use quipu_proto::v1::producer_service_client::ProducerServiceClient;
 use quipu_proto::v1::topic_service_client::TopicServiceClient;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -24,7 +25,8 @@ use crate::settings::{ClientBuilder, Settings};
 /// A connection to a server. Cheap to clone; all clones share the connection, which is made anew when it is lost.
 ///
 /// Calls that change nothing, or the same when they are made twice, are tried again for as long as
-/// [`Retry`](crate::Retry) says. Others only after errors that say for certain that nothing was applied.
+/// [`Retry`](crate::Retry) says, and so are appends, which the server recognises. Others only after errors that say for
+/// certain that nothing was applied.
 #[derive(Clone, Debug)]
 pub struct Client {
     channel: Channel,
@@ -36,6 +38,8 @@ pub struct Client {
 pub(crate) enum Repeat {
     /// It reads, or says what is to be.
     Harmless,
+    /// The server knows it again and answers as the first time.
+    Recognised,
     /// It must not happen twice.
     Never,
 }
@@ -117,6 +121,11 @@ impl Client {
             .max_decoding_message_size(self.settings.message_bytes_max)
     }
 
+    pub(crate) fn producer_service(&self) -> ProducerServiceClient<Channel> {
+        ProducerServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(self.settings.message_bytes_max)
+    }
+
     /// A request that is given up after a while, here and at the server.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
@@ -130,6 +139,7 @@ impl Client {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut backoff = Backoff::new(self.settings.retry);
+        let mut is_in_doubt = false;
         loop {
             let error = match call().await {
                 Ok(response) => return Ok(response.into_inner()),
@@ -138,7 +148,13 @@ impl Client {
             if repeat == Repeat::Never && error.outcome() == Outcome::Unknown {
                 return Err(error);
             }
-            backoff.wait(error).await?;
+            let of_earlier = is_in_doubt;
+            is_in_doubt |= repeat == Repeat::Recognised && error.outcome() == Outcome::Unknown;
+            if let Err(error) = backoff.wait(error).await {
+                // What the last try met says nothing about the earlier ones.
+                let is_open = of_earlier && error.outcome() == Outcome::NotApplied && !error.denies_earlier();
+                return Err(if is_open { Error::Unknown { cause: Box::new(error) } } else { error });
+            }
         }
     }
 

@@ -89,6 +89,51 @@ pub enum Error {
         /// What the server said.
         message: String,
     },
+    /// An append is not the next one of its producer. Nothing was appended.
+    #[error("{message}")]
+    SequenceGap {
+        /// The sequence that comes next; 0 if the server does not know the producer, or not in that epoch.
+        expected: u64,
+        /// What the server said.
+        message: String,
+    },
+    /// Somebody has taken the producer over with a higher epoch.
+    #[error("{message}")]
+    ProducerFenced {
+        /// The epoch that counts.
+        current: u64,
+        /// What the server said.
+        message: String,
+    },
+    /// Somebody has taken the topic over with a higher fencing token.
+    #[error("{message}")]
+    TopicFenced {
+        /// The token that counts.
+        current: u64,
+        /// What the server said.
+        message: String,
+    },
+    /// Other records were appended under that request id or sequence.
+    #[error("{message}")]
+    RequestIdReused {
+        /// What the server said.
+        message: String,
+    },
+    /// The server knows as many producers as it may.
+    #[error("{message}")]
+    TooManyProducers {
+        /// What the server said.
+        message: String,
+    },
+    /// There is no such producer.
+    #[error("there is no producer {producer:?}")]
+    ProducerNotFound {
+        /// Its name.
+        producer: String,
+    },
+    /// These records of a producer were appended before, so long ago that the server does not know any more where.
+    #[error("appended before; where is not known any more")]
+    AppendedBefore,
     /// The request breaks rules: all of those that the server found.
     #[error("{message}")]
     Invalid {
@@ -203,10 +248,10 @@ pub enum Error {
         /// To what.
         message: String,
     },
-    /// Records of a session were sent and never answered, and it could not be found out whether they are there.
+    /// Records were sent and never answered, and it could not be found out whether they are there.
     #[error("sent, but not known to be appended: {cause}")]
     Unknown {
-        /// What ended the session.
+        /// What ended the tries.
         cause: Box<Error>,
     },
     /// The session ended before these records were sent.
@@ -257,6 +302,7 @@ impl Error {
             | Self::Disconnected { .. }
             | Self::TimedOut { .. }
             | Self::Unknown { .. }
+            | Self::AppendedBefore
             | Self::Protocol { .. } => Outcome::Unknown,
             _ => Outcome::NotApplied,
         }
@@ -287,6 +333,12 @@ impl Error {
             | Self::NotReady { retry_after, .. } => *retry_after,
             _ => None,
         }
+    }
+
+    /// Whether it tells of an append that no earlier try of it was applied, too.
+    pub(crate) fn denies_earlier(&self) -> bool {
+        // Conditions are looked at only if it was not.
+        matches!(self, Self::ConditionFailed { .. })
     }
 
     pub(crate) fn protocol(detail: impl Into<String>) -> Self {
@@ -325,6 +377,20 @@ fn of_server(status: &Status, reason: &str, metadata: HashMap<String, String>) -
         ("APPEND_CONDITION_FAILED", _) => condition::failure(status).map(|(failed, failed_count)| {
             Error::ConditionFailed { failed, failed_count, message: message.clone() }
         }),
+        ("PRODUCER_SEQUENCE_GAP", _) => {
+            number("expected").map(|expected| Error::SequenceGap { expected, message: message.clone() })
+        }
+        ("PRODUCER_FENCED", _) => {
+            number("current").map(|current| Error::ProducerFenced { current, message: message.clone() })
+        }
+        ("TOPIC_FENCED", _) => {
+            number("current").map(|current| Error::TopicFenced { current, message: message.clone() })
+        }
+        ("REQUEST_ID_REUSED", _) => Some(Error::RequestIdReused { message: message.clone() }),
+        ("TOO_MANY_PRODUCERS", _) => Some(Error::TooManyProducers { message: message.clone() }),
+        ("PRODUCER_NOT_FOUND", _) => {
+            Some(Error::ProducerNotFound { producer: metadata.get("producer").cloned().unwrap_or_default() })
+        }
         ("CHECKSUM_MISMATCH", _) => Some(Error::ChecksumMismatch { message: message.clone() }),
         ("DISK_FULL", _) => Some(Error::DiskFull { message: message.clone() }),
         ("OVERLOADED", _) => Some(Error::Overloaded { retry_after, message: message.clone() }),

@@ -18,6 +18,7 @@
 //! | append many, batched, each once, over lost connections | [`Client::append_session`] |
 //! | read what is there | [`Client::read`] |
 //! | follow what comes, over lost connections | [`Client::subscribe`] |
+//! | append once even if the process is killed | [`SessionBuilder::producer`], [`Append::producer`], [`Client::producer`] |
 //! | make and look after topics | [`Client::create_topic`], [`Client::update_topic`], [`Client::compact_topic`] |
 //!
 //! [`Error`] has a variant for each reason, and [`Error::outcome`] says whether anything was applied. Settings, reports and
@@ -44,6 +45,7 @@ mod codec;
 mod condition;
 mod error;
 mod ids;
+mod producers;
 mod read;
 mod record;
 mod retry;
@@ -61,6 +63,7 @@ pub use client::Client;
 pub use condition::{Condition, Expected, ExpectedRevision, FailedCondition};
 pub use error::{Error, Outcome, Result, Violation};
 pub use ids::RecordIds;
+pub use producers::ProducerState;
 pub use quipu_proto::v1;
 pub use read::{Filter, Gap, Read, ReadEvent, Reading, RecordReader, Visibility};
 pub use record::Record;

@@ -51,6 +51,21 @@ impl Client {
         }
     }
 
+    /// Raises a topic's fencing token: from then on, appends [with a lower one](crate::Append::fencing_token) are refused. So
+    /// a writer that takes a topic over shuts out the one before it. The answer's log end offset is behind all that one
+    /// has appended. Appends without a token are not checked.
+    ///
+    /// # Errors
+    /// [`Error::TopicFenced`] if the topic has a higher one, [`Error::TopicNotFound`] and those of the connection.
+    pub async fn fence_topic(&self, name: impl Into<String>, token: u64) -> Result<v1::Topic> {
+        let request = v1::FenceTopicRequest { name: name.into(), fencing_token: token };
+        let call = || {
+            let (mut service, request) = (self.topic_service(), self.request(request.clone()));
+            async move { service.fence_topic(request).await }
+        };
+        present(self.call(Repeat::Harmless, call).await?.topic)
+    }
+
     /// A topic's settings and bounds.
     ///
     /// # Errors

@@ -14,12 +14,15 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use quipu_proto::v1 as pb;
-use quipu_storage::{Append, Appended, Condition, Durability, Error, Store, Submission, Ticket, Topic};
+use quipu_storage::{
+    Append, Appended, Condition, Durability, Error, Producer, Store, Submission, Ticket, Topic,
+};
 use tonic::{Code, Status};
 
 use crate::condition;
 use crate::error::{Problem, Violations, status};
 use crate::fence::Member;
+use crate::producer;
 use crate::request;
 use crate::shared::Shared;
 
@@ -27,6 +30,8 @@ use crate::shared::Shared;
 const BYTES_INLINE_MAX: usize = 1 << 20;
 /// The same by the number of records, however small they are.
 const RECORDS_INLINE_MAX: u64 = 16_384;
+/// The longest request id.
+const REQUEST_ID_BYTES_MAX: usize = 64;
 /// Most topics of one append.
 pub(crate) const APPEND_TOPICS_MAX: usize = 1000;
 
@@ -36,8 +41,9 @@ pub(crate) struct WireAppend {
     pub(crate) parts: Vec<WirePart>,
     pub(crate) durability: i32,
     pub(crate) conditions: Vec<pb::AppendCondition>,
-    pub(crate) has_producer: bool,
-    pub(crate) has_request_id: bool,
+    pub(crate) producer: Option<pb::Producer>,
+    /// Empty: none.
+    pub(crate) request_id: Bytes,
     pub(crate) validate_only: bool,
     /// How long the message was.
     pub(crate) bytes: usize,
@@ -51,6 +57,7 @@ pub(crate) struct WirePart {
     pub(crate) record_count: u64,
     pub(crate) topic: String,
     pub(crate) records_crc: Option<u32>,
+    pub(crate) fencing_token: Option<u64>,
 }
 
 /// An append that passed every check that needs no lock.
@@ -59,6 +66,8 @@ struct Checked {
     parts: Vec<WirePart>,
     conditions: Vec<(Topic, Condition)>,
     durability: Durability,
+    producer: Option<Producer>,
+    request_id: Bytes,
 }
 
 impl Checked {
@@ -69,9 +78,18 @@ impl Checked {
             append = append
                 .encoded(topic, &part.records)
                 .map_err(|error| Status::from(Problem::from(error).with("topic", topic.name())))?;
+            if let Some(token) = part.fencing_token {
+                append = append.fencing_token(topic, token);
+            }
         }
         for (topic, condition) in &self.conditions {
             append = append.require(topic, condition.clone());
+        }
+        if let Some(producer) = &self.producer {
+            append = append.producer(producer.clone());
+        }
+        if !self.request_id.is_empty() {
+            append = append.request_id(&self.request_id[..]);
         }
         Ok(append)
     }
@@ -102,11 +120,6 @@ fn check_size(store: &Store, parts: &[WirePart]) -> Result<(), Error> {
 
 fn check(shared: &Shared, wire: WireAppend) -> Result<Checked, Status> {
     shared.check_not_draining()?;
-    for (is_used, feature) in [(wire.has_producer, "a producer"), (wire.has_request_id, "a request id")] {
-        if is_used {
-            return Err(Problem::unsupported(feature).into());
-        }
-    }
     let mut violations = Violations::default();
     let durability = request::durability(wire.durability, &mut violations);
     let asks_only = wire.validate_only && !wire.conditions.is_empty();
@@ -120,6 +133,12 @@ fn check(shared: &Shared, wire: WireAppend) -> Result<Checked, Status> {
         violations.require(has_records, format!("appends[{number}].records"), "must not be empty");
     }
     let conditions = condition::all_from_wire(wire.conditions, &mut violations);
+    if let Some(producer) = &wire.producer {
+        producer::check_name("producer.name", &producer.name, &mut violations);
+        violations.require(wire.request_id.is_empty(), "request_id", "must not come with a producer");
+    }
+    let id_fits = wire.request_id.len() <= REQUEST_ID_BYTES_MAX;
+    violations.require(id_fits, "request_id", "must have at most 64 bytes");
     violations.finish()?;
     check_size(&shared.store, &wire.parts).map_err(status)?;
     let mut topics = Vec::with_capacity(wire.parts.len());
@@ -140,7 +159,10 @@ fn check(shared: &Shared, wire: WireAppend) -> Result<Checked, Status> {
     }
     let of_topic = |(topic, condition): (String, _)| Ok((shared.topic(&topic)?, condition));
     let conditions = conditions.into_iter().map(of_topic).collect::<Result<_, Status>>()?;
-    Ok(Checked { topics, parts: wire.parts, conditions, durability })
+    let producer =
+        wire.producer.map(|pb::Producer { name, epoch, sequence }| Producer { name, epoch, sequence });
+    let request_id = wire.request_id;
+    Ok(Checked { topics, parts: wire.parts, conditions, durability, producer, request_id })
 }
 
 /// An append that the engine has, or that a thread works on; as a future, its answer.
@@ -158,6 +180,9 @@ enum What {
     /// The thread met an error. Nothing was appended.
     Refused(Status),
 }
+
+/// What the engine says, and whether it had said it before.
+type Answer = (Vec<Appended>, bool);
 
 impl Pending {
     /// Whether its place among the others is certain, so that the next one may begin.
@@ -195,15 +220,19 @@ impl Future for Pending {
         let this = &mut *self;
         ready!(this.poll_in_order(task));
         let outcome = match &mut this.what {
-            What::Ticket(ticket) => ready!(Pin::new(ticket).poll(task)).map_err(status),
+            What::Ticket(ticket) => {
+                let is_duplicate = ticket.is_duplicate();
+                let appended = ready!(Pin::new(ticket).poll(task));
+                appended.map(|appended| (appended, is_duplicate)).map_err(status)
+            }
             What::Refused(status) => Err(status.clone()),
             What::Nothing | What::Thread(_) => return Poll::Ready(Ok(pb::AppendResponse::default())),
         };
-        Poll::Ready(outcome.map(|appended| response(std::mem::take(&mut this.names), &appended)))
+        Poll::Ready(outcome.map(|answer| response(std::mem::take(&mut this.names), &answer)))
     }
 }
 
-fn response(names: Vec<String>, appended: &[Appended]) -> pb::AppendResponse {
+fn response(names: Vec<String>, (appended, duplicate): &Answer) -> pb::AppendResponse {
     let appended = names.into_iter().zip(appended).map(|(topic, appended)| pb::TopicAppended {
         topic,
         first_offset: appended.first_offset.value(),
@@ -212,7 +241,7 @@ fn response(names: Vec<String>, appended: &[Appended]) -> pb::AppendResponse {
         durability: request::durability_to_wire(appended.durability).into(),
         revisions: appended.revisions.iter().map(|revision| revision.value()).collect(),
     });
-    pb::AppendResponse { appended: appended.collect(), duplicate: false }
+    pb::AppendResponse { appended: appended.collect(), duplicate: *duplicate }
 }
 
 /// Begins an append. Those that one caller begins one after the other keep their order if each that is not
@@ -228,7 +257,11 @@ pub(crate) fn begin(
     let checked = check(shared, wire)?;
     let is_large = checked.bytes() > BYTES_INLINE_MAX || checked.records() > RECORDS_INLINE_MAX;
     if validate_only {
-        let what = if is_large || !checked.conditions.is_empty() {
+        let asks_the_engine = !checked.conditions.is_empty()
+            || checked.producer.is_some()
+            || !checked.request_id.is_empty()
+            || checked.parts.iter().any(|part| part.fencing_token.is_some());
+        let what = if is_large || asks_the_engine {
             let store = shared.store.clone();
             work(shared, move || store.check(checked.append()?).map(|()| None).map_err(status))
         } else {
@@ -248,6 +281,8 @@ pub(crate) fn begin(
     } else {
         let append = checked.append()?;
         match fenced(member, || store.try_submit(append).map_err(status))? {
+            // Of a large one the revisions are read from its batch.
+            Submission::Submitted(ticket) if ticket.reads() => work(shared, move || Ok(Some(ticket))),
             Submission::Submitted(ticket) => What::Ticket(ticket),
             // If it waits for room, the bound on bytes in flight holds others off meanwhile.
             Submission::Postponed(postponed) => work(shared, move || {
@@ -272,7 +307,8 @@ fn work(
     append: impl FnOnce() -> Result<Option<Ticket>, Status> + Send + 'static,
 ) -> What {
     let shared = Arc::clone(shared);
-    What::Thread(Box::pin(async move { shared.append(append).await? }))
+    let begin = move || append().map(|ticket| ticket.map(Ticket::read));
+    What::Thread(Box::pin(async move { shared.append(begin).await? }))
 }
 
 /// Appends, and answers when it is as durable as was asked for.

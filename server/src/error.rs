@@ -186,6 +186,30 @@ impl From<Error> for Problem {
                 problem.failure = Some(condition::failure(failed));
                 problem
             }
+            Error::ProducerFenced { producer, epoch, current } => {
+                of(Code::FailedPrecondition, "PRODUCER_FENCED")
+                    .with("producer", producer)
+                    .with("epoch", epoch)
+                    .with("current", current)
+            }
+            Error::SequenceGap { producer, epoch, expected, actual } => {
+                of(Code::FailedPrecondition, "PRODUCER_SEQUENCE_GAP")
+                    .with("producer", producer)
+                    .with("epoch", epoch)
+                    .with("expected", expected)
+                    .with("actual", actual)
+            }
+            Error::RequestIdReused { .. } => of(Code::AlreadyExists, "REQUEST_ID_REUSED"),
+            Error::TooManyProducers { limit } => {
+                of(Code::ResourceExhausted, "TOO_MANY_PRODUCERS").with("limit", limit)
+            }
+            Error::ProducerNotFound { name } => {
+                of(Code::NotFound, "PRODUCER_NOT_FOUND").with("producer", name)
+            }
+            Error::TopicFenced { topic, token, current } => of(Code::FailedPrecondition, "TOPIC_FENCED")
+                .with("topic", topic)
+                .with("token", token)
+                .with("current", current),
             Error::ConditionTrimmed { number, topic, offset, log_start_offset } => {
                 of(Code::OutOfRange, "CONDITION_TRIMMED")
                     .with("condition", number)
@@ -462,6 +486,27 @@ mod tests {
             (Error::Cancelled { what: "compaction" }, Code::Cancelled, "CANCELLED", unknown),
             (Error::CodecUnavailable { codec: "zstd" }, Code::Unimplemented, "CODEC_UNAVAILABLE", not),
             (Error::ReadOnly, Code::FailedPrecondition, "BUSY", not),
+            (
+                Error::ProducerFenced { producer: "p".into(), epoch: 1, current: 2 },
+                Code::FailedPrecondition,
+                "PRODUCER_FENCED",
+                not,
+            ),
+            (
+                Error::TopicFenced { topic: topic(), token: 1, current: 2 },
+                Code::FailedPrecondition,
+                "TOPIC_FENCED",
+                not,
+            ),
+            (
+                Error::SequenceGap { producer: "p".into(), epoch: 1, expected: 2, actual: 3 },
+                Code::FailedPrecondition,
+                "PRODUCER_SEQUENCE_GAP",
+                not,
+            ),
+            (Error::RequestIdReused { identity: "i".into() }, Code::AlreadyExists, "REQUEST_ID_REUSED", not),
+            (Error::TooManyProducers { limit: 3 }, Code::ResourceExhausted, "TOO_MANY_PRODUCERS", not),
+            (Error::ProducerNotFound { name: "p".into() }, Code::NotFound, "PRODUCER_NOT_FOUND", not),
         ];
         for (error, code, name, outcome) in table {
             let text = error.to_string();

@@ -12,6 +12,7 @@
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
 //!                   stream.rs                   what is known of the records of a key
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
+//! producer.rs    how far named writers are
 //! wire.rs        appends and batches as bytes, not as objects
 //! admin.rs       status of the server            error.rs      what is answered when something fails
 //! http.rs        /metrics, /healthz, /readyz     metrics.rs    what is counted, as OpenMetrics text
@@ -43,6 +44,7 @@ mod incoming_body;
 mod log;
 mod metrics;
 mod preface;
+mod producer;
 mod read;
 mod request;
 mod scan;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quipu_proto::v1::admin_service_server::AdminServiceServer;
+use quipu_proto::v1::producer_service_server::ProducerServiceServer;
 use quipu_proto::v1::topic_service_server::TopicServiceServer;
 use quipu_storage::Store;
 use tokio::net::TcpListener;
@@ -26,6 +27,7 @@ use crate::connection::Connections;
 use crate::cors::CorsLayer;
 use crate::edge::EdgeLayer;
 use crate::log::Log;
+use crate::producer::Producers;
 use crate::shared::{REQUEST_BYTES_MAX, Shared};
 use crate::topics::Topics;
 
@@ -191,6 +193,8 @@ async fn run(
     let log = Log { shared: Arc::clone(shared) };
     let topics = TopicServiceServer::new(Topics { shared: Arc::clone(shared) })
         .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let producers = ProducerServiceServer::new(Producers { shared: Arc::clone(shared) })
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
     let admin = AdminServiceServer::new(Admin { shared: Arc::clone(shared) })
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let reflection = if config.reflection { Some(reflection()?) } else { None };
@@ -200,6 +204,7 @@ async fn run(
         .layer(EdgeLayer { shared: Arc::clone(shared) })
         .add_service(log)
         .add_service(topics)
+        .add_service(producers)
         .add_service(admin)
         .add_service(health_service)
         .add_optional_service(reflection);

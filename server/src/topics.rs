@@ -35,6 +35,7 @@ pub(crate) fn to_wire(topic: &Topic) -> pb::Topic {
         log_start_offset: log_start_offset.min(high_watermark),
         high_watermark,
         log_end_offset: topic.log_end_offset().value().max(high_watermark),
+        fencing_token: topic.fencing_token(),
     }
 }
 
@@ -164,6 +165,18 @@ impl pb::topic_service_server::TopicService for Topics {
         let log_start_offset = topic.log_start_offset().value();
         tracing::info!(topic = %topic.name(), log_start_offset, "topic trimmed");
         Ok(Response::new(pb::TrimTopicResponse { log_start_offset }))
+    }
+
+    async fn fence_topic(
+        &self,
+        request: Request<pb::FenceTopicRequest>,
+    ) -> Result<Response<pb::FenceTopicResponse>, Status> {
+        let pb::FenceTopicRequest { name, fencing_token } = request.into_inner();
+        let topic = self.topic(&name)?;
+        let fenced = topic.clone();
+        self.change(move || fenced.fence(fencing_token)).await?;
+        tracing::info!(topic = %topic.name(), fencing_token, "topic fenced");
+        Ok(Response::new(pb::FenceTopicResponse { topic: Some(to_wire(&topic)) }))
     }
 
     type CompactTopicStream = CompactStream;

@@ -2,8 +2,8 @@
 //! as they are stored.
 //!
 //! ```text
-//! AppendRequest   { 1 TopicAppend { 1 Record ..., 2 topic, 3 records_crc } ..., 2 durability, 3 conditions, 4 producer,
-//!                   5 request_id, 6 validate_only }
+//! AppendRequest   { 1 TopicAppend { 1 Record ..., 2 topic, 3 records_crc, 4 fencing_token } ..., 2 durability, 3 conditions,
+//!                   4 producer, 5 request_id, 6 validate_only }
 //! ReadResponse    { 1 RecordBatches { 1 RecordBatch { 1 Record ..., 2 first_offset, 3 offsets, 4 append_time_ms,
 //!                   5 next_offset, 6 records_crc, 7 revisions } ... } }            SubscribeResponse likewise
 //! ```
@@ -161,8 +161,12 @@ impl FromWire for WireAppend {
                         append.conditions.push(condition.map_err(|error| malformed(&error))?);
                     }
                 }
-                (4, value) => append.has_producer = value.bytes().map(|_| true).map_err(invalid)?,
-                (5, value) => append.has_request_id = !value.bytes().map_err(invalid)?.is_empty(),
+                (4, value) => {
+                    let bytes = message.slice_ref(value.bytes().map_err(invalid)?);
+                    let producer = append.producer.get_or_insert_default();
+                    producer.merge(bytes).map_err(|error| malformed(&error))?;
+                }
+                (5, value) => append.request_id = message.slice_ref(value.bytes().map_err(invalid)?),
                 (6, value) => append.validate_only = value.number().map_err(invalid)? != 0,
                 _ => {}
             }
@@ -202,6 +206,7 @@ fn part(message: &Bytes) -> Result<WirePart, Invalid> {
             }
             (2, value) => value.text()?.clone_into(&mut part.topic),
             (3, value) => part.records_crc = Some(value.small()?),
+            (4, value) => part.fencing_token = Some(value.number()?),
             _ => {}
         }
         start = end;
@@ -455,11 +460,13 @@ mod tests {
 
     #[test]
     fn an_append_is_decoded_as_prost_encodes_it() {
-        let part = |topic: &str, records_crc| pb::TopicAppend {
+        let part = |topic: &str, records_crc: Option<u32>| pb::TopicAppend {
             records: vec![record("a"), record("b")],
             topic: topic.into(),
             records_crc,
+            fencing_token: records_crc.map(u64::from),
         };
+        let producer = pb::Producer { name: "p".into(), epoch: 1 << 40, sequence: 7 };
         let next_offset = pb::append_condition::Condition::NextOffset(3);
         let conditions = vec![
             pb::AppendCondition::default(),
@@ -469,24 +476,25 @@ mod tests {
             appends: vec![part("orders", None), part("payments", Some(7))],
             durability: pb::Durability::Written.into(),
             conditions: conditions.clone(),
-            producer: Some(pb::Producer::default()),
+            producer: Some(producer.clone()),
             request_id: Bytes::from_static(b"x"),
             validate_only: true,
         };
         let message = Bytes::from(request.encode_to_vec());
         let found = WireAppend::from_wire(message.clone()).expect("valid");
-        let expected = |topic: &str, records_crc| WirePart {
+        let expected = |topic: &str, records_crc: Option<u32>| WirePart {
             records: records(&[record("a"), record("b")]),
             record_count: 2,
             topic: topic.into(),
             records_crc,
+            fencing_token: records_crc.map(u64::from),
         };
         let wanted = WireAppend {
             parts: vec![expected("orders", None), expected("payments", Some(7))],
             durability: pb::Durability::Written.into(),
             conditions,
-            has_producer: true,
-            has_request_id: true,
+            producer: Some(producer),
+            request_id: Bytes::from_static(b"x"),
             validate_only: true,
             bytes: message.len(),
         };
@@ -561,7 +569,9 @@ mod tests {
                 records: vec![record("a")],
                 topic: "t".into(),
                 records_crc: Some(1),
+                fencing_token: Some(300),
             }],
+            producer: Some(pb::Producer { name: "p".into(), epoch: 1, sequence: 2 }),
             ..Default::default()
         };
         let whole = request.encode_to_vec();
@@ -574,6 +584,7 @@ mod tests {
                 if let (Ok(ours), Ok(theirs)) = (&ours, &theirs) {
                     let topics: Vec<_> = theirs.appends.iter().map(|part| part.topic.as_str()).collect();
                     assert_eq!(ours.parts.iter().map(|part| part.topic.as_str()).collect::<Vec<_>>(), topics);
+                    assert_eq!((&ours.producer, &ours.request_id), (&theirs.producer, &theirs.request_id));
                 }
             }
             let _ = WireAppend::from_wire(Bytes::copy_from_slice(&whole[..at]));

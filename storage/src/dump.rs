@@ -12,8 +12,9 @@ use bytes::Bytes;
 
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, Result};
+use crate::format::answer::Answered;
 use crate::format::batch::{self, Batch, BatchHeader, BodyProblem};
-use crate::format::checkpoint::{Checkpoint, TopicState, is_clean};
+use crate::format::checkpoint::{Checkpoint, ProducerState, RequestState, TopicState, is_clean};
 use crate::format::frame::{Change, FILE_HEADER_BYTES, FileHeader, FrameHeader, FrameProblem};
 use crate::format::record::RecordView;
 use crate::format::segment::{
@@ -432,6 +433,14 @@ impl Dump<'_> {
                 "segments of topic {} replaced by {segment:?}",
                 name(&self.topics, topic)
             )),
+            Change::Answered(Answered { identity, body_hash, answer }) => {
+                self.detail(format_args!("{identity}, hash {body_hash:016x}, answered {answer}"))
+            }
+            Change::Fenced { topic, token } => self.detail(format_args!(
+                "fencing token of topic {} raised to {token}",
+                name(&self.topics, topic)
+            )),
+            Change::ProducerForgotten { name } => self.detail(format_args!("producer {name:?} forgotten")),
         }
     }
 
@@ -446,19 +455,33 @@ impl Dump<'_> {
                 format_args!("one of the copies is damaged: {}", invalid.detail),
             )?;
         }
-        let Checkpoint { store, position, generation, next_topic, topics, deleted } = decoded.checkpoint;
+        let Checkpoint { store, position, generation, next_topic, topics, deleted, producers, request_ids } =
+            decoded.checkpoint;
         self.at(0, format_args!("checkpoint, store {store}, journal position {position} in generation {generation}, next topic \
              {next_topic}"))?;
         for topic in &topics {
             self.topic(topic)?;
         }
-        deleted.iter().try_for_each(|topic| self.detail(format_args!("deleted topic {topic}")))
+        deleted.iter().try_for_each(|topic| self.detail(format_args!("deleted topic {topic}")))?;
+        for producer in &producers {
+            let ProducerState { name, epoch, last_sequence, answers } = &**producer;
+            self.detail(format_args!("producer {name:?}, epoch {epoch}, last sequence {last_sequence}"))?;
+            for (body_hash, answer) in answers {
+                self.detail(format_args!("  hash {body_hash:016x}, answered {answer}"))?;
+            }
+        }
+        request_ids.iter().try_for_each(|request| {
+            let RequestState { id, body_hash, answer } = &**request;
+            let id = id.escape_ascii();
+            self.detail(format_args!("request id \"{id}\", hash {body_hash:016x}, answered {answer}"))
+        })
     }
 
     fn topic(&mut self, topic: &TopicState) -> io::Result<()> {
         let TopicState { id, uid, name, settings, log_start_offset, next_offset, last_time, .. } = topic;
+        let fencing_token = topic.fencing_token;
         self.detail(format_args!("topic {name}, number {id}, uid {uid}, offsets {log_start_offset} to {next_offset} (exclusive), last \
-             time {last_time}, {settings:?}"
+             time {last_time}, fencing token {fencing_token}, {settings:?}"
         ))?;
         for sealed in &topic.sealed {
             self.detail(format_args!(

@@ -109,6 +109,64 @@ pub enum Error {
         /// The first offset that can be read.
         log_start_offset: Offset,
     },
+    /// A producer of a higher epoch has taken the name over. Nothing was appended now; whether an earlier try of the same
+    /// append was applied, this does not say.
+    #[error("producer {producer:?} was replaced: its epoch is {current}, and the append names {epoch}")]
+    ProducerFenced {
+        /// The producer's name.
+        producer: String,
+        /// The epoch that the append names.
+        epoch: u64,
+        /// The one that counts.
+        current: u64,
+    },
+    /// The topic has a higher fencing token: whoever has it has taken over. Nothing was appended.
+    #[error("topic {topic} was taken over: its fencing token is {current}, and the append has {token}")]
+    TopicFenced {
+        /// The topic.
+        topic: TopicName,
+        /// The token that the append has.
+        token: u64,
+        /// The lowest one that is taken.
+        current: u64,
+    },
+    /// An append of a producer is not the one that comes next. Nothing was appended.
+    #[error(
+        "the append is number {actual} of epoch {epoch} of producer {producer:?}, where {expected} comes next; append what is \
+         missing first, or begin a higher epoch with 0"
+    )]
+    SequenceGap {
+        /// The producer's name.
+        producer: String,
+        /// The epoch that the append names.
+        epoch: u64,
+        /// The sequence that comes next.
+        expected: u64,
+        /// The one that the append has.
+        actual: u64,
+    },
+    /// Another append was applied under the same sequence or request id. Nothing was appended.
+    #[error(
+        "{identity} was used for an append of other records or to other topics; take a new one for another append"
+    )]
+    RequestIdReused {
+        /// What was used again.
+        identity: String,
+    },
+    /// The store knows as many producers as it may, and none of them is temporary.
+    #[error(
+        "the store knows {limit} producers, which is its limit (producers_max): forget one that is not used any more"
+    )]
+    TooManyProducers {
+        /// The bound.
+        limit: usize,
+    },
+    /// There is no producer of that name.
+    #[error("there is no producer {name:?}")]
+    ProducerNotFound {
+        /// The name.
+        name: String,
+    },
     /// An append is too large.
     #[error("the append has {actual} {what}, the limit is {limit}")]
     AppendTooLarge {
@@ -323,19 +381,23 @@ impl Error {
             | E::InvalidAppend { .. }
             | E::InvalidFilter { .. }
             | E::AppendTooLarge { .. }
-            | E::InvalidEncoding { .. } => ErrorKind::Invalid,
-            E::TopicNotFound { .. } | E::NoStore { .. } => ErrorKind::NotFound,
+            | E::InvalidEncoding { .. }
+            | E::RequestIdReused { .. } => ErrorKind::Invalid,
+            E::TopicNotFound { .. } | E::NoStore { .. } | E::ProducerNotFound { .. } => ErrorKind::NotFound,
             E::TopicExists { .. } => ErrorKind::Exists,
             E::OffsetTrimmed { .. } | E::OffsetUnwritten { .. } | E::ConditionTrimmed { .. } => {
                 ErrorKind::OutOfRange
             }
-            E::ConditionFailed { .. } => ErrorKind::Conflict,
+            E::ConditionFailed { .. } | E::SequenceGap { .. } => ErrorKind::Conflict,
             E::Locked { .. }
             | E::NotAStore { .. }
             | E::ReadOnly
             | E::Closed
             | E::AlreadyRunning { .. }
-            | E::TooManyTopics { .. } => ErrorKind::Busy,
+            | E::TooManyTopics { .. }
+            | E::TooManyProducers { .. }
+            | E::ProducerFenced { .. }
+            | E::TopicFenced { .. } => ErrorKind::Busy,
             E::Overloaded { .. } | E::Cancelled { .. } | E::Io { .. } => ErrorKind::Retry,
             E::DiskFull { .. } => ErrorKind::DiskFull,
             E::Corrupt { .. } | E::KeysUnknown { .. } | E::CorruptFile { .. } | E::TopicRefused { .. } => {

@@ -92,6 +92,7 @@ mod loom_tests;
 mod paged;
 #[doc(hidden)]
 pub mod planted;
+mod producers;
 mod read_only;
 mod retention;
 mod segment;
@@ -116,6 +117,7 @@ pub use cursor::{Backwards, Cursor, ReadBatch, Records, RecordsBackwards, Start,
 pub use error::{Error, ErrorKind, Result};
 pub use filter::Filter;
 pub use filtered::{FilteredBackwards, FilteredCursor};
+pub use format::answer::Producer;
 pub use format::batch::Codec;
 pub use format::record::{Record, RecordView};
 pub use journal::recovery::JournalEnd;
@@ -124,6 +126,7 @@ pub use log::read::{LogBackwards, LogCursor, LogRecords, LogRecordsBackwards};
 pub use log::recovery::LogRecovery;
 pub use log::settings::LogSettings;
 pub use log::{Log, LogStats};
+pub use producers::{ProducerInfo, TEMPORARY_PREFIX};
 pub use read_only::{ReadOnlyStats, ReadOnlyStore, ReadOnlyTopic};
 pub use retention::{RetentionReason, RetentionReport};
 pub use settings::{Compaction, Durability, Retention, Storage, StoreSettings, TopicSettings};

@@ -51,6 +51,8 @@ pub struct StoreSettings {
     pub append_records_max: u64,
     /// Most topics. 100,000; 1 to 10,000,000.
     pub topics_max: u64,
+    /// Most named producers, whose last appends are known for ever. 10,000; 1 to 1,000,000.
+    pub producers_max: u64,
     /// Most segments that are kept mapped for reading. 4096; 8 to 60,000.
     pub maps_max: u64,
     /// Most segment files that are kept open for writing. 128; 1 to 100,000.
@@ -78,6 +80,7 @@ impl Default for StoreSettings {
             append_bytes_max: 8 * MIB,
             append_records_max: 100_000,
             topics_max: 100_000,
+            producers_max: 10_000,
             maps_max: 4096,
             open_files_max: 128,
             free_bytes_min: 256 * MIB,
@@ -113,6 +116,7 @@ impl StoreSettings {
         within("append_bytes_max", self.append_bytes_max, KIB, self.journal_file_bytes / 2)?;
         within("append_records_max", self.append_records_max, 1, 10_000_000)?;
         within("topics_max", self.topics_max, 1, 10_000_000)?;
+        within("producers_max", self.producers_max, 1, 1_000_000)?;
         within("maps_max", self.maps_max, 8, 60_000)?;
         within("open_files_max", self.open_files_max, 1, 100_000)?;
         within("free_bytes_min", self.free_bytes_min, 0, 1 << 50)?;

@@ -134,6 +134,7 @@ impl LatencyStats {
 pub(crate) struct Counters {
     pub(crate) appends: Counter,
     pub(crate) appends_refused: Counter,
+    pub(crate) appends_repeated: Counter,
     pub(crate) records_appended: Counter,
     pub(crate) bytes_appended: Counter,
     pub(crate) batches_read: Counter,
@@ -159,6 +160,8 @@ pub struct StoreStats {
     pub appends: u64,
     /// Appends that were refused.
     pub appends_refused: u64,
+    /// Appends that had been applied before, and were answered with the first answer.
+    pub appends_repeated: u64,
     /// Records appended.
     pub records_appended: u64,
     /// Bytes of all appended batches, as stored.
@@ -203,6 +206,10 @@ pub struct StoreStats {
     pub journal_files: u64,
     /// Topics.
     pub topics: u64,
+    /// Named producers.
+    pub producers: u64,
+    /// Request ids that are known.
+    pub request_ids: u64,
     /// Bytes of all segments.
     pub segment_bytes: u64,
     /// Bytes still free on the disk, if it tells.

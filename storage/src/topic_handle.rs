@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::compaction::{CompactOptions, CompactionControl, CompactionReport};
 use crate::cursor::{
@@ -333,6 +334,21 @@ impl Topic {
     pub fn alter(&self, settings: &TopicSettings) -> Result<()> {
         let _working = self.handle.inner.begin_work()?;
         self.handle.inner.alter(&self.inner, settings)
+    }
+
+    /// The lowest fencing token with which appends are applied; see [`Append::fencing_token`](crate::Append::fencing_token).
+    pub fn fencing_token(&self) -> u64 {
+        self.inner.fencing_token.load(Ordering::Relaxed)
+    }
+
+    /// Raises the fencing token; when this returns, that survives a power cut, and every append with a lower one is
+    /// refused. So a writer that takes over shuts out the one before it, before it reads what that one left.
+    ///
+    /// # Errors
+    /// [`Error::TopicFenced`] if the topic has a higher one.
+    pub fn fence(&self, token: u64) -> Result<()> {
+        let _working = self.handle.inner.begin_work()?;
+        self.handle.inner.fence(&self.inner, token)
     }
 
     /// Counters and positions at this moment.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quipu_storage::disk::OsDisk;
+use quipu_storage::format::answer::Identity;
 use quipu_storage::format::live::Live;
 use quipu_storage::format::terms::block::{Block, BlockIndex, Entry, Place};
 use quipu_storage::format::terms::filter::Filter;
@@ -16,11 +17,11 @@ use quipu_storage::format::terms::postings::{Posting, heads, list};
 use quipu_storage::format::terms::{FOOTER_BYTES, Kind, TermsFooter, TermsHeader, crc_at, term};
 use quipu_storage::verify::{VerifyOptions, verify};
 use quipu_storage::{
-    Codec, Error, JournalEnd, Log, LogRecovery, LogSettings, Offset, Record, Revision, Start, Store,
+    Append, Codec, Error, JournalEnd, Log, LogRecovery, LogSettings, Offset, Record, Revision, Start, Store,
     StoreSettings, Topic,
 };
 use quipu_tests::golden::log::identity;
-use quipu_tests::golden::{Expected, Golden, all, crc, live, logs, stores, terms, zstandard};
+use quipu_tests::golden::{Expected, Golden, all, crc, live, logs, producers, stores, terms, zstandard};
 
 /// The directory of the golden files of version 1.
 fn golden_dir() -> PathBuf {
@@ -93,6 +94,41 @@ fn the_stores_of_version_1_open_and_read_as_they_were_written() {
             check(&store, &golden);
             store.close().unwrap();
         }
+    }
+}
+
+/// From the checkpoint, from the journal behind it, and from the next checkpoint.
+#[test]
+fn the_appends_of_a_golden_store_can_be_repeated() {
+    let golden = producers::golden();
+    let dir = copied(golden.name);
+    for run in 0..3 {
+        let store = open(dir.path()).unwrap();
+        let topic = store.topic("payments").unwrap();
+        assert_eq!(read(&topic), golden.topics["payments"]);
+        let known: Vec<_> = store.producers(None, 9).into_iter().map(|known| known.name).collect();
+        assert_eq!(known, ["g\u{e9}rant", "new", "writer"]);
+        assert_eq!(store.stats().request_ids, 2);
+        for one in producers::repeatable() {
+            let append = Append::new().records(&topic, [&one.record]).unwrap();
+            let append = match one.identity {
+                Identity::Producer(producer) => append.producer(producer),
+                Identity::RequestId(id) => append.request_id(id),
+            };
+            let ticket = store.submit(append).unwrap();
+            assert!(ticket.is_duplicate(), "{run}: {}", one.offset);
+            let [appended] = &ticket.wait().unwrap()[..] else { panic!("one answer for one topic") };
+            assert_eq!(appended.first_offset, Offset(one.offset));
+            assert_eq!(appended.next_offset, Offset(one.offset + 1));
+            assert_eq!(appended.revisions, one.revision.map(Revision).into_iter().collect::<Vec<_>>());
+        }
+        let fenced =
+            |token| Append::new().records(&topic, &[Record::new("x")]).unwrap().fencing_token(&topic, token);
+        let error = store.append(fenced(producers::FENCING_TOKEN - 1)).unwrap_err();
+        assert!(matches!(error, Error::TopicFenced { current: producers::FENCING_TOKEN, .. }), "{error}");
+        store.close().unwrap();
+        let report = verify(dir.path(), Arc::new(OsDisk), VerifyOptions::default()).unwrap();
+        assert!(report.findings.is_empty(), "{report:?}");
     }
 }
 
@@ -416,17 +452,17 @@ fn a_change_of_a_newer_version_is_refused() {
     let dir = copied("killed");
     let path = dir.path().join("journal/000001.journal");
     let mut bytes = fs::read(&path).unwrap();
-    // The first frame deletes a topic, change 4: let it be change 9, which is reserved.
+    // The first frame deletes a topic, change 4: let it be change 12, which is reserved.
     let (generation, salt) = (&bytes[32..40].to_vec(), &bytes[64..68].to_vec());
     let seed = crc(crc(0, generation), salt);
     let frame = &mut bytes[4096..];
     assert_eq!(frame[40], 4 << 3 | 2);
-    frame[40] = 9 << 3 | 2;
+    frame[40] = 12 << 3 | 2;
     let meta_bytes = usize::try_from(u32::from_le_bytes(frame[32..36].try_into().unwrap())).unwrap();
     let sum = crc(seed, &frame[4..40 + meta_bytes]);
     frame[..4].copy_from_slice(&sum.to_le_bytes());
     fs::write(&path, bytes).unwrap();
-    assert_newer(open(dir.path()), &path, 9);
+    assert_newer(open(dir.path()), &path, 12);
 }
 
 #[test]

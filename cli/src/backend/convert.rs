@@ -141,6 +141,8 @@ pub(super) fn topic(name: &TopicName, uid: Uid, settings: &TopicSettings, bounds
         log_start_offset: log_start.0,
         high_watermark: high_watermark.0,
         log_end_offset: log_end.0,
+        // Who reads beside the writer does not know it.
+        fencing_token: 0,
     }
 }
 

@@ -87,7 +87,8 @@ impl Embedded {
 
 fn describe(topic: &Topic) -> pb::Topic {
     let bounds = [topic.log_start_offset(), topic.high_watermark(), topic.log_end_offset()];
-    convert::topic(topic.name(), topic.uid(), &topic.settings(), bounds)
+    let described = convert::topic(topic.name(), topic.uid(), &topic.settings(), bounds);
+    pb::Topic { fencing_token: topic.fencing_token(), ..described }
 }
 
 fn describe_read_only(topic: &ReadOnlyTopic) -> pb::Topic {

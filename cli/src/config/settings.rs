@@ -148,6 +148,8 @@ settings! {
     append_records_max: u64 = "100000";
     "Most topics" [long, value_name = "N"]
     topics_max: u64 = "100000";
+    "Most named producers, which are known until they are forgotten" [long, value_name = "N"]
+    producers_max: u64 = "10000";
     "Most segments that are kept mapped for reading" [long, value_name = "N"]
     maps_max: u64 = "4096";
     "Most segment files that are kept open for writing" [long, value_name = "N"]
@@ -175,6 +177,7 @@ impl Settings {
             append_bytes_max: self.append_bytes_max.0,
             append_records_max: self.append_records_max,
             topics_max: self.topics_max,
+            producers_max: self.producers_max,
             maps_max: self.maps_max,
             open_files_max: self.open_files_max,
             free_bytes_min: self.free_bytes_min.0,

@@ -22,7 +22,6 @@ pub(super) struct OpenBatch {
 #[derive(Debug)]
 struct Begun {
     at: Instant,
-    first_id: [u8; 16],
     outcome: watch::Sender<Option<Result<Appended>>>,
 }
 
@@ -32,10 +31,10 @@ pub(super) struct Batch {
     /// Protobuf `repeated Record records = 1`.
     pub(super) records: Bytes,
     pub(super) count: u64,
-    /// The id of its first record, which tells where it is: the others follow.
-    pub(super) first_id: [u8; 16],
-    /// Whether it was given to a stream and nobody knows what became of it. If not, it has not been applied.
-    pub(super) was_sent: bool,
+    /// Its number among the appends of the session's producer, from when it is first sent.
+    pub(super) sequence: Option<u64>,
+    /// Whether it was given to a stream that was lost, so that nobody knows what became of it.
+    pub(super) is_in_doubt: bool,
     outcome: watch::Sender<Option<Result<Appended>>>,
 }
 
@@ -54,15 +53,12 @@ impl OpenBatch {
     }
 
     pub(super) fn begin(&mut self, at: Instant) {
-        self.begun = Some(Begun { at, first_id: [0; 16], outcome: watch::Sender::new(None) });
+        self.begun = Some(Begun { at, outcome: watch::Sender::new(None) });
     }
 
     /// Adds a record, after [`begin`](Self::begin).
-    pub(super) fn push(&mut self, record: &Record, id: [u8; 16]) {
-        if self.count == 0 {
-            self.begun.as_mut().expect("begun").first_id = id;
-        }
-        record.encode(Some(id), &mut self.records);
+    pub(super) fn push(&mut self, record: &Record, id: Option<[u8; 16]>) {
+        record.encode(id, &mut self.records);
         self.count += 1;
     }
 
@@ -75,8 +71,7 @@ impl OpenBatch {
         let begun = self.begun.take()?;
         let records = self.records.split().freeze();
         let count = std::mem::take(&mut self.count) as u64;
-        let Begun { first_id, outcome, .. } = begun;
-        Some(Batch { records, count, first_id, was_sent: false, outcome })
+        Some(Batch { records, count, sequence: None, is_in_doubt: false, outcome: begun.outcome })
     }
 }
 
@@ -85,12 +80,17 @@ impl Batch {
         self.outcome.send_replace(Some(Ok(appended)));
     }
 
+    /// It was applied before, and the server does not know any more where.
+    pub(super) fn applied_somewhere(self) {
+        self.outcome.send_replace(Some(Err(Error::AppendedBefore)));
+    }
+
     /// Says what ended the session: of a batch that was sent, that nothing is known; of others, that they are not there.
     pub(super) fn failed(self, error: &Error) {
         let cause = || Box::new(error.clone());
         let error = match (error, error.outcome()) {
-            (Error::Unknown { .. }, _) if self.was_sent => error.clone(),
-            _ if self.was_sent => Error::Unknown { cause: cause() },
+            (Error::Unknown { .. }, _) if self.is_in_doubt => error.clone(),
+            _ if self.is_in_doubt => Error::Unknown { cause: cause() },
             (_, Outcome::Unknown) => Error::NotSent { cause: cause() },
             (_, Outcome::NotApplied) => error.clone(),
         };

@@ -1,8 +1,11 @@
 //! The task of a session: one stream at a time, from the opening to the loss of it, and again.
+//!
+//! Each batch gets the next sequence of the session's producer when it is first sent, and keeps it.
 
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -12,31 +15,33 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::batch::Batch;
-use super::settle::{Mark, settle};
-use super::{Shared, answered};
-use crate::append::{Appended, in_session, options, request};
+use super::{ProducerName, Shared};
+use crate::append::{Appended, Durability, appended, in_session, options, request};
 use crate::client::{Client, in_time, path};
 use crate::codec::Encoded;
 use crate::error::{Error, Outcome, Result};
-use crate::ids::Random;
 use crate::retry::Backoff;
 
-/// Most batches that are sent and not answered, however small.
-const UNANSWERED_MAX: usize = 1024;
+/// Most batches that are sent and not answered, however small: of so many a server keeps the answers.
+const UNANSWERED_MAX: usize = 64;
+/// How long a session that ends waits for the server to forget its producer. Nothing depends on it.
+const FORGET_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Driver {
     client: Client,
     shared: Arc<Shared>,
-    session_id: [u8; 16],
+    producer: ProducerName,
     epoch: u64,
+    next_sequence: u64,
+    /// A stream with batches on it was lost: the server may still have some of them on their way.
+    has_lost: bool,
     stream: Option<Stream>,
     /// Sent on `stream` and not answered, in order.
     sent: VecDeque<(Batch, usize)>,
     /// To be sent before anything that is queued: what a lost stream had not answered.
     backlog: VecDeque<Batch>,
-    mark: Option<Mark>,
     backoff: Backoff,
 }
 
@@ -47,6 +52,9 @@ struct Stream {
     responses: Streaming<Bytes>,
     granted_bytes: usize,
 }
+
+/// The server takes nothing more on a stream.
+struct Closed;
 
 /// Why the work on a stream came to its end.
 enum End {
@@ -60,15 +68,21 @@ impl Driver {
     /// Opens the first stream.
     pub(super) async fn start(client: Client, shared: Arc<Shared>) -> Result<Self> {
         let backoff = Backoff::new(client.settings.retry);
+        let producer = shared.settings.producer.clone();
+        let (epoch, next_sequence) = match producer {
+            ProducerName::Temporary(_) => (0, 0),
+            ProducerName::Named { epoch, next_sequence, .. } => (epoch, next_sequence),
+        };
         let mut driver = Self {
             client,
             shared,
-            session_id: Random::uid(),
-            epoch: 0,
+            producer,
+            epoch,
+            next_sequence,
+            has_lost: false,
             stream: None,
             sent: VecDeque::new(),
             backlog: VecDeque::new(),
-            mark: None,
             backoff,
         };
         loop {
@@ -83,17 +97,25 @@ impl Driver {
     pub(super) async fn run(mut self) {
         loop {
             let error = match self.work().await {
-                End::Done => return,
+                End::Done => return self.forget().await,
                 End::Lost(error) => error,
             };
+            self.has_lost |= !self.sent.is_empty();
             // A refusal is the answer to the first that is not answered, and nothing behind it was applied.
             let is_refused = !error.is_transient() && error.outcome() == Outcome::NotApplied;
             // In front of what was about to be sent.
             for (mut batch, _) in std::mem::take(&mut self.sent).into_iter().rev() {
-                batch.was_sent &= !is_refused;
+                batch.is_in_doubt |= !is_refused;
                 self.backlog.push_front(batch);
             }
-            match self.recover(error).await {
+            let recovered = match error {
+                Error::SequenceGap { expected, .. } if self.may_begin_anew(expected) => {
+                    self.begin_anew();
+                    self.connect_again(None).await.map(|()| true)
+                }
+                error => self.recover(error).await,
+            };
+            match recovered {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => return self.fail(&error),
@@ -101,9 +123,47 @@ impl Driver {
         }
     }
 
+    /// Whether a gap means that nothing of what is not answered was applied, and may be appended under a new epoch.
+    ///
+    /// Either the server has forgotten the producer, which it may if that is temporary; or what was answered, and not
+    /// to be synced, went with a power cut: then so did all behind it.
+    fn may_begin_anew(&self, expected: u64) -> bool {
+        let is_forgotten = expected == 0;
+        let may_be_cut = self.shared.settings.durability != Durability::Synced && !is_forgotten;
+        let is_in_doubt = self.backlog.iter().any(|batch| batch.is_in_doubt);
+        matches!(self.producer, ProducerName::Temporary(_)) && (may_be_cut || !is_in_doubt)
+    }
+
+    /// Numbers what is not answered from 0 again.
+    fn begin_anew(&mut self) {
+        self.epoch += 1;
+        self.next_sequence = 0;
+        for batch in self.backlog.iter_mut() {
+            batch.is_in_doubt = false;
+            if batch.sequence.is_some() {
+                batch.sequence = Some(self.next_sequence);
+                self.next_sequence += 1;
+            }
+        }
+    }
+
+    /// Lets the server forget a producer that nobody else uses.
+    async fn forget(self) {
+        // Requests of a lost stream may come to the server yet: they are repeats only as long as it knows the producer.
+        if self.has_lost || self.next_sequence == 0 {
+            return;
+        }
+        if let ProducerName::Temporary(name) = &self.producer {
+            let forgetting = self.client.forget_producer_once(name);
+            if !matches!(tokio::time::timeout(FORGET_TIME_MAX, forgetting).await, Ok(Ok(()))) {
+                tracing::debug!(producer = name, "the server did not say that it has forgotten the producer");
+            }
+        }
+    }
+
     /// Waits and connects until there is a stream again; hands back an error that will not pass. `false`: there is nothing
     /// left to do.
-    async fn recover(&mut self, mut error: Error) -> Result<bool> {
+    async fn recover(&mut self, error: Error) -> Result<bool> {
         tracing::debug!(topic = self.shared.settings.topic, %error, "append session interrupted");
         if error.is_transient() && self.backlog.is_empty() {
             // A session that has nothing to send survives an outage of any length.
@@ -112,11 +172,18 @@ impl Driver {
             }
             self.backoff.succeeded();
         }
+        self.connect_again(Some(error)).await.map(|()| true)
+    }
+
+    /// Connects until there is a stream again, after a wait if there was an error.
+    async fn connect_again(&mut self, mut error: Option<Error>) -> Result<()> {
         loop {
-            self.backoff.wait(error).await?;
+            if let Some(error) = error.take() {
+                self.backoff.wait(error).await?;
+            }
             match self.connect().await {
-                Ok(()) => return Ok(true),
-                Err(again) => error = again,
+                Ok(()) => return Ok(()),
+                Err(again) => error = Some(again),
             }
         }
     }
@@ -137,30 +204,13 @@ impl Driver {
         }
     }
 
-    /// Opens a stream and settles what earlier ones have left.
+    /// Opens a stream and waits for the server's grant.
     async fn connect(&mut self) -> Result<()> {
-        self.epoch += 1;
         let (requests, outgoing) = mpsc::channel(UNANSWERED_MAX + 1);
-        let opening = v1::AppendSessionRequest {
-            append: None,
-            opening: Some(v1::SessionOpening {
-                session_id: Bytes::copy_from_slice(&self.session_id),
-                epoch: self.epoch,
-            }),
-        };
-        requests.try_send(Encoded::message(&opening)).expect("it is empty");
-        let time = self.client.settings.request_timeout;
         let open = self.client.both_streams(path::APPEND_SESSION, ReceiverStream::new(outgoing));
         let mut stream = Stream { requests, responses: open.await?, granted_bytes: 0 };
-        let greeting = async {
-            while !stream.response().await?.opened {}
-            Ok::<_, Error>(())
-        };
-        in_time(time, "to the opening of a session", greeting).await?;
-        let shared = &self.shared;
-        let applied = |batch: Batch, appended: Appended| resolve(shared, batch, appended);
-        let topic = &shared.settings.topic;
-        settle(&self.client, topic, &mut self.mark, &mut self.backlog, applied).await?;
+        let greeting = stream.response();
+        in_time(self.client.settings.request_timeout, "to the opening of a session", greeting).await?;
         if self.backlog.is_empty() {
             self.backoff.succeeded();
         }
@@ -174,13 +224,12 @@ impl Driver {
         loop {
             let (is_done, linger_until) = match self.send(&stream) {
                 Ok(state) => state,
-                // The stream's answer says why nothing more can be sent.
-                Err(lost) => match stream.response().await {
-                    Err(error) => return End::Lost(error),
-                    Ok(response) => match self.take(&response) {
-                        Ok(()) => return End::Lost(lost),
-                        Err(error) => return End::Lost(error),
-                    },
+                // The stream's last answer says why nothing more can be sent.
+                Err(Closed) => loop {
+                    let taken = stream.response().await.and_then(|response| self.take(&response));
+                    if let Err(error) = taken {
+                        return End::Lost(error);
+                    }
                 },
             };
             if is_done {
@@ -207,7 +256,7 @@ impl Driver {
     }
 
     /// Sends what may be sent. Says whether the session is over, or until when the open batch may wait.
-    fn send(&mut self, stream: &Stream) -> Result<(bool, Option<tokio::time::Instant>)> {
+    fn send(&mut self, stream: &Stream) -> Result<(bool, Option<tokio::time::Instant>), Closed> {
         let mut bytes: usize = self.sent.iter().map(|(_, bytes)| bytes).sum();
         loop {
             let next = match self.backlog.pop_front() {
@@ -231,12 +280,7 @@ impl Driver {
                 }
             };
             let Some(mut batch) = next else { continue };
-            let settings = &self.shared.settings;
-            let message = in_session(request(
-                &settings.topic,
-                batch.records.clone(),
-                &options(settings.durability, false),
-            ));
+            let message = self.request(&mut batch);
             let length = message.len();
             let has_room = self.sent.is_empty()
                 || (bytes + length <= stream.granted_bytes && self.sent.len() < UNANSWERED_MAX);
@@ -246,30 +290,51 @@ impl Driver {
                 return Ok((false, None));
             }
             // Before it is given away: from now on it may be applied.
-            batch.was_sent = true;
             self.sent.push_back((batch, length));
             bytes += length;
             if stream.requests.try_send(message).is_err() {
-                return Err(Error::Disconnected { message: "the session's stream was closed".into() });
+                return Err(Closed);
             }
         }
     }
 
+    /// The request that appends a batch.
+    fn request(&mut self, batch: &mut Batch) -> Encoded {
+        let sequence = *batch.sequence.get_or_insert_with(|| {
+            let next = self.next_sequence;
+            self.next_sequence += 1;
+            next
+        });
+        let settings = &self.shared.settings;
+        let producer = v1::Producer { name: self.producer.name().to_owned(), epoch: self.epoch, sequence };
+        let options = v1::AppendRequest { producer: Some(producer), ..options(settings.durability, false) };
+        in_session(request(&settings.topic, batch.records.clone(), None, &options))
+    }
+
     fn take(&mut self, response: &v1::AppendSessionResponse) -> Result<()> {
         let Some(answer) = &response.response else { return Ok(()) };
-        let appended = answered(answer)?;
         let (batch, _) =
             self.sent.pop_front().ok_or_else(|| Error::protocol("an answer to nothing that was asked"))?;
+        let appended = match answer.appended.first() {
+            Some(answer) => appended(answer),
+            None if answer.duplicate => {
+                self.backoff.succeeded();
+                resolve(&self.shared, batch, None);
+                return Ok(());
+            }
+            None => {
+                let error = Error::protocol("an answer without its topic");
+                batch.failed(&error);
+                return Err(error);
+            }
+        };
         if appended.next_offset.checked_sub(appended.first_offset) != Some(batch.count) {
             let error = Error::protocol("an answer for another number of records");
             batch.failed(&error);
             return Err(error);
         }
         self.backoff.succeeded();
-        if let Some(mark) = &mut self.mark {
-            mark.answered(appended.next_offset);
-        }
-        resolve(&self.shared, batch, appended);
+        resolve(&self.shared, batch, Some(appended));
         Ok(())
     }
 
@@ -305,9 +370,12 @@ impl Stream {
     }
 }
 
-/// Hands an answer to the tickets of a batch, and its room to others.
-fn resolve(shared: &Shared, batch: Batch, appended: Appended) {
+/// Hands an answer to the tickets of a batch, and its room to others. `None`: it was appended before, nobody knows where.
+fn resolve(shared: &Shared, batch: Batch, appended: Option<Appended>) {
     shared.state().buffered_bytes -= batch.records.len();
-    batch.applied(appended);
+    match appended {
+        Some(appended) => batch.applied(appended),
+        None => batch.applied_somewhere(),
+    }
     shared.room.notify_waiters();
 }

@@ -10,28 +10,22 @@
 //!
 //! # After a lost connection
 //!
-//! Some batches were sent and not answered; the server may have appended a beginning of them. The driver finds out
-//! before it sends anything more:
+//! Some batches were sent and not answered; the server may have appended a beginning of them. Each has a sequence of the
+//! session's producer, so the driver sends all of them again, on a new stream: what was applied is answered as it was the
+//! first time, the rest is applied. It makes no difference what of the earlier stream is still on its way, nor whether the
+//! server was killed in between: what it knows of a producer is as durable as the records.
 //!
-//! 1. It opens the session anew, under the same id with a higher epoch, and waits for the server's `opened`. From then on
-//!    no request of the earlier stream is applied any more, wherever it is on its way.
-//! 2. It asks for the topic's log end offset. What the earlier streams had applied lies before it.
-//! 3. It reads, as soon as they are synced, the records from where the last answered batch ended up to there, and looks
-//!    for its own: each record has an id that nobody else uses. A batch that is found was applied, at that offset.
-//! 4. What is not found was not applied, and is sent first.
-//!
-//! A server that was killed in between has forgotten the session, and its connections are gone with it: steps 2 to 4 hold
-//! for what its recovery kept. If records of the range were removed before step 3 (trimmed, evicted, compacted), what is
-//! not found may have been among them: then the session ends, and those tickets say [`Error::Unknown`].
+//! The producer has a made-up name and is temporary, unless the session is [given one](SessionBuilder::producer). If the
+//! server forgets it, or a power cut takes back what was answered and not to be synced, the server reports a gap. Then
+//! nothing that is not answered was applied, and it is sent under a new epoch; except if a lost stream had some of it and
+//! the producer is forgotten: then nobody knows, the session ends, and those tickets say [`Error::Unknown`].
 
 mod batch;
 mod driver;
-mod settle;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use quipu_proto::v1;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -40,7 +34,7 @@ use self::driver::Driver;
 use crate::append::{Appended, Durability};
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::ids::RecordIds;
+use crate::ids::{Random, RecordIds};
 use crate::record::Record;
 
 /// Sets up an append session; made by [`Client::append_session`].
@@ -59,6 +53,32 @@ struct SessionSettings {
     batch_bytes_max: usize,
     batch_records_max: usize,
     buffer_bytes_max: usize,
+    producer: ProducerName,
+}
+
+/// Under which name a session appends.
+#[derive(Clone, Debug)]
+enum ProducerName {
+    /// Made up for the session.
+    Temporary(String),
+    Named {
+        name: String,
+        epoch: u64,
+        next_sequence: u64,
+    },
+}
+
+impl ProducerName {
+    fn name(&self) -> &str {
+        match self {
+            Self::Temporary(name) | Self::Named { name, .. } => name,
+        }
+    }
+
+    /// One that nobody else has.
+    fn temporary() -> Self {
+        Self::Temporary(format!("~{:032x}", u128::from_be_bytes(Random::uid())))
+    }
 }
 
 impl Client {
@@ -82,6 +102,7 @@ impl Client {
             batch_bytes_max: 256 << 10,
             batch_records_max: 10_000,
             buffer_bytes_max: 16 << 20,
+            producer: ProducerName::temporary(),
         };
         SessionBuilder { client: self.clone(), settings }
     }
@@ -119,6 +140,18 @@ impl SessionBuilder {
         self
     }
 
+    /// Gives the session a producer's name, so that what it appends is there once even if the process is killed and comes
+    /// back: each call of [`append`](AppendSession::append) and [`append_all`](AppendSession::append_all) is one append,
+    /// the first one with `next_sequence`, the next one with one more. Nothing is batched.
+    ///
+    /// Who comes back asks [`Client::producer`] and goes on behind its last sequence, with the same epoch; or gives again
+    /// what is appended already, which changes nothing. A higher epoch begins with sequence 0 and shuts out whoever has a
+    /// lower one. The server keeps the name until it is [forgotten](Client::forget_producer).
+    pub fn producer(mut self, name: impl Into<String>, epoch: u64, next_sequence: u64) -> Self {
+        self.settings.producer = ProducerName::Named { name: name.into(), epoch, next_sequence };
+        self
+    }
+
     /// Opens the session: a task on the current tokio runtime does its work from then on.
     ///
     /// # Errors
@@ -134,6 +167,11 @@ impl SessionBuilder {
         let append_records_max = limit(limits.append_records_max, 100_000);
         settings.batch_bytes_max = settings.batch_bytes_max.min(append_bytes_max);
         settings.batch_records_max = settings.batch_records_max.min(append_records_max);
+        if matches!(settings.producer, ProducerName::Named { .. }) {
+            settings.batch_records_max = 1;
+        }
+        // Whoever names one that is not there learns it at once.
+        self.client.topic(&*settings.topic).await?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 open: OpenBatch::default(),
@@ -152,8 +190,8 @@ impl SessionBuilder {
             append_records_max,
         });
         let driver = Driver::start(self.client, Arc::clone(&shared)).await?;
-        tokio::spawn(driver.run());
-        Ok(AppendSession { shared })
+        let driver = Some(tokio::spawn(driver.run()));
+        Ok(AppendSession { shared, driver })
     }
 }
 
@@ -205,8 +243,8 @@ impl Shared {
 
 /// A session that appends records to a topic in the order in which they are given, each once.
 ///
-/// When the connection is lost it finds out which records had been appended and goes on with the first that was not, for
-/// as long as [`Retry`](crate::Retry) says; the tickets wait. A record that the server refuses, or an outage that lasts
+/// When the connection is lost it sends what was not answered again, which the server appends unless it has already, for as
+/// long as [`Retry`](crate::Retry) says; the tickets wait. A record that the server refuses, or an outage that lasts
 /// too long, ends the session: the tickets of all records that are not yet answered get the error, each with its
 /// [outcome](Error::outcome), and so does every later call.
 ///
@@ -214,13 +252,13 @@ impl Shared {
 #[derive(Debug)]
 pub struct AppendSession {
     shared: Arc<Shared>,
+    driver: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl AppendSession {
     /// Adds a record. Waits only when too much is unanswered: see [`SessionBuilder::buffer_bytes`].
     ///
-    /// A record without an id is given one. An id of the caller's own must be unlike those of all other records that may
-    /// be in the topic: after a lost connection, a record of that id is taken for this one.
+    /// A record without an id is given one, unless the session has a [name](SessionBuilder::producer).
     ///
     /// # Errors
     /// [`Error::TooLarge`] for a record beyond its bounds, which leaves the session as it is; otherwise what has ended the
@@ -290,7 +328,9 @@ impl AppendSession {
         let index = state.open.count() as u64;
         let before = state.open.bytes();
         for record in records {
-            let id = record.id.unwrap_or_else(|| state.ids.make());
+            // Of a name that outlives the session, records that are given again must be the same.
+            let makes_ids = record.id.is_none() && matches!(settings.producer, ProducerName::Temporary(_));
+            let id = if makes_ids { Some(state.ids.make()) } else { None };
             state.open.push(record, id);
         }
         state.buffered_bytes += state.open.bytes() - before;
@@ -332,8 +372,15 @@ impl AppendSession {
     ///
     /// # Errors
     /// What has ended the session before.
-    pub async fn close(self) -> Result<()> {
-        self.flush().await
+    pub async fn close(mut self) -> Result<()> {
+        self.flush().await?;
+        self.shared.state().is_closing = true;
+        self.shared.work.notify_one();
+        if let Some(driver) = self.driver.take() {
+            // All is answered, whatever becomes of it.
+            let _ = driver.await;
+        }
+        Ok(())
     }
 
     /// Bytes of records that are not yet answered.
@@ -381,10 +428,4 @@ async fn outcome(mut outcome: Outcomes) -> Result<Appended> {
         // The runtime went down with the driver in the middle of its work.
         Err(_) => Err(Error::Unknown { cause: Box::new(Error::Closed) }),
     }
-}
-
-/// What the server says about a batch.
-fn answered(response: &v1::AppendResponse) -> Result<Appended> {
-    let answer = response.appended.first().ok_or_else(|| Error::protocol("an answer without its topic"))?;
-    Ok(crate::append::appended(answer))
 }

@@ -143,3 +143,83 @@ async fn where_nobody_listens_an_append_is_certainly_not_applied() {
     assert!(matches!(error, Error::Connect { .. }), "{error:?}");
     assert_eq!(error.outcome(), Outcome::NotApplied);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_whose_answer_was_lost_is_made_again_and_is_there_once() {
+    let server = Server::start().await;
+    let relay = crate::relay::Relay::start(server.address).await;
+    let (straight, client) = (server.client().await, crate::common::client(relay.address).await);
+    straight.create_topic("t").await.unwrap();
+    for n in 0..10 {
+        relay.hold_answers(true);
+        let append = client.append_to("t", [Record::keyed("k", format!("{n}"))]).unwrap();
+        let append = append.require(quipu_client::Condition::next_offset("t", n));
+        let append = tokio::spawn(append.send());
+        let mut subscription = straight.subscribe("t").send().await.unwrap();
+        while subscription.next_offset() < Some(n + 1) {
+            tokio::time::timeout(crate::common::PATIENCE, subscription.next())
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap();
+        }
+        relay.cut();
+        relay.hold_answers(false);
+        let appended = append.await.unwrap().unwrap().remove(0);
+        assert_eq!((appended.first_offset, &appended.revisions[..]), (n, &[n][..]));
+        assert!(appended.is_duplicate);
+    }
+    assert_eq!(straight.bounds("t").await.unwrap().log_end_offset, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_last_try_met_says_nothing_about_an_earlier_one_whose_answer_was_lost() {
+    let server = Server::start().await;
+    let relay = crate::relay::Relay::start(server.address).await;
+    let (straight, client) = (server.client().await, crate::common::client(relay.address).await);
+    straight.create_topic("t").await.unwrap();
+    relay.hold_answers(true);
+    let append = tokio::spawn(client.append_to("t", ["x"]).unwrap().send());
+    let mut subscription = straight.subscribe("t").send().await.unwrap();
+    while subscription.next_offset() < Some(1) {
+        tokio::time::timeout(crate::common::PATIENCE, subscription.next()).await.unwrap().unwrap().unwrap();
+    }
+    straight.delete_topic("t").await.unwrap();
+    relay.cut();
+    relay.hold_answers(false);
+    let error = append.await.unwrap().unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
+    let Error::Unknown { cause } = error else { panic!("{error:?}") };
+    assert!(matches!(*cause, Error::TopicNotFound { .. }), "{cause:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_ids_producers_and_fencing_tokens_are_those_of_the_server() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    client.create_topic("t").await.unwrap();
+    let one = || client.append_to("t", ["x"]).unwrap();
+    let is_duplicate =
+        async |append: quipu_client::Append| append.send().await.unwrap().remove(0).is_duplicate;
+    assert_eq!([is_duplicate(one()).await, is_duplicate(one()).await], [false; 2], "ids of their own");
+    for expected in [false, true] {
+        assert_eq!(is_duplicate(one().request_id("id")).await, expected);
+        assert_eq!(is_duplicate(one().producer("p", 1, 0)).await, expected);
+    }
+    let error = client.append_to("t", ["y"]).unwrap().request_id("id").send().await.unwrap_err();
+    assert!(
+        matches!(error, Error::RequestIdReused { .. }) && error.outcome() == Outcome::NotApplied,
+        "{error:?}"
+    );
+    let error = one().producer("p", 1, 2).send().await.unwrap_err();
+    assert!(matches!(error, Error::SequenceGap { expected: 1, .. }), "{error:?}");
+    let error = one().producer("p", 0, 0).send().await.unwrap_err();
+    assert!(matches!(error, Error::ProducerFenced { current: 1, .. }), "{error:?}");
+    let fenced = client.fence_topic("t", 7).await.unwrap();
+    assert_eq!((fenced.fencing_token, fenced.log_end_offset), (7, 4));
+    let error = one().fencing_token("t", 6).send().await.unwrap_err();
+    assert!(matches!(error, Error::TopicFenced { current: 7, .. }), "{error:?}");
+    let error = client.fence_topic("t", 6).await.unwrap_err();
+    assert!(matches!(error, Error::TopicFenced { current: 7, .. }), "{error:?}");
+    assert!(!is_duplicate(one().fencing_token("t", 7)).await);
+}

@@ -133,44 +133,140 @@ async fn a_topic_that_is_deleted_ends_the_session_and_every_ticket_says_so() {
     assert!(matches!(session.close().await, Err(Error::TopicNotFound { .. })));
 }
 
-/// Appended, and the answer lost: the client finds it, with its offset.
+/// Appended, and the answer lost: the client gets it on another stream, also if the record is gone by then.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_appended_before_the_answer_was_lost_is_found_and_not_sent_again() {
+async fn what_was_appended_before_the_answer_was_lost_is_answered_and_not_there_twice() {
     let server = Server::start().await;
     let relay = Relay::start(server.address).await;
     let straight = server.client().await;
     straight.create_topic("t").await.unwrap();
     straight.append("t", ["another's"]).await.unwrap();
     let session = open(&client(relay.address).await, "t", Durability::Synced).await;
-    relay.hold_answers(true);
-    let ticket = session.append("mine").await.unwrap();
-    appended(&straight, 2).await;
-    relay.cut();
-    relay.hold_answers(false);
-    let found = tokio::time::timeout(PATIENCE, ticket.wait()).await.unwrap().unwrap();
-    assert_eq!((found.first_offset, found.next_offset), (1, 2));
+    for (end, is_trimmed) in [(2, false), (3, true)] {
+        relay.hold_answers(true);
+        let ticket = session.append("mine").await.unwrap();
+        appended(&straight, end).await;
+        if is_trimmed {
+            straight.trim_topic("t", end).await.unwrap();
+        }
+        relay.cut();
+        relay.hold_answers(false);
+        let found = tokio::time::timeout(PATIENCE, ticket.wait()).await.unwrap().unwrap();
+        assert_eq!((found.first_offset, found.next_offset), (end - 1, end));
+        if !is_trimmed {
+            assert_eq!(payloads(&straight, "t").await, ["another's", "mine"]);
+        }
+    }
     session.close().await.unwrap();
-    assert_eq!(payloads(&straight, "t").await, ["another's", "mine"]);
+    assert_eq!(straight.bounds("t").await.unwrap().log_end_offset, 3);
 }
 
-/// Records that were removed before the client could look for them may have been its own.
+/// What a lost stream still has on its way is a repeat only as long as the producer is known.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_trimmed_before_it_could_be_looked_for_is_said_to_be_unknown() {
+async fn a_session_that_ends_forgets_its_producer_unless_it_has_lost_a_stream_or_was_given_it() {
+    let server = Server::start().await;
+    let relay = Relay::start(server.address).await;
+    let straight = server.client().await;
+    straight.create_topic("t").await.unwrap();
+    let names = || server.store.producers(None, 10).into_iter().map(|found| found.name).collect::<Vec<_>>();
+    let session = open(&client(relay.address).await, "t", Durability::Synced).await;
+    session.append("1").await.unwrap().wait().await.unwrap();
+    assert!(names()[0].starts_with('~'), "{:?}", names());
+    session.close().await.unwrap();
+    assert!(names().is_empty(), "{:?}", names());
+    let session = straight.append_session("t").producer("named", 0, 0).open().await.unwrap();
+    session.append("2").await.unwrap().wait().await.unwrap();
+    session.close().await.unwrap();
+    assert_eq!(names(), ["named"]);
+    let session = open(&client(relay.address).await, "t", Durability::Synced).await;
+    relay.hold_answers(true);
+    let ticket = session.append("3").await.unwrap();
+    appended(&straight, 3).await;
+    relay.cut();
+    relay.hold_answers(false);
+    tokio::time::timeout(PATIENCE, ticket.wait()).await.unwrap().unwrap();
+    session.close().await.unwrap();
+    assert_eq!(names().len(), 2, "{:?}", names());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_producer_was_forgotten_goes_on_if_nothing_is_in_doubt_and_says_unknown_if_it_is() {
     let server = Server::start().await;
     let relay = Relay::start(server.address).await;
     let straight = server.client().await;
     straight.create_topic("t").await.unwrap();
     let session = open(&client(relay.address).await, "t", Durability::Synced).await;
+    let forget = || {
+        let name = &server.store.producers(None, 1)[0].name;
+        server.store.forget_producer(name).unwrap();
+    };
+    for n in 0..3 {
+        session.append(format!("{n}")).await.unwrap().wait().await.unwrap();
+        forget();
+    }
+    session.append("3").await.unwrap().wait().await.unwrap();
+    session.append("4").await.unwrap().wait().await.unwrap();
     relay.hold_answers(true);
-    let ticket = session.append("mine").await.unwrap();
-    appended(&straight, 1).await;
-    straight.trim_topic("t", 1).await.unwrap();
+    let ticket = session.append("5").await.unwrap();
+    appended(&straight, 6).await;
+    forget();
     relay.cut();
     relay.hold_answers(false);
     let error = tokio::time::timeout(PATIENCE, ticket.wait()).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Unknown { .. }), "{error:?}");
-    assert_eq!(error.outcome(), Outcome::Unknown);
-    assert!(session.append("2").await.is_err(), "the session has ended");
+    assert!(session.append("6").await.is_err(), "the session has ended");
+    assert_eq!(payloads(&straight, "t").await, (0..6).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_session_is_taken_up_where_it_was_and_a_higher_epoch_shuts_it_out() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    client.create_topic("t").await.unwrap();
+    assert_eq!(client.producer("importer").await.unwrap(), None);
+    let named = async |epoch, next| {
+        client.append_session("t").producer("importer", epoch, next).open().await.unwrap()
+    };
+    let first = named(3, 0).await;
+    for n in 0..70 {
+        drop(first.append_all([format!("{n}"), format!("{n}")]).await.unwrap());
+    }
+    first.flush().await.unwrap();
+    let found = client.producer("importer").await.unwrap().unwrap();
+    assert_eq!((found.epoch, found.last_sequence), (3, 69));
+    // As one that does not know how far it was: from the beginning, or from where the server says it is.
+    let second = named(3, 0).await;
+    let mut tickets = Vec::new();
+    for n in 0..72 {
+        tickets.push(second.append_all([format!("{n}"), format!("{n}")]).await.unwrap());
+    }
+    for (n, ticket) in tickets.into_iter().enumerate() {
+        match ticket.wait().await {
+            Ok(appended) => assert_eq!(appended.first_offset, 2 * n as u64),
+            Err(error) => assert!(matches!(error, Error::AppendedBefore) && n < 6, "{n} {error:?}"),
+        }
+    }
+    let third = named(3, 72).await;
+    assert_eq!(third.append("72").await.unwrap().wait().await.unwrap().first_offset, 144);
+    let gap = named(3, 80).await.append("x").await.unwrap().wait().await.unwrap_err();
+    assert!(matches!(gap, Error::SequenceGap { expected: 73, .. }), "{gap:?}");
+    let reused = named(3, 72).await.append("y").await.unwrap().wait().await.unwrap_err();
+    assert!(matches!(reused, Error::RequestIdReused { .. }), "{reused:?}");
+    let higher = named(4, 0).await;
+    higher.append("higher").await.unwrap().wait().await.unwrap();
+    let fenced = third.append("z").await.unwrap().wait().await.unwrap_err();
+    assert!(matches!(fenced, Error::ProducerFenced { current: 4, .. }), "{fenced:?}");
+    let mut expected: Vec<_> = (0..72).flat_map(|n| [n.to_string(), n.to_string()]).collect();
+    expected.extend(["72".to_owned(), "higher".to_owned()]);
+    assert_eq!(payloads(&client, "t").await, expected);
+    let listed = client.producers(5).await.unwrap();
+    assert_eq!(listed.iter().filter(|found| !found.name.starts_with('~')).count(), 1);
+    client.forget_producer("importer").await.unwrap();
+    let missing = client.forget_producer("importer").await.unwrap_err();
+    assert!(
+        matches!(missing, Error::ProducerNotFound { ref producer } if producer == "importer"),
+        "{missing:?}"
+    );
 }
 
 /// Waits until the topic has records up to `end`.

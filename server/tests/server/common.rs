@@ -144,7 +144,7 @@ pub(crate) fn keyed(key: &str, payload: &str) -> pb::Record {
 
 /// An append to one topic.
 pub(crate) fn append(topic: &str, records: Vec<pb::Record>) -> pb::AppendRequest {
-    let part = pb::TopicAppend { topic: topic.into(), records, records_crc: None };
+    let part = pb::TopicAppend { topic: topic.into(), records, records_crc: None, fencing_token: None };
     pb::AppendRequest { appends: vec![part], ..Default::default() }
 }
 

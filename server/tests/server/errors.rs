@@ -12,24 +12,6 @@ use tonic_types::StatusExt;
 const NOT_APPLIED: &str = "NOT_APPLIED";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_supported_yet_is_refused_and_not_ignored() {
-    let server = Server::start().await;
-    server.create("orders").await;
-    let mut log = server.log().await;
-    let plain = || append("orders", vec![record("x")]);
-    let producer = pb::Producer { name: "p".into(), epoch: 0, sequence: 0 };
-    for request in [
-        pb::AppendRequest { producer: Some(producer), ..plain() },
-        pb::AppendRequest { request_id: vec![1].into(), ..plain() },
-    ] {
-        let error = log.append(request).await.unwrap_err();
-        assert_reason(&error, Code::Unimplemented, "UNSUPPORTED", NOT_APPLIED);
-    }
-    assert_eq!(server.store.topic("orders").unwrap().log_end_offset().value(), 0);
-    server.stop().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn everything_that_is_wrong_with_an_append_is_told_at_once() {
     let server = Server::start().await;
     let mut log = server.log().await;

@@ -8,6 +8,7 @@ mod conditions;
 mod errors;
 mod lifecycle;
 mod log;
+mod producers;
 mod session;
 mod stalled_disk;
 mod streams;

@@ -20,9 +20,14 @@
 //! | 2 | journal position |
 //! | 3 | generation of the journal file that holds this position |
 //! | 4 | the next topic's id |
-//! | 5 | each topic: 1 id, 2 uid, 3 name, 4 settings, 5 log start offset, 6 next offset, 7 time of the last append, 8 active segment (base offset, bytes and first time as packed varints), 9 each sealed segment (base offset, rewrites, next offset, bytes, records, first time and last time as packed varints) |
+//! | 5 | each topic: 1 id, 2 uid, 3 name, 4 settings, 5 log start offset, 6 next offset, 7 time of the last append, 8 active segment (base offset, bytes and first time as packed varints), 9 each sealed segment (base offset, rewrites, next offset, bytes, records, first time and last time as packed varints), 10 fencing token |
 //! | 6 | each deleted topic whose files may still be there: its id |
+//! | 7 | each producer: 1 name, 2 epoch, 3 last sequence, 4 each kept answer, the last one being that of the last sequence: 1 hash of the append's topics and records, 2 the [answer](super::answer) |
+//! | 8 | each kept request id, the oldest first: 1 id, 2 and 3 as 1 and 2 of a producer's answer |
 
+use std::sync::Arc;
+
+use super::answer::Answer;
 use super::wire::{Fields, put_bytes, put_message, put_number, put_varint, varint};
 use super::{HeaderProblem, Invalid, PREAMBLE_BYTES, check_preamble, crc, put_preamble, u32_at, u64_at};
 use crate::settings::TopicSettings;
@@ -113,6 +118,32 @@ pub struct TopicState {
     pub active: Option<ActiveSegment>,
     /// The others, in order.
     pub sealed: Vec<SealedSegment>,
+    /// The lowest fencing token that is taken; 0: there was none yet.
+    pub fencing_token: u64,
+}
+
+/// A producer, as the checkpoint lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProducerState {
+    /// Its name.
+    pub name: String,
+    /// The highest epoch.
+    pub epoch: u64,
+    /// Sequence of its last append.
+    pub last_sequence: u64,
+    /// Hash and answer of its last appends, in order; those of the last one come last.
+    pub answers: std::collections::VecDeque<(u64, Answer)>,
+}
+
+/// An append with a request id, as the checkpoint lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestState {
+    /// The id.
+    pub id: Vec<u8>,
+    /// Hash of its topics and records.
+    pub body_hash: u64,
+    /// What it was answered.
+    pub answer: Answer,
 }
 
 /// The state of a store.
@@ -130,6 +161,10 @@ pub struct Checkpoint {
     pub topics: Vec<TopicState>,
     /// Topics whose files may still have to be removed.
     pub deleted: Vec<TopicId>,
+    /// All producers.
+    pub producers: Vec<Arc<ProducerState>>,
+    /// The kept request ids, the oldest first.
+    pub request_ids: Vec<Arc<RequestState>>,
 }
 
 /// How the copies of a checkpoint were found.
@@ -209,6 +244,12 @@ impl Checkpoint {
         for topic in &self.deleted {
             put_message(out, 6, |out| put_number(out, 1, u64::from(topic.0)));
         }
+        for producer in &self.producers {
+            put_message(out, 7, |out| producer.encode(out));
+        }
+        for request in &self.request_ids {
+            put_message(out, 8, |out| request.encode(out));
+        }
     }
 
     fn decode_content(content: &[u8]) -> Result<Self, Invalid> {
@@ -219,6 +260,8 @@ impl Checkpoint {
             next_topic: TopicId(0),
             topics: Vec::new(),
             deleted: Vec::new(),
+            producers: Vec::new(),
+            request_ids: Vec::new(),
         };
         for field in Fields::new(content) {
             match field? {
@@ -237,6 +280,8 @@ impl Checkpoint {
                     }
                     checkpoint.deleted.push(id);
                 }
+                (7, value) => checkpoint.producers.push(Arc::new(ProducerState::decode(value.bytes()?)?)),
+                (8, value) => checkpoint.request_ids.push(Arc::new(RequestState::decode(value.bytes()?)?)),
                 _ => return Err(Invalid::new("unknown field", 0)),
             }
         }
@@ -278,12 +323,13 @@ impl TopicState {
         for sealed in &self.sealed {
             put_message(out, 9, |out| sealed.encode(out));
         }
+        put_number(out, 10, self.fencing_token);
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
         let (mut id, mut topic_uid, mut name, mut settings) = (TopicId(0), None, None, None);
         let mut numbers = [0; 3];
-        let (mut active, mut sealed) = (None, Vec::new());
+        let (mut active, mut sealed, mut fencing_token) = (None, Vec::new(), 0);
         for field in Fields::new(bytes) {
             match field? {
                 (1, value) => id = TopicId(value.small()?),
@@ -300,6 +346,7 @@ impl TopicState {
                     });
                 }
                 (9, value) => sealed.push(SealedSegment::decode(value.bytes()?)?),
+                (10, value) => fencing_token = value.number()?,
                 _ => return Err(Invalid::new("unknown field of a topic", 0)),
             }
         }
@@ -314,7 +361,77 @@ impl TopicState {
             last_time: Timestamp(numbers[2]),
             active,
             sealed,
+            fencing_token,
         })
+    }
+}
+
+impl ProducerState {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_bytes(out, 1, self.name.as_bytes());
+        put_number(out, 2, self.epoch);
+        put_number(out, 3, self.last_sequence);
+        for (body_hash, answer) in &self.answers {
+            put_message(out, 4, |out| {
+                put_number(out, 1, *body_hash);
+                put_bytes(out, 2, answer.as_bytes());
+            });
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        let mut producer = Self {
+            name: String::new(),
+            epoch: 0,
+            last_sequence: 0,
+            answers: std::collections::VecDeque::new(),
+        };
+        for field in Fields::new(bytes) {
+            match field? {
+                (1, value) => producer.name = value.text()?.to_owned(),
+                (2, value) => producer.epoch = value.number()?,
+                (3, value) => producer.last_sequence = value.number()?,
+                (4, value) => {
+                    let (mut body_hash, mut answer) = (0, &[][..]);
+                    for field in Fields::new(value.bytes()?) {
+                        match field? {
+                            (1, value) => body_hash = value.number()?,
+                            (2, value) => answer = value.bytes()?,
+                            _ => return Err(Invalid::new("unknown field of an answer", 0)),
+                        }
+                    }
+                    producer.answers.push_back((body_hash, Answer::decode(answer)?));
+                }
+                _ => return Err(Invalid::new("unknown field of a producer", 0)),
+            }
+        }
+        if producer.name.is_empty()
+            || producer.answers.len() as u64 > producer.last_sequence.saturating_add(1)
+        {
+            return Err(Invalid::new("a producer has no name, or more answers than appends", 0));
+        }
+        Ok(producer)
+    }
+}
+
+impl RequestState {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_bytes(out, 1, &self.id);
+        put_number(out, 2, self.body_hash);
+        put_bytes(out, 3, self.answer.as_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        let (mut id, mut body_hash, mut answer) = (&[][..], 0, &[][..]);
+        for field in Fields::new(bytes) {
+            match field? {
+                (1, value) => id = value.bytes()?,
+                (2, value) => body_hash = value.number()?,
+                (3, value) => answer = value.bytes()?,
+                _ => return Err(Invalid::new("unknown field of a request id", 0)),
+            }
+        }
+        Ok(Self { id: id.to_vec(), body_hash, answer: Answer::decode(answer)? })
     }
 }
 
@@ -340,6 +457,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::types::Revision;
 
     fn example() -> Checkpoint {
         let sealed = SealedSegment {
@@ -371,6 +489,7 @@ mod tests {
                         first_time: Timestamp(0),
                     }),
                     sealed: vec![sealed; 3],
+                    fencing_token: 7,
                 },
                 TopicState {
                     id: TopicId(2),
@@ -382,10 +501,45 @@ mod tests {
                     last_time: Timestamp(0),
                     active: None,
                     sealed: vec![],
+                    fencing_token: 0,
                 },
             ],
             deleted: vec![TopicId(4)],
+            producers: vec![
+                Arc::new(ProducerState {
+                    name: "idle".into(),
+                    epoch: 0,
+                    last_sequence: 0,
+                    answers: [].into(),
+                }),
+                Arc::new(ProducerState {
+                    name: "writer".into(),
+                    epoch: 3,
+                    last_sequence: 9,
+                    answers: [(0, answer(7)), (u64::MAX, answer(8))].into(),
+                }),
+            ],
+            request_ids: vec![Arc::new(RequestState { id: vec![0, 1], body_hash: 5, answer: answer(9) })],
         }
+    }
+
+    fn answer(offset: u64) -> Answer {
+        Answer::new([(TopicId(1), Offset(offset), 1, Timestamp(77), &[Revision(2)][..])])
+    }
+
+    /// A later version may keep more of a producer, which an older one must not lose.
+    #[test]
+    fn what_is_not_known_of_producers_request_ids_and_their_answers_is_refused() {
+        let refused = |field: u32, content: &[u8]| {
+            let mut bytes = Vec::new();
+            put_bytes(&mut bytes, field, content);
+            Checkpoint::decode_content(&bytes).is_err()
+        };
+        assert!(refused(7, &[1 << 3 | 2, 1, b'a', 9 << 3, 1]), "a field of a producer");
+        assert!(refused(7, &[1 << 3 | 2, 1, b'a', 4 << 3 | 2, 2, 9 << 3, 1]), "a field of its answer");
+        assert!(refused(7, &[2 << 3, 1]), "no name");
+        assert!(refused(8, &[9 << 3, 1]), "a field of a request id");
+        assert!(refused(8, &[3 << 3 | 2, 2, 9 << 3, 1]), "no answer");
     }
 
     #[test]

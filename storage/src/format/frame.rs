@@ -43,10 +43,16 @@
 //! | 6 | offsets reserved (topics in memory) | 1 id, 2 first offset that is still free |
 //! | 7 | segments replaced by compaction | 1 id, 5 the new segment as in a checkpoint: it takes the place of all from its base offset to its next offset |
 //!
-//! Fields 8 to 15 are reserved for acknowledgements, leases and producers.
+//! | 8 | an append of a producer was answered | 1 name, 2 epoch, 3 sequence, 4 hash of topics and records, 5 the [answer](super::answer) |
+//! | 9 | an append with a request id was answered | 1 id, 4 and 5 as in field 8 |
+//! | 10 | a topic's fencing token was raised | 1 id, 2 token |
+//! | 11 | a producer was forgotten | 1 name |
+//!
+//! Fields 12 to 15 are reserved for acknowledgements and leases.
 
 use bytes::Bytes;
 
+use super::answer::{Answer, Answered, Identity, Producer};
 use super::checkpoint::SealedSegment;
 use super::wire::{Fields, Value, put_bytes, put_message, put_number};
 use super::{HeaderProblem, Invalid, aligned, check_preamble, crc, put_preamble, u32_at, u64_at};
@@ -59,6 +65,8 @@ pub const FILE_HEADER_BYTES: usize = 4096;
 pub const FRAME_HEADER_BYTES: usize = 40;
 /// No frame is larger.
 pub const FRAME_BYTES_LIMIT: usize = 128 << 20;
+/// The highest number of a change that is known here.
+pub(crate) const CHANGE_NUMBER_MAX: u32 = 11;
 
 const MAGIC: &[u8; 8] = b"QUIPUJNL";
 const ENCODED_HEADER_BYTES: usize = 72;
@@ -179,6 +187,20 @@ pub enum Change {
         /// The new one; it takes the place of all from its base offset to its next offset.
         segment: SealedSegment,
     },
+    /// The append of this frame can be repeated.
+    Answered(Answered),
+    /// A topic's fencing token was raised.
+    Fenced {
+        /// The topic's number.
+        topic: TopicId,
+        /// The lowest one that is taken from now on.
+        token: u64,
+    },
+    /// A producer was forgotten.
+    ProducerForgotten {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// A batch to be put into a frame.
@@ -266,6 +288,14 @@ impl FrameBuilder {
                 put_number(out, 1, u64::from(topic.0));
                 put_message(out, 5, |out| segment.encode(out));
             }),
+            Change::Answered(answered) => put_answered(out, answered),
+            Change::Fenced { topic, token } => put_message(out, 10, |out| {
+                put_number(out, 1, u64::from(topic.0));
+                put_number(out, 2, *token);
+            }),
+            Change::ProducerForgotten { name } => {
+                put_message(out, 11, |out| put_bytes(out, 1, name.as_bytes()));
+            }
         }
     }
 
@@ -344,8 +374,13 @@ impl FrameHeader {
         let mut changes = Vec::with_capacity(1);
         for field in Fields::new(meta) {
             let (number, value) = field?;
-            if !(1..=7).contains(&number) {
-                return Err(FrameProblem::UnknownChange(number));
+            match number {
+                1..=7 | 10 => {}
+                8 | 9 | 11 => {
+                    changes.push(decode_named(number, value.bytes()?)?);
+                    continue;
+                }
+                _ => return Err(FrameProblem::UnknownChange(number)),
             }
             let entry = Entry::decode(value.bytes()?)?;
             changes.push(match number {
@@ -372,10 +407,11 @@ impl FrameHeader {
                 4 => Change::TopicDeleted { topic: entry.topic },
                 5 => Change::Trimmed { topic: entry.topic, log_start_offset: Offset(entry.number) },
                 6 => Change::OffsetsReserved { topic: entry.topic, next_offset: Offset(entry.number) },
-                _ => Change::SegmentsReplaced {
+                7 => Change::SegmentsReplaced {
                     topic: entry.topic,
                     segment: SealedSegment::decode(entry.segment)?,
                 },
+                _ => Change::Fenced { topic: entry.topic, token: entry.number },
             });
         }
         if batch_at != self.frame_bytes {
@@ -383,6 +419,54 @@ impl FrameHeader {
         }
         Ok(changes)
     }
+}
+
+fn put_answered(out: &mut Vec<u8>, answered: &Answered) {
+    let Answered { identity, body_hash, answer } = answered;
+    let field = match identity {
+        Identity::Producer(_) => 8,
+        Identity::RequestId(_) => 9,
+    };
+    put_message(out, field, |out| {
+        match identity {
+            Identity::Producer(Producer { name, epoch, sequence }) => {
+                put_bytes(out, 1, name.as_bytes());
+                put_number(out, 2, *epoch);
+                put_number(out, 3, *sequence);
+            }
+            Identity::RequestId(id) => put_bytes(out, 1, id),
+        }
+        put_number(out, 4, *body_hash);
+        put_bytes(out, 5, answer.as_bytes());
+    });
+}
+
+/// Decodes a change that is of no topic.
+fn decode_named(number: u32, bytes: &[u8]) -> Result<Change, Invalid> {
+    let mut name: &[u8] = &[];
+    let mut answer: &[u8] = &[];
+    let (mut epoch, mut sequence, mut body_hash) = (0, 0, 0);
+    for field in Fields::new(bytes) {
+        match field? {
+            (1, value) => name = value.bytes()?,
+            (2, value) => epoch = value.number()?,
+            (3, value) => sequence = value.number()?,
+            (4, value) => body_hash = value.number()?,
+            (5, value) => answer = value.bytes()?,
+            _ => {}
+        }
+    }
+    let text = || match std::str::from_utf8(name) {
+        Ok(name) if !name.is_empty() => Ok(name.to_owned()),
+        _ => Err(Invalid::new("a producer has no name", 0)),
+    };
+    let identity = match number {
+        8 => Identity::Producer(Producer { name: text()?, epoch, sequence }),
+        9 if name.is_empty() => return Err(Invalid::new("a request has no id", 0)),
+        9 => Identity::RequestId(name.to_vec()),
+        _ => return Ok(Change::ProducerForgotten { name: text()? }),
+    };
+    Ok(Change::Answered(Answered { identity, body_hash, answer: Answer::decode(answer)? }))
 }
 
 /// Why the changes of a frame cannot be had although its checksum holds.
@@ -453,7 +537,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::Timestamp;
+    use crate::types::{Revision, Timestamp};
 
     const PLACE: Place = Place { seed: 3, generation: 2, position: Position(800), synced: Position(640) };
 
@@ -504,7 +588,35 @@ mod tests {
                     last_time: Timestamp(0),
                 },
             },
+            Change::Answered(answered(Identity::Producer(Producer {
+                name: "writer".into(),
+                epoch: u64::MAX,
+                sequence: 0,
+            }))),
+            Change::Answered(answered(Identity::RequestId(vec![0, 255]))),
+            Change::Fenced { topic, token: u64::MAX },
+            Change::ProducerForgotten { name: "writer".into() },
         ]
+    }
+
+    fn answered(identity: Identity) -> Answered {
+        let parts = [(TopicId(7), Offset(3), 2, Timestamp(1), &[Revision(4), Revision(0)][..])];
+        Answered { identity, body_hash: u64::MAX, answer: Answer::new(parts) }
+    }
+
+    #[test]
+    fn an_answer_that_is_none_makes_a_frame_invalid() {
+        for field in [8, 9] {
+            let mut builder = FrameBuilder::default();
+            builder.begin();
+            put_message(&mut builder.prefix, field, |out| {
+                put_bytes(out, 1, b"name");
+                put_bytes(out, 5, &[9 << 3, 1]);
+            });
+            builder.finish();
+            let bytes = Bytes::copy_from_slice(builder.seal(&PLACE));
+            assert!(matches!(decoded(&bytes), Err(FrameProblem::Invalid(_))), "field {field}");
+        }
     }
 
     #[test]

@@ -9,11 +9,13 @@
 //! | [`terms`] | the index of a segment's keys, types and tags |
 //! | [`frame`] | a frame of the journal, and the header of its files |
 //! | [`checkpoint`] | the state of the whole store at one journal position |
+//! | [`answer`] | what an append is known by, and what it was answered |
 //! | [`live`] | how far the writer is, for readers in other processes |
 //!
 //! All numbers are little-endian. `docs/format.md` is the specification; a decoder answers [`Invalid`] to
 //! whatever it cannot vouch for and never panics.
 
+pub mod answer;
 pub mod batch;
 pub mod checkpoint;
 pub mod frame;

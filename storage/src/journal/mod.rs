@@ -331,7 +331,7 @@ impl Journal {
 
     /// Writes what is staged into the file. Not through the map: a page that was stored to costs the next sync more
     /// than one that was written.
-    fn write_staged(&mut self) -> Result<()> {
+    pub(crate) fn write_staged(&mut self) -> Result<()> {
         if self.staged.is_empty() {
             return Ok(());
         }

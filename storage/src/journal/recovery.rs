@@ -29,7 +29,7 @@ use crate::context::Context;
 use crate::disk::{EntryKind, File, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::frame::{
-    Change, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameHeader, FrameProblem,
+    CHANGE_NUMBER_MAX, Change, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameHeader, FrameProblem,
 };
 use crate::format::{ALIGNMENT, FORMAT_VERSION, HeaderProblem, Invalid};
 use crate::types::Position;
@@ -227,7 +227,11 @@ pub(crate) fn replay(
                 }
                 Ok(None) => break,
                 Err(FrameError::Problem(FrameProblem::UnknownChange(found))) => {
-                    return Err(Error::NewerFormat { path: file.path.clone(), found, supported: 7 });
+                    return Err(Error::NewerFormat {
+                        path: file.path.clone(),
+                        found,
+                        supported: CHANGE_NUMBER_MAX,
+                    });
                 }
                 Err(FrameError::Problem(FrameProblem::Invalid(_))) => break,
                 Err(FrameError::Other(error)) => return Err(error),

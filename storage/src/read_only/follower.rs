@@ -45,7 +45,9 @@ use crate::context::Context;
 use crate::disk::{Disk, File};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::{Checkpoint, SealedSegment};
-use crate::format::frame::{Change, FRAME_BYTES_LIMIT, FileHeader, FrameHeader, FrameProblem};
+use crate::format::frame::{
+    CHANGE_NUMBER_MAX, Change, FRAME_BYTES_LIMIT, FileHeader, FrameHeader, FrameProblem,
+};
 use crate::format::live::Live;
 use crate::format::u32_at;
 use crate::journal;
@@ -386,7 +388,11 @@ impl Follower {
         let changes = match header.changes(bytes) {
             Ok(changes) => changes,
             Err(FrameProblem::UnknownChange(found)) => {
-                return Err(Error::NewerFormat { path: journal::dir(&shared.context), found, supported: 7 });
+                return Err(Error::NewerFormat {
+                    path: journal::dir(&shared.context),
+                    found,
+                    supported: CHANGE_NUMBER_MAX,
+                });
             }
             Err(FrameProblem::Invalid(_)) => return Ok(Taken::Bad),
         };
@@ -402,7 +408,11 @@ impl Follower {
                 Change::SegmentsReplaced { topic, segment } => {
                     replaced.push((self.position, *topic, *segment));
                 }
-                Change::TopicAltered { .. } | Change::Trimmed { .. } => {}
+                Change::TopicAltered { .. }
+                | Change::Trimmed { .. }
+                | Change::Answered(_)
+                | Change::Fenced { .. }
+                | Change::ProducerForgotten { .. } => {}
             }
         }
         match self.state.apply(changes) {

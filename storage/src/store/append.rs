@@ -2,7 +2,8 @@
 //!
 //! 1. Encode and sum the records ([`Append`]) and look up the revisions of their keys and what conditions ask for
 //!    ([`Prepared`]), in the caller's thread and outside of every lock.
-//! 2. Take the writer lock; see whether the revisions still hold, and the conditions; wait for room if there is none.
+//! 2. Take the writer lock; see whether it is a repeat, which is answered as the first time ([`super::repeat`]); whether
+//!    the revisions still hold, the conditions and the fencing tokens; wait for room if there is none.
 //! 3. Give offsets and times, seal the batches.
 //! 4. Write one frame with all of them into the journal. If that fails nothing was applied.
 //! 5. Put the batches into their topics' tails.
@@ -14,12 +15,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::prepared::{Patience, Prepared, PreparedPart, Verdict, check_all, failure};
+use super::prepared::{Patience, Prepared, PreparedPart, Verdict, check_all, check_token, failure};
+use super::repeat::{Repeat, Request};
 use super::ticket::{Postponed, Submission, Ticket};
 use super::{Store, StoreInner};
 use crate::condition::{Check, Condition, FailedCondition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::aligned;
+use crate::format::answer::{ANSWER_BYTES_MAX, PRODUCER_NAME_BYTES_MAX, Producer};
 use crate::format::batch::{self, BatchBuilder};
 use crate::format::frame::{BatchEntry, Change};
 use crate::format::record::{Record, RecordView, Records, encoded_field_bytes, put_record};
@@ -44,18 +47,21 @@ const NO_RECORDS: &str = "each topic of it needs at least one record";
 /// Records for one topic or more, to be appended as one: all or nothing.
 #[derive(Debug, Default)]
 pub struct Append {
-    durability: Durability,
-    parts: Vec<Part>,
+    pub(super) durability: Durability,
+    pub(super) parts: Vec<Part>,
     conditions: Vec<(Topic, Condition)>,
+    pub(super) producer: Option<Producer>,
+    pub(super) request_id: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
-struct Part {
-    topic: Topic,
+pub(super) struct Part {
+    pub(super) topic: Topic,
     /// Room for a batch header, and behind it the encoded records.
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
     record_count: u64,
     terms: BatchTerms,
+    fencing_token: Option<u64>,
 }
 
 /// Where the records of an append are now.
@@ -176,6 +182,64 @@ impl Append {
         self
     }
 
+    /// Makes it the append of this sequence of a named producer, so that it is applied once however often it is repeated:
+    /// a repeat gets the first answer, and [`Ticket::is_duplicate`] says so. Neither a restart nor retention, compaction or
+    /// the deletion of a topic makes the store forget that, only [`Store::forget_producer`].
+    ///
+    /// The first append of an epoch has sequence 0, each next one is one more; one that was refused has used none up. A
+    /// higher epoch shuts out whoever still uses a lower one. The answers of the last 64 appends are kept: a repeat of an
+    /// older one is answered with an empty list.
+    ///
+    /// A producer whose name begins with [`TEMPORARY_PREFIX`](crate::TEMPORARY_PREFIX) is for those who make a name up for
+    /// one run: when the store has as many producers as it may, the temporary one that has not appended for the longest is
+    /// forgotten.
+    ///
+    /// A repeat has the same topics in the same order, with the same bytes of records; its conditions and fencing tokens
+    /// are not looked at again. What it asks to be as durable as, it is.
+    ///
+    /// ```
+    /// # use quipu_storage::{Append, Producer, Record, Store};
+    /// # fn main() -> quipu_storage::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path())?;
+    /// # let orders = store.topic_or_create("orders")?;
+    /// let producer = |sequence| Producer { name: "importer".into(), epoch: 1, sequence };
+    /// let append = |sequence| {
+    ///     store.append(Append::new().records(&orders, &[Record::new("placed")])?.producer(producer(sequence)))
+    /// };
+    /// let first = append(0)?;
+    /// assert_eq!(append(0)?, first);
+    /// assert_ne!(append(1)?, first);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn producer(mut self, producer: Producer) -> Self {
+        self.producer = Some(producer);
+        self
+    }
+
+    /// Gives it an id of 1 to 64 bytes that its caller made up, so that a repeat of it with this id is applied once. The
+    /// store knows the last 16,384 ids, over all topics. Otherwise as with a [`producer`](Self::producer); an append has the
+    /// one or the other.
+    #[must_use]
+    pub fn request_id(mut self, id: impl Into<Vec<u8>>) -> Self {
+        self.request_id = Some(id.into());
+        self
+    }
+
+    /// Applies the append only if the topic has no higher fencing token than this; a lower one of the topic is raised to
+    /// it, in the order of appends. So whoever takes a topic over appends with a higher token, and shuts out who had it
+    /// before.
+    ///
+    /// An append without a token is not checked: all who share a topic in this way must name theirs. The append needs
+    /// records for the topic.
+    #[must_use]
+    pub fn fencing_token(mut self, topic: &Topic, token: u64) -> Self {
+        self.part(topic).fencing_token = Some(token);
+        self
+    }
+
     fn part(&mut self, topic: &Topic) -> &mut Part {
         let found = self.parts.iter().position(|part| Arc::ptr_eq(&part.topic.inner, &topic.inner));
         let number = found.unwrap_or_else(|| {
@@ -184,6 +248,7 @@ impl Append {
                 body: vec![0; batch::HEADER_BYTES],
                 record_count: 0,
                 terms: BatchTerms::default(),
+                fencing_token: None,
             });
             self.parts.len() - 1
         });
@@ -229,17 +294,26 @@ impl Append {
             let codec = part.topic.inner.settings.load().codec;
             let count = u32::try_from(part.record_count).expect("checked against the limit");
             let batch = BatchBuilder::from_body(part.body, count, codec);
-            PreparedPart::new(part.topic.inner, batch, part.record_count, part.terms)
+            PreparedPart::new(part.topic.inner, batch, part.record_count, part.terms, part.fencing_token)
         });
-        Ok(Prepared { parts: parts.collect(), checks, durability: self.durability })
+        Ok(Prepared { parts: parts.collect(), checks, durability: self.durability, request: None })
     }
 }
 
-/// An append that is in the tails, or whose conditions did not hold.
+/// An append that is in the tails, or was before, or whose conditions did not hold.
 pub(super) struct Written {
     pub(super) position: Position,
     pub(super) awaits_sync: bool,
-    pub(super) outcome: Result<Vec<Appended>>,
+    pub(super) outcome: Outcome,
+}
+
+/// What came of an append.
+pub(super) enum Outcome {
+    Appended(Vec<Appended>),
+    /// It was there already.
+    Repeat(Repeat),
+    /// Conditions of it do not hold.
+    Refused(Error),
 }
 
 impl Store {
@@ -256,7 +330,10 @@ impl Store {
     /// # Errors
     /// As [`append`](Self::append). That conditions do not hold is told by the [`Ticket`].
     pub fn begin(&self, append: Append) -> Result<Ticket> {
-        self.postpone(append)?.start(Patience::Room)
+        match self.prepare(append)? {
+            Submission::Submitted(ticket) => Ok(ticket),
+            Submission::Postponed(postponed) => postponed.start(Patience::Room),
+        }
     }
 
     /// Appends without waiting, neither for room nor for the sync. The first append to a topic looks at its files, and one
@@ -265,7 +342,10 @@ impl Store {
     /// # Errors
     /// As [`begin`](Self::begin); [`Error::Overloaded`] if there is no room right now.
     pub fn submit(&self, append: Append) -> Result<Ticket> {
-        self.postpone(append)?.start(Patience::Disk)
+        match self.prepare(append)? {
+            Submission::Submitted(ticket) => Ok(ticket),
+            Submission::Postponed(postponed) => postponed.start(Patience::Disk),
+        }
     }
 
     /// Appends if that takes no more than a write into the journal: if there is room, and what must be known of keys and
@@ -274,32 +354,54 @@ impl Store {
     /// # Errors
     /// As [`begin`](Self::begin).
     pub fn try_submit(&self, append: Append) -> Result<Submission> {
-        self.postpone(append)?.try_submit()
+        match self.prepare(append)? {
+            Submission::Submitted(ticket) => Ok(Submission::Submitted(ticket)),
+            Submission::Postponed(postponed) => postponed.try_submit(),
+        }
     }
 
-    fn postpone(&self, append: Append) -> Result<Postponed> {
+    /// Makes the batches; or answers at once, if it is a repeat.
+    fn prepare(&self, append: Append) -> Result<Submission> {
         let begun = (append.durability == Durability::Synced).then(Instant::now);
         let inner = &self.handle.inner;
         let prepared =
-            append.prepare(inner).inspect_err(|_| inner.context.counters.appends_refused.add(1))?;
-        Ok(Postponed { handle: Arc::clone(&self.handle), prepared, begun })
+            self.prepare_once(append).inspect_err(|_| inner.context.counters.appends_refused.add(1))?;
+        let handle = Arc::clone(&self.handle);
+        Ok(match prepared {
+            Ok(prepared) => Submission::Postponed(Postponed { handle, prepared, begun }),
+            Err(repeat) => Submission::Submitted(Ticket::new(handle, repeat, begun)),
+        })
     }
 
-    /// Whether the append would be applied now, by its bounds, topics and conditions; appends nothing. It may be one
-    /// without records, to ask about conditions only. The answer rests on nothing that is not synced.
+    /// Whether the append would be applied now, by its bounds, topics, fencing tokens and conditions; appends nothing. It
+    /// may be one without records, to ask about conditions only. A repeat would be answered whatever else is wrong with it.
+    /// The answer rests on nothing that is not synced.
     ///
     /// # Errors
     /// As [`append`](Self::append), but for those that only writing meets.
-    pub fn check(&self, append: Append) -> Result<()> {
+    pub fn check(&self, mut append: Append) -> Result<()> {
         let inner = &self.handle.inner;
+        if let Some(identity) = append.identity()? {
+            let request = Request::new(&append, identity, inner)?;
+            let asked = append.durability;
+            if inner.repeat(&mut inner.writer(), &request, asked)?.is_some() {
+                return Ok(());
+            }
+        }
         append.check(inner)?;
-        let topics: Vec<_> = append.parts.iter().map(|part| Arc::clone(&part.topic.inner)).collect();
-        topics.iter().filter(|topic| !topic.is_in_memory()).try_for_each(|topic| topic.check_files())?;
+        let of_part = |part: &Part| (Arc::clone(&part.topic.inner), part.fencing_token);
+        let topics: Vec<_> = append.parts.iter().map(of_part).collect();
+        for (topic, _) in topics.iter().filter(|(topic, _)| !topic.is_in_memory()) {
+            topic.check_files()?;
+        }
         let mut checks = Check::all(append.conditions)?;
         let (verdict, seen) = loop {
             let writer = inner.writer();
             inner.context.check_writable()?;
-            topics.iter().try_for_each(|topic| topic.check_alive())?;
+            topics.iter().try_for_each(|(topic, token)| {
+                topic.check_alive()?;
+                check_token(topic, *token)
+            })?;
             match check_all(&checks)? {
                 Verdict::Hold => break (Ok(()), writer.journal.position()),
                 Verdict::Outdated(number) => {
@@ -322,11 +424,17 @@ impl StoreInner {
     /// Steps 1, as far as something is to be looked up, to 5. `None`: that would take more patience; nothing was appended.
     pub(super) fn write(&self, prepared: &mut Prepared, patience: Patience) -> Result<Option<Written>> {
         let context = &*self.context;
-        if !prepared.look_up(patience)? {
-            return Ok(None);
+        let asked = prepared.durability;
+        match (prepared.look_up(patience), &prepared.request) {
+            (Ok(true), _) => {}
+            (Ok(false), _) => return Ok(None),
+            // It may have been applied meanwhile: then what is wrong now was not when it counted.
+            (Err(error), Some(request)) => {
+                return self.repeat(&mut self.writer(), request, asked)?.ok_or(error).map(Some);
+            }
+            (Err(error), None) => return Err(error),
         }
-        let Prepared { parts, checks, durability } = prepared;
-        let asked = *durability;
+        let Prepared { parts, checks, request, .. } = prepared;
         if crate::planted::checks_conditions_early() {
             if let Verdict::Failed(failed) = check_all(checks)? {
                 return self.refused(checks, failed).map(Some);
@@ -334,10 +442,16 @@ impl StoreInner {
             checks.clear();
         }
         let mut guard = loop {
-            let writer = self.writer();
+            let mut writer = self.writer();
             context.check_writable()?;
+            if let Some(request) = &*request
+                && let Some(written) = self.repeat(&mut writer, request, asked)?
+            {
+                return Ok(Some(written));
+            }
             for part in &*parts {
                 part.topic.check_alive()?;
+                check_token(&part.topic, part.fencing_token)?;
             }
             if let Some(part) = parts.iter().find(|part| part.topic.is_out_of_memory()) {
                 let reserved_at = Position(part.topic.reserved_at.load(Ordering::Relaxed));
@@ -376,8 +490,10 @@ impl StoreInner {
             }
             // A frame has its header, its list and each batch padded.
             let frame_bytes_most =
-                parts.iter().map(|part| aligned(part.batch.len()) + 40).sum::<usize>() + 64;
-            let bytes_most = frame_bytes_most + CHANGES_RESERVE_BYTES;
+                parts.iter().map(|part| aligned(part.batch.len()) + 64).sum::<usize>() + 64;
+            let of_request =
+                request.as_ref().map_or(0, |_| ANSWER_BYTES_MAX + 2 * (PRODUCER_NAME_BYTES_MAX + 64));
+            let bytes_most = frame_bytes_most + of_request + CHANGES_RESERVE_BYTES;
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
             if writer.journal.has_room(bytes_most) && !tail_is_full {
@@ -426,11 +542,26 @@ impl StoreInner {
                 });
                 is_journaled = true;
             }
+            if let Some(token) = part.raises_token() {
+                writer.frame.put(&Change::Fenced { topic: topic.id, token });
+                is_journaled = true;
+            }
             let durability = if in_memory { Durability::Accepted } else { asked };
             let revisions = part.take_numbered();
             let first_offset = head.next_offset;
             appended.push(Appended { first_offset, next_offset, append_time, durability, revisions });
         }
+        let forgotten =
+            request.as_ref().and_then(|request| request.makes_room(&writer.producers, self.producers_max()));
+        if let Some(name) = &forgotten {
+            writer.frame.put(&Change::ProducerForgotten { name: name.clone() });
+        }
+        let answered = request.take().map(|request| {
+            let change = request.answered(parts.iter().map(|part| part.topic.id).zip(&appended));
+            writer.frame.put(&change);
+            is_journaled = true;
+            change
+        });
         let mut position = writer.journal.position();
         if is_journaled {
             let frame_bytes = writer.frame.finish();
@@ -454,6 +585,12 @@ impl StoreInner {
                 .write(&mut writer.frame, frame_bytes, batches, synced, reach)
                 .map_err(|error| self.context.fail(error))?;
         }
+        if let Some(name) = forgotten {
+            writer.producers.forget(&name);
+        }
+        if let Some(Change::Answered(answered)) = answered {
+            writer.producers.take(answered);
+        }
         let mut awaits_sync = asked == Durability::Synced;
         let mut bytes = 0;
         for (part, appended) in parts.iter_mut().zip(&appended) {
@@ -464,6 +601,9 @@ impl StoreInner {
             topic.push_with(stored, appended.next_offset, appended.append_time, part.rolls, terms);
             topic.records_appended.add_alone(part.record_count);
             context.counters.records_appended.add_alone(part.record_count);
+            if let Some(token) = part.raises_token() {
+                topic.fencing_token.store(token, Ordering::Relaxed);
+            }
             if let Some(free) = part.reserves {
                 topic.reserved.store(free.0, Ordering::Relaxed);
                 topic.reserved_at.store(position.0, Ordering::Relaxed);
@@ -484,7 +624,7 @@ impl StoreInner {
         for part in &*parts {
             part.topic.watch.notify();
         }
-        Ok(Some(Written { position, awaits_sync, outcome: Ok(appended) }))
+        Ok(Some(Written { position, awaits_sync, outcome: Outcome::Appended(appended) }))
     }
 
     /// What is told of conditions that do not hold, and when: they may rest on what a crash still takes away. Whoever was
@@ -493,7 +633,7 @@ impl StoreInner {
         let failure = failure(checks, failed)?;
         // Not before: it names what was found by now.
         let position = self.writer().journal.position();
-        Ok(Written { position, awaits_sync: true, outcome: Err(failure) })
+        Ok(Written { position, awaits_sync: true, outcome: Outcome::Refused(failure) })
     }
 
     /// Everything below `synced` is durable: a topic in memory whose offsets were set aside there gives them from now on

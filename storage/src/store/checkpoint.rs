@@ -39,6 +39,7 @@ struct Noted {
     topic: Arc<TopicInner>,
     head: Head,
     log_start: Offset,
+    fencing_token: u64,
 }
 
 impl StoreInner {
@@ -111,16 +112,20 @@ impl StoreInner {
                     topic: Arc::clone(topic),
                     head: topic.head(),
                     log_start: topic.log_start(),
+                    fencing_token: topic.fencing_token.load(Ordering::Relaxed),
                 })
                 .collect();
-            let checkpoint = Checkpoint {
+            let mut checkpoint = Checkpoint {
                 store: self.context.store,
                 position,
                 generation: writer.journal.generation(),
                 next_topic: writer.next_topic,
                 topics: Vec::new(),
                 deleted: Vec::new(),
+                producers: Vec::new(),
+                request_ids: Vec::new(),
             };
+            writer.producers.put_into(&mut checkpoint);
             (position, checkpoint, noted, writer.deleted.clone())
         };
         self.wait_synced(position)?;
@@ -144,8 +149,10 @@ impl StoreInner {
         let gone = self.remove_deleted(&deleted)?;
         let left = deleted.into_iter().map(|deleted| deleted.topic);
         checkpoint.deleted = left.filter(|topic| !gone.contains(topic)).collect();
-        checkpoint.topics =
-            noted.iter().map(|noted| noted.topic.state(&noted.head, noted.log_start)).collect();
+        checkpoint.topics = noted
+            .iter()
+            .map(|noted| noted.topic.state(&noted.head, noted.log_start, noted.fencing_token))
+            .collect();
         write_checkpoint(&*self.context.disk, &self.context.dir, &checkpoint).map_err(
             |error| match error {
                 failed @ Error::StorageFailed { .. } => self.context.fail(failed),

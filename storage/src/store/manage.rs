@@ -7,8 +7,10 @@ use super::{Deleted, Store, StoreInner};
 use crate::Topic;
 use crate::context::random;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::answer::PRODUCER_NAME_BYTES_MAX;
 use crate::format::checkpoint::TopicState;
 use crate::format::frame::Change;
+use crate::producers::ProducerInfo;
 use crate::settings::TopicSettings;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Timestamp, TopicId, TopicName, Uid};
@@ -79,6 +81,7 @@ impl Store {
                 last_time: Timestamp::ZERO,
                 active: None,
                 sealed: Vec::new(),
+                fencing_token: 0,
             };
             let topic = Arc::new(TopicInner::new(&inner.context, &state));
             writer.next_topic = TopicId(state.id.0 + 1);
@@ -143,6 +146,35 @@ impl Store {
     }
 }
 
+impl Store {
+    /// What is known of a named producer.
+    pub fn producer(&self, name: &str) -> Option<ProducerInfo> {
+        self.handle.inner.writer().producers.producer(name)
+    }
+
+    /// At most `count` producers in the order of their names: from behind `after`, or the first ones.
+    pub fn producers(&self, after: Option<&str>, count: usize) -> Vec<ProducerInfo> {
+        self.handle.inner.writer().producers.page(after, count)
+    }
+
+    /// Forgets a producer that does not append any more; when this returns, that survives a power cut. Its name may be
+    /// used anew, with any epoch. A repeat of an append that it made would be applied again.
+    ///
+    /// # Errors
+    /// [`Error::ProducerNotFound`].
+    pub fn forget_producer(&self, name: &str) -> Result<()> {
+        let inner = &self.handle.inner;
+        let _working = inner.begin_work()?;
+        let plan = |writer: &mut super::Writer| match writer.producers.producer(name) {
+            Some(producer) => Ok(Change::ProducerForgotten { name: producer.name }),
+            None => {
+                Err(Error::ProducerNotFound { name: name.chars().take(PRODUCER_NAME_BYTES_MAX).collect() })
+            }
+        };
+        inner.change(plan, |writer| writer.producers.forget(name))
+    }
+}
+
 impl StoreInner {
     /// Gives a topic other settings.
     pub(crate) fn alter(&self, topic: &Arc<TopicInner>, settings: &TopicSettings) -> Result<()> {
@@ -159,6 +191,19 @@ impl StoreInner {
             Ok(Change::TopicAltered { topic: topic.id, settings: settings.clone() })
         };
         self.change(plan, |_| topic.settings.store(Arc::new(settings.clone())))
+    }
+
+    /// Raises the fencing token of a topic, if it is lower.
+    pub(crate) fn fence(&self, topic: &Arc<TopicInner>, token: u64) -> Result<()> {
+        let plan = |_: &mut super::Writer| {
+            topic.check_alive()?;
+            let current = topic.fencing_token.load(Ordering::Relaxed);
+            if token < current {
+                return Err(Error::TopicFenced { topic: topic.name.clone(), token, current });
+            }
+            Ok(Change::Fenced { topic: topic.id, token })
+        };
+        self.change(plan, |_| topic.fencing_token.store(token, Ordering::Relaxed))
     }
 
     /// Removes what lies below `offset`. Whole segments go at once, the rest of the first one when the last of

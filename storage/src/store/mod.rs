@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`open`] | create, recover |
 //! | [`append`] | the way of an append, and waiting for it |
+//! | [`repeat`] | appends that are applied once, however often they come |
 //! | [`manage`] | create, alter, trim and delete topics |
 //! | [`checkpoint`] | from the tails to synced segments, and journal files free again |
 //! | [`background`] | the threads that do that without being asked |
@@ -23,6 +24,7 @@ mod left_over;
 pub(crate) mod manage;
 pub(crate) mod open;
 mod prepared;
+mod repeat;
 pub(crate) mod ticket;
 
 use std::collections::{BTreeMap, HashMap};
@@ -40,6 +42,7 @@ use crate::format::frame::FrameBuilder;
 use crate::journal::Journal;
 use crate::journal::recovery::JournalEnd;
 use crate::live::Teller;
+use crate::producers::Producers;
 use crate::retention::RetentionReport;
 use crate::settings::StoreSettings;
 use crate::stats::StoreStats;
@@ -101,6 +104,8 @@ pub(crate) struct Writer {
     /// Deleted topics whose files may still be there. From the frame that deletes a topic on it is in here, so that each
     /// checkpoint names it either as there or as deleted.
     deleted: Vec<Deleted>,
+    /// Which appends can be repeated.
+    producers: Producers,
     /// Topics whose high watermark the next sync moves.
     unsynced: Vec<Arc<TopicInner>>,
 }
@@ -301,13 +306,16 @@ impl Store {
         let context = &inner.context;
         let counters = &context.counters;
         let topics = inner.all_topics();
-        let (journal_position, journal_files) = {
+        let (journal_position, journal_files, producers, request_ids) = {
             let writer = inner.writer();
-            (writer.journal.position(), writer.journal.files())
+            let Writer { journal, producers, .. } = &*writer;
+            let counts = (producers.producer_count() as u64, producers.request_id_count() as u64);
+            (journal.position(), journal.files(), counts.0, counts.1)
         };
         StoreStats {
             appends: counters.appends.value(),
             appends_refused: counters.appends_refused.value(),
+            appends_repeated: counters.appends_repeated.value(),
             records_appended: counters.records_appended.value(),
             bytes_appended: counters.bytes_appended.value(),
             batches_read: counters.batches_read.value(),
@@ -329,6 +337,8 @@ impl Store {
             journal_bytes: journal_files * context.settings.journal_file_bytes,
             journal_files,
             topics: topics.len() as u64,
+            producers,
+            request_ids,
             segment_bytes: topics
                 .iter()
                 .flat_map(|topic| {

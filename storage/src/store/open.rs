@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
@@ -34,6 +34,7 @@ use crate::format::{FORMAT_VERSION, HeaderProblem, crc};
 use crate::journal::recovery::{self, FoundFile, Recovered};
 use crate::journal::{self, Journal, Slot};
 use crate::live::Teller;
+use crate::producers::Producers;
 use crate::settings::StoreSettings;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, Timestamp, TopicId, Uid};
@@ -178,6 +179,7 @@ impl StoreBuilder {
                 topics: state.topics,
                 next_topic: state.next_topic,
                 deleted: state.deleted.into_iter().map(|topic| Deleted { topic, may_go: true }).collect(),
+                producers: state.producers,
                 unsynced: Vec::new(),
             }),
             checkpointing: Mutex::new(()),
@@ -325,6 +327,8 @@ fn create(disk: &dyn Disk, dir: &Path, may_create: bool) -> Result<Checkpoint> {
         next_topic: TopicId(1),
         topics: Vec::new(),
         deleted: Vec::new(),
+        producers: Vec::new(),
+        request_ids: Vec::new(),
     };
     write_checkpoint(disk, dir, &checkpoint)?;
     Ok(checkpoint)
@@ -448,6 +452,8 @@ pub(crate) struct Recovering {
     pub(crate) topics: BTreeMap<TopicId, Arc<TopicInner>>,
     pub(crate) next_topic: TopicId,
     pub(crate) deleted: Vec<TopicId>,
+    /// Empty in a store that is open for reading only.
+    pub(crate) producers: Producers,
     pub(crate) frames: u64,
     pub(crate) records: u64,
 }
@@ -463,6 +469,7 @@ impl Recovering {
                 .collect(),
             next_topic: checkpoint.next_topic,
             deleted: checkpoint.deleted.clone(),
+            producers: if context.is_read_only { Producers::default() } else { Producers::new(checkpoint) },
             frames: 0,
             records: 0,
         }
@@ -519,6 +526,7 @@ impl Recovering {
                         last_time: Timestamp::ZERO,
                         active: None,
                         sealed: Vec::new(),
+                        fencing_token: 0,
                     };
                     self.topics.insert(id, Arc::new(TopicInner::new(&self.context, &state)));
                     self.next_topic = self.next_topic.max(TopicId(id.0 + 1));
@@ -551,6 +559,17 @@ impl Recovering {
                         topic.replace_segments(&new, segment.next_offset);
                     }
                 }
+                Change::Answered(answered) => {
+                    if !self.context.is_read_only {
+                        self.producers.take(answered);
+                    }
+                }
+                Change::Fenced { topic, token } => {
+                    if let Some(topic) = self.topics.get(&topic) {
+                        topic.fencing_token.fetch_max(token, Ordering::Relaxed);
+                    }
+                }
+                Change::ProducerForgotten { name } => self.producers.forget(&name),
             }
         }
         Ok(true)

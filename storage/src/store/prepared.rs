@@ -1,7 +1,9 @@
 //! An append on its way: its batches, and what was looked up for them before the writer lock is taken.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::repeat::Request;
 use crate::condition::{Check, FailedCondition};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchBuilder;
@@ -28,6 +30,8 @@ pub(super) struct Prepared {
     pub(super) parts: Vec<PreparedPart>,
     pub(super) checks: Vec<Check>,
     pub(super) durability: Durability,
+    /// What it is to be known by, if it is to be applied once.
+    pub(super) request: Option<Request>,
 }
 
 impl Prepared {
@@ -66,6 +70,7 @@ pub(super) struct PreparedPart {
     pub(super) batch: BatchBuilder,
     pub(super) record_count: u64,
     pub(super) terms: BatchTerms,
+    pub(super) fencing_token: Option<u64>,
     /// `None` as long as nothing was looked up.
     numbered: Option<Numbered>,
     pub(super) places: Places,
@@ -81,17 +86,24 @@ impl PreparedPart {
         batch: BatchBuilder,
         record_count: u64,
         terms: BatchTerms,
+        fencing_token: Option<u64>,
     ) -> Self {
         Self {
             topic,
             batch,
             record_count,
             terms,
+            fencing_token,
             numbered: None,
             places: Places::default(),
             rolls: false,
             reserves: None,
         }
+    }
+
+    /// The token that the topic gets by it. Under the writer lock.
+    pub(super) fn raises_token(&self) -> Option<u64> {
+        self.fencing_token.filter(|&token| token > self.topic.fencing_token.load(Ordering::Relaxed))
     }
 
     fn are_files_checked(&self, may_read: bool) -> Result<bool> {
@@ -150,6 +162,17 @@ impl PreparedPart {
         let numbered = self.numbered.take().unwrap_or_default();
         self.places = numbered.places;
         numbered.revisions
+    }
+}
+
+/// Whether the topic's fencing token lets an append through. Under the writer lock.
+pub(super) fn check_token(topic: &TopicInner, token: Option<u64>) -> Result<()> {
+    let current = topic.fencing_token.load(Ordering::Relaxed);
+    match token {
+        Some(token) if token < current => {
+            Err(Error::TopicFenced { topic: topic.name.clone(), token, current })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -7,8 +7,9 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
 use super::Handle;
-use super::append::{Appended, Written};
+use super::append::{Appended, Outcome, Written};
 use super::prepared::{Patience, Prepared};
+use super::repeat::Repeat;
 use crate::error::Result;
 use crate::types::Position;
 
@@ -24,13 +25,33 @@ pub struct Ticket {
     /// Whether it is done only when everything below `position` is synced.
     awaits_sync: bool,
     outcome: Result<Vec<Appended>>,
+    is_duplicate: bool,
+    /// Revisions of it have to be read yet.
+    unread: Option<Repeat>,
     waker: Option<u64>,
     /// For the latency of those that wait for the disk; the others would spend more on the clock than on the append.
     begun: Option<Instant>,
 }
 
 impl Ticket {
-    /// Where the records are, whether they are durable yet or not. Nowhere if the append [was refused](Self::is_refused).
+    pub(super) fn new(handle: Arc<Handle>, written: Written, begun: Option<Instant>) -> Self {
+        let Written { position, awaits_sync, outcome } = written;
+        let (mut is_duplicate, mut unread) = (false, None);
+        let outcome = match outcome {
+            Outcome::Appended(appended) => Ok(appended),
+            Outcome::Refused(error) => Err(error),
+            Outcome::Repeat(repeat) => {
+                handle.inner.context.counters.appends_repeated.add(1);
+                let (appended, lacks_revisions) = repeat.appended();
+                (is_duplicate, unread) = (true, lacks_revisions.then_some(repeat));
+                Ok(appended)
+            }
+        };
+        Self { handle, position, awaits_sync, outcome, is_duplicate, unread, waker: None, begun }
+    }
+
+    /// Where the records are, whether they are durable yet or not. Nowhere if the append [was refused](Self::is_refused),
+    /// and without the revisions if it [reads](Self::reads).
     pub fn appended(&self) -> &[Appended] {
         self.outcome.as_deref().unwrap_or_default()
     }
@@ -40,6 +61,30 @@ impl Ticket {
     /// power cut, whatever durability was asked for.
     pub fn is_refused(&self) -> bool {
         self.outcome.is_err()
+    }
+
+    /// Whether it had been applied before: then [`appended`](Self::appended) is the answer of that time, or empty if it is
+    /// one of a [`producer`](crate::Append::producer) that is not kept any more.
+    pub fn is_duplicate(&self) -> bool {
+        self.is_duplicate
+    }
+
+    /// Whether waiting for it reads a file: of a repeat of a large append the revisions stand in its batch only. Who may not
+    /// block has others [read](Self::read) them.
+    pub fn reads(&self) -> bool {
+        self.unread.is_some()
+    }
+
+    /// Reads what waiting for it would read.
+    pub fn read(mut self) -> Self {
+        self.read_revisions();
+        self
+    }
+
+    fn read_revisions(&mut self) {
+        if let (Some(repeat), Ok(appended)) = (self.unread.take(), &mut self.outcome) {
+            repeat.read(appended);
+        }
     }
 
     /// Blocks until the append is as durable as was asked for; one answer for each topic, in order of first mention.
@@ -59,6 +104,7 @@ impl Ticket {
         if let Some(begun) = self.begun.filter(|_| !self.is_refused()) {
             self.handle.inner.context.counters.append_latency.record(begun.elapsed());
         }
+        self.read_revisions();
         std::mem::replace(&mut self.outcome, Ok(Vec::new()))
     }
 }
@@ -121,27 +167,22 @@ impl Postponed {
 
     pub(super) fn try_submit(mut self) -> Result<Submission> {
         Ok(match self.write(Patience::None)? {
-            Some(written) => Submission::Submitted(self.ticket(written)),
+            Some(written) => Submission::Submitted(Ticket::new(self.handle, written, self.begun)),
             None => Submission::Postponed(self),
         })
     }
 
     pub(super) fn start(mut self, patience: Patience) -> Result<Ticket> {
         let written = self.write(patience)?.expect("only one without patience is postponed");
-        Ok(self.ticket(written))
+        Ok(Ticket::new(self.handle, written, self.begun))
     }
 
     fn write(&mut self, patience: Patience) -> Result<Option<Written>> {
         let inner = &self.handle.inner;
         let written = inner.write(&mut self.prepared, patience);
-        if !matches!(written, Ok(None | Some(Written { outcome: Ok(_), .. }))) {
+        if matches!(written, Err(_) | Ok(Some(Written { outcome: Outcome::Refused(_), .. }))) {
             inner.context.counters.appends_refused.add(1);
         }
         written
-    }
-
-    fn ticket(self, Written { position, awaits_sync, outcome }: Written) -> Ticket {
-        let Self { handle, begun, .. } = self;
-        Ticket { handle, position, awaits_sync, outcome, waker: None, begun }
     }
 }

@@ -72,6 +72,8 @@ pub(crate) struct TopicInner {
     pub(crate) reserved: AtomicU64,
     /// Where the frame ends that has set them aside, or 0 when it is known to be synced. Guarded in the same way.
     pub(crate) reserved_at: AtomicU64,
+    /// The lowest fencing token that is taken. Guarded by the store's writer lock.
+    pub(crate) fencing_token: AtomicU64,
     pub(crate) records_appended: Counter,
     pub(crate) bytes_appended: Counter,
     pub(crate) last_retention: Mutex<Option<RetentionReport>>,
@@ -137,6 +139,7 @@ impl TopicInner {
             is_unsynced: AtomicBool::new(false),
             reserved: AtomicU64::new(state.next_offset.0),
             reserved_at: AtomicU64::new(0),
+            fencing_token: AtomicU64::new(state.fencing_token),
             records_appended: Counter::default(),
             bytes_appended: Counter::default(),
             last_retention: Mutex::new(None),
@@ -374,7 +377,7 @@ impl TopicInner {
     }
 
     /// The sealed segments, for the checkpoint: those before the active one of `head`.
-    pub(crate) fn state(&self, head: &Head, log_start: Offset) -> TopicState {
+    pub(crate) fn state(&self, head: &Head, log_start: Offset, fencing_token: u64) -> TopicState {
         let limit = head.active.map_or(head.next_offset, |active| active.base_offset);
         let segments = self.segments();
         // A topic in memory is empty after a restart, and goes on behind every offset it may have given.
@@ -393,6 +396,7 @@ impl TopicInner {
                 .filter(|segment| segment.base_offset < limit)
                 .filter_map(|s| s.sealed())
                 .collect(),
+            fencing_token,
         }
     }
 

@@ -356,7 +356,12 @@ impl Walk {
                         tracked.next_offset = *next_offset;
                     }
                 }
-                Change::TopicAltered { .. } | Change::Trimmed { .. } | Change::SegmentsReplaced { .. } => {}
+                Change::TopicAltered { .. }
+                | Change::Trimmed { .. }
+                | Change::SegmentsReplaced { .. }
+                | Change::Answered(_)
+                | Change::Fenced { .. }
+                | Change::ProducerForgotten { .. } => {}
             }
         }
     }

@@ -75,6 +75,8 @@ pub(super) fn zstandard() -> Golden {
         next_topic: TopicId(2),
         topics: vec![packed],
         deleted: Vec::new(),
+        producers: Vec::new(),
+        request_ids: Vec::new(),
     };
     let files = BTreeMap::from([
         (segment_path(PACKED.0, 0, 0), bytes),

@@ -2,10 +2,11 @@
 //!
 //! Made from the codecs alone, with fixed uids, salts and times, so that every run gives the same bytes. Of the first two
 //! stores one was closed properly; the other was killed: its journal has every kind of change, goes over two
-//! generations, and ends in a torn write. Another has a batch that not every build can read. The indexes of terms stand alone.
+//! generations, and ends in a torn write. Another has producers and request ids, and another has a batch that not every build can read. The indexes of terms stand alone.
 
 mod compressed;
 pub mod log;
+pub mod producers;
 pub mod terms;
 
 use std::collections::BTreeMap;
@@ -85,7 +86,11 @@ pub fn live() -> (Live, Golden) {
 
 /// All of them.
 pub fn all() -> Vec<Golden> {
-    stores().into_iter().chain(logs()).chain([zstandard(), live().1, terms::golden()]).collect()
+    stores()
+        .into_iter()
+        .chain(logs())
+        .chain([zstandard(), live().1, terms::golden(), producers::golden()])
+        .collect()
 }
 
 /// CRC-32 as `docs/format.md` has it, begun with `seed`.
@@ -293,6 +298,7 @@ fn topic(
         last_time: Timestamp(last_time),
         active: None,
         sealed: Vec::new(),
+        fencing_token: 0,
     }
 }
 
@@ -330,6 +336,8 @@ fn closed() -> Golden {
         next_topic: TopicId(4),
         topics: vec![orders, compacted, cache],
         deleted: Vec::new(),
+        producers: Vec::new(),
+        request_ids: Vec::new(),
     };
     files.insert("checkpoint".into(), checkpoint.encode());
     files.insert("clean".into(), encode_clean(checkpoint.position).to_vec());
@@ -392,6 +400,8 @@ fn killed() -> Golden {
         next_topic: TopicId(5),
         topics: vec![orders, compacted, cache],
         deleted: vec![DELETED],
+        producers: Vec::new(),
+        request_ids: Vec::new(),
     };
     let created = |(id, uid): (TopicId, Uid), topic_name: &str| Change::TopicCreated {
         topic: id,

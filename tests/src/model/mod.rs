@@ -8,9 +8,11 @@
 //! |---|---|
 //! | [`verify`] | compares a store with a state, through every way to read |
 //! | [`run`] | random sequences of operations against the model |
+//! | [`repeats`] | appends that are applied once |
 //! | [`compaction`] | which records compaction takes out |
 
 pub mod compaction;
+pub mod repeats;
 pub mod run;
 mod steps;
 pub mod verify;
@@ -146,6 +148,8 @@ impl ModelTopic {
 pub struct State {
     /// The topics.
     pub topics: BTreeMap<String, ModelTopic>,
+    /// What is known of appends that can be repeated.
+    pub known: repeats::Known,
 }
 
 /// A change of the store. What is one event happens as a whole or not at all.
@@ -183,6 +187,18 @@ pub enum Event {
     Appended {
         /// For each topic its name and the records.
         parts: Vec<(String, Vec<Arc<Expected>>)>,
+    },
+    /// Records were appended under a name, so that they are appended once.
+    Once {
+        /// The append.
+        event: Box<Event>,
+        /// What was sent and answered.
+        sent: Arc<repeats::Sent>,
+    },
+    /// A producer was forgotten.
+    Forgotten {
+        /// Its name.
+        name: String,
     },
     /// Compaction began to take records out. It goes on from segment to segment, so what a crash leaves of it is
     /// found out by looking.
@@ -238,6 +254,11 @@ impl State {
                     topic.gone.append(&mut topic.going);
                 }
             }
+            Event::Once { event, sent } => {
+                self.apply(event);
+                self.known.take(sent);
+            }
+            Event::Forgotten { name } => self.known.forget(name),
             Event::Appended { parts } => {
                 for (name, records) in parts {
                     if let Some(topic) = self.topics.get_mut(name) {
@@ -253,6 +274,7 @@ impl State {
     fn fits(&self, store: &Store) -> bool {
         let topics = store.topics();
         topics.len() == self.topics.len()
+            && self.known.fits(store)
             && topics.iter().all(|topic| {
                 self.topics.get(topic.name().as_str()).is_some_and(|expected| {
                     expected.uid.is_none_or(|uid| uid == topic.uid())
@@ -309,13 +331,13 @@ impl Model {
         self.first_pending + self.pending.len() as u64 - 1
     }
 
-    /// Takes in an append that was answered: offsets and times must be what they have to be.
-    pub fn push_append(
-        &mut self,
+    /// Checks an append that was answered: offsets and times must be what they have to be. Answers what happened.
+    pub fn check_append(
+        &self,
         parts: &[(String, Vec<Record>)],
         appended: &[Appended],
         now: u64,
-    ) -> Check<u64> {
+    ) -> Check<Event> {
         ensure!(parts.len() == appended.len(), "{} answers for {} topics", appended.len(), parts.len());
         let mut pushed = Vec::new();
         for ((name, records), appended) in parts.iter().zip(appended) {
@@ -349,7 +371,7 @@ impl Model {
             }
             pushed.push((name.clone(), expected(records, Some(time))));
         }
-        Ok(self.push(Event::Appended { parts: pushed }))
+        Ok(Event::Appended { parts: pushed })
     }
 
     /// One past the number of the last event.

@@ -11,6 +11,7 @@ use quipu_storage::disk::Disk;
 use quipu_storage::{Cursor, Store, StoreSettings, Ticket, Uid, Visibility};
 
 use super::compaction::Chance;
+use super::repeats::Naming;
 use super::{Check, Ending, Model, TestClock, verify};
 use crate::ensure;
 use crate::rng::Rng;
@@ -74,6 +75,20 @@ pub struct Coverage {
     pub kept_reads: u64,
     /// Reads of any kind.
     pub reads: u64,
+    /// Appends under a name.
+    pub named: u64,
+    /// Appends that were repeated.
+    pub repeats: u64,
+    /// Producers that were forgotten.
+    pub forgotten: u64,
+    /// Appends of an earlier epoch, all refused.
+    pub fenced: u64,
+    /// Appends that left a sequence out, all refused.
+    pub gaps: u64,
+    /// Other records under a name that was given, all refused.
+    pub reused: u64,
+    /// Repeats of appends whose answers are not kept any more.
+    pub long_ago: u64,
 }
 
 impl Coverage {
@@ -106,6 +121,13 @@ impl Coverage {
             altered,
             kept_reads,
             reads,
+            named,
+            repeats,
+            forgotten,
+            fenced,
+            gaps,
+            reused,
+            long_ago,
         } = other;
         self.operations += operations;
         self.synced += synced;
@@ -133,6 +155,13 @@ impl Coverage {
         self.altered += altered;
         self.kept_reads += kept_reads;
         self.reads += reads;
+        self.named += named;
+        self.repeats += repeats;
+        self.forgotten += forgotten;
+        self.fenced += fenced;
+        self.gaps += gaps;
+        self.reused += reused;
+        self.long_ago += long_ago;
     }
 
     /// Whether so many sequences did enough of everything.
@@ -164,6 +193,13 @@ impl Coverage {
             ("altered topics", self.altered, 20),
             ("reads by kept cursors", self.kept_reads, 50),
             ("reads", self.reads, 500),
+            ("appends under a name", self.named, 500),
+            ("repeated appends", self.repeats, 1000),
+            ("forgotten producers", self.forgotten, 5),
+            ("appends of an earlier epoch", self.fenced, 50),
+            ("gaps", self.gaps, 20),
+            ("other records under a given name", self.reused, 50),
+            ("repeats of unkept answers", self.long_ago, 5),
         ];
         let mut missing = String::new();
         for (what, count, in_hundred) in wanted {
@@ -207,6 +243,8 @@ pub(super) struct Run {
     pub(super) payload_bytes_max: usize,
     /// Present in a sequence that compacts.
     pub(super) compaction: Option<Chance>,
+    /// Present in a sequence that repeats appends.
+    pub(super) naming: Option<Naming>,
     pub(super) sim: SimDisk,
     journal_begin: u64,
     wrap: fn(SimDisk) -> Arc<dyn Disk>,
@@ -235,18 +273,25 @@ pub fn settings() -> StoreSettings {
 pub fn sequence(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage> {
     let mut chance = Rng::new(!seed);
     let compaction = chance.chance(75).then_some(Chance(chance));
-    let outcome = caught(seed, wrap, compaction)?;
+    let mut rng = Rng::new(seed.rotate_left(32) ^ 0x5eed);
+    let naming = rng.chance(75).then(|| Naming::new(rng));
+    let outcome = caught(seed, wrap, compaction, naming)?;
     Ok(Coverage { compacting: u64::from(outcome.compacted > 0), ..outcome })
 }
 
 /// The same without compaction, as it was when the model knew none: what seeds have found then, they find again.
 pub fn sequence_without_compaction(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage> {
-    caught(seed, wrap, None)
+    caught(seed, wrap, None, None)
 }
 
-fn caught(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>, compaction: Option<Chance>) -> Check<Coverage> {
+fn caught(
+    seed: u64,
+    wrap: fn(SimDisk) -> Arc<dyn Disk>,
+    compaction: Option<Chance>,
+    naming: Option<Naming>,
+) -> Check<Coverage> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let mut run = Run::new(seed, wrap, compaction);
+        let mut run = Run { naming, ..Run::new(seed, wrap, compaction) };
         run.run().map(|()| run.coverage)
     }));
     match outcome {
@@ -283,6 +328,7 @@ impl Run {
             endings,
             payload_bytes_max,
             compaction,
+            naming: None,
             sim: SimDisk::new(),
             journal_begin: 0,
             wrap,
@@ -331,6 +377,8 @@ impl Run {
         self.coverage.cuts_with_loss += u64::from(lost > 0);
         self.coverage.torn += u64::from(is_torn);
         self.coverage.in_doubt += u64::from(report.in_doubt_bytes > 0);
+        self.store = Some(store.clone());
+        self.repeat_last().map_err(|error| format!("after {ending:?}: {error}"))?;
         verify::store(&store, &self.model.current).map_err(|error| format!("after {ending:?}: {error}"))?;
         self.journal_begin = store.stats().journal_position.0;
         let damage = store.stats().damage_found;

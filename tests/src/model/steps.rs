@@ -33,6 +33,7 @@ impl Run {
             let store = self.store().clone();
             return self.model.observe(&store);
         }
+        self.repeat_some()?;
         match self.rng.below(1000) {
             0..330 => self.append()?,
             330..420 => self.append_to_several()?,
@@ -146,10 +147,13 @@ impl Run {
 
     fn append_parts(&mut self, parts: &[(String, Vec<Record>)]) -> Check {
         let durability = self.durability();
-        let append = self.build(parts, durability)?;
+        let name = self.any_name();
+        let append = Self::give(name.as_ref(), self.build(parts, durability)?);
         let appended = self.store().append(append).map_err(|error| format!("append: {error}"))?;
-        let number = self.model.push_append(parts, &appended, self.clock.millis())?;
-        let is_journaled = parts.iter().any(|(name, _)| !self.model.current.topics[name].is_in_memory());
+        let has_name = name.is_some();
+        let number = self.applied(name, parts, &appended)?;
+        let is_journaled =
+            has_name || parts.iter().any(|(name, _)| !self.model.current.topics[name].is_in_memory());
         if durability == Durability::Written && is_journaled {
             self.model.write_before(number + 1);
         }
@@ -172,7 +176,8 @@ impl Run {
         let Some((name, _)) = self.pick() else { return Ok(()) };
         let parts = vec![(name.clone(), self.records())];
         let durability = self.durability();
-        let append = self.build(&parts, durability)?;
+        let name_of_append = self.any_name();
+        let append = Self::give(name_of_append.as_ref(), self.build(&parts, durability)?);
         let ticket = match self.store().submit(append) {
             // It holds as much as it may of what is shown to nobody before the next sync.
             Err(Error::Overloaded { .. }) if self.model.current.topics[&name].is_in_memory() => {
@@ -180,7 +185,8 @@ impl Run {
             }
             outcome => outcome.map_err(|error| format!("submit: {error}"))?,
         };
-        let number = self.model.push_append(&parts, ticket.appended(), self.clock.millis())?;
+        let appended = ticket.appended().to_vec();
+        let number = self.applied(name_of_append, &parts, &appended)?;
         // Waiting promises nothing about the sync otherwise.
         if durability == Durability::Synced {
             self.tickets.push((ticket, number));

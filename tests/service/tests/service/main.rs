@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod cuts;
 mod histories;
 mod hostile;
 mod increments;
