@@ -157,7 +157,7 @@ struct Listed {
     ready: VecDeque<Offset>,
     /// Up to which offset that is all there is; backwards, down to which.
     known_to: Offset,
-    /// Up to which offset every record counts as one.
+    /// Up to which offset every record counts as one; backwards, down to which.
     all_to: Offset,
 }
 
@@ -174,11 +174,11 @@ impl Search {
         Some(Self::with(topic, filter, Some(limit))).filter(|search| !search.all.is_empty())
     }
 
-    /// The same for [`candidate_before`](Self::candidate_before), which makes nothing of prefixes.
+    /// The same for [`candidate_before`](Self::candidate_before).
     pub(crate) fn backwards(topic: &TopicInner, filter: &Filter) -> Option<Self> {
-        let mut search = Self::rough(topic, &Filter { key_prefixes: Vec::new(), ..filter.clone() })?;
+        let mut search = Self::rough(topic, filter)?;
         let listed = search.all.iter_mut().flat_map(|any| &mut any.0).flat_map(|all| &mut all.0);
-        listed.for_each(|listed| listed.known_to = Offset::MAX);
+        listed.for_each(|listed| (listed.known_to, listed.all_to) = (Offset::MAX, Offset::MAX));
         Some(search)
     }
 
@@ -349,6 +349,9 @@ impl Listed {
         before: Offset,
     ) -> Result<Option<Offset>> {
         loop {
+            if before > self.all_to {
+                return Ok(Some(before.saturating_sub(1)).filter(|offset| *offset >= from));
+            }
             while self.ready.front().is_some_and(|offset| *offset >= before) {
                 self.ready.pop_front();
             }
@@ -358,6 +361,23 @@ impl Listed {
             let end = before.min(self.known_to);
             if end <= from {
                 return Ok(None);
+            }
+            if self.is_prefix {
+                // One segment at a time, or what is recent.
+                let segment = parts.sealed.iter().rev().find(|segment| segment.base_offset < end);
+                let begin = segment.map_or(Offset::ZERO, |segment| match segment.next_offset() {
+                    next if next < end => next,
+                    _ => segment.base_offset,
+                });
+                let begin = begin.max(from);
+                let (found, _) =
+                    topic.offsets_of_prefix(parts, &self.wanted.term, (begin, end), self.limit)?;
+                if found.is_none() {
+                    self.all_to = begin;
+                }
+                self.known_to = begin;
+                self.ready.extend(found.unwrap_or_default().into_iter().rev());
+                continue;
             }
             let found = topic.postings_before(parts, &self.wanted, (from, end), PAGE)?;
             let last = found.last().filter(|_| found.len() >= PAGE);
