@@ -248,7 +248,7 @@ impl Back {
                     Ok(Some(batch)) => (batch, self.lowest),
                     Ok(None) => {
                         self.lowest = self.floor.max(self.batches.before()).min(self.lowest);
-                        return Ok((batches, true));
+                        return Ok((batches, !self.batches.has_more()));
                     }
                     // It comes again when these are on their way.
                     Err(_) if !batches.is_empty() => return Ok((batches, false)),

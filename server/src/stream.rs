@@ -88,20 +88,20 @@ impl Page {
 
     /// Looks into indexes.
     pub(crate) fn list(&self, topic: &Topic) -> Result<pb::ListStreamsResponse, Error> {
-        let found = topic.streams(&self.prefix, self.after.as_deref(), self.size)?;
-        let mut has_more = found.len() >= self.size;
+        let found = topic.streams_page(&self.prefix, self.after.as_deref(), self.size)?;
+        let mut next_after = found.next_after;
         let mut response = pb::ListStreamsResponse::default();
         let mut bytes = 0;
-        for stream in found {
+        for stream in found.streams {
             if bytes >= PAGE_KEY_BYTES {
-                has_more = true;
+                next_after = response.streams.last().map(|last| last.key.to_vec());
                 break;
             }
             bytes += stream.key.len();
             response.streams.push(to_wire(stream.key, &stream.head));
         }
-        if let Some(last) = response.streams.last().filter(|_| has_more) {
-            response.next_page_token = [&[TOKEN_PREFIX], &last.key[..]].concat().into();
+        if let Some(after) = next_after {
+            response.next_page_token = [&[TOKEN_PREFIX], &after[..]].concat().into();
         }
         Ok(response)
     }

@@ -175,9 +175,9 @@ impl Search {
         Some(Self::with(topic, filter, Some(limit))).filter(|search| !search.all.is_empty())
     }
 
-    /// The same for [`candidate_before`](Self::candidate_before), which makes nothing of prefixes.
+    /// The same for [`candidate_before`](Self::candidate_before).
     pub(crate) fn backwards(topic: &TopicInner, filter: &Filter) -> Option<Self> {
-        let mut search = Self::rough(topic, &Filter { key_prefixes: Vec::new(), ..filter.clone() })?;
+        let mut search = Self::rough(topic, filter)?;
         let listed = search.all.iter_mut().flat_map(|any| &mut any.0).flat_map(|all| &mut all.0);
         listed.for_each(|listed| listed.known_to = Offset::MAX);
         Some(search)
@@ -369,6 +369,23 @@ impl Listed {
             let end = before.min(self.known_to);
             if end <= from {
                 return Ok(None);
+            }
+            if self.is_prefix {
+                // One segment at a time, or what is recent.
+                let segment = parts.sealed.iter().rev().find(|segment| segment.base_offset < end);
+                let begin = segment.map_or(Offset::ZERO, |segment| match segment.next_offset() {
+                    next if next < end => next,
+                    _ => segment.base_offset,
+                });
+                let begin = begin.max(from);
+                let (found, known_to) =
+                    topic.offsets_of_prefix(parts, &self.wanted.term, (begin, end), self.limit)?;
+                self.known_to = begin;
+                match found.filter(|_| known_to >= end) {
+                    Some(found) => self.ready.extend(found.into_iter().rev()),
+                    None => self.all = begin..end,
+                }
+                continue;
             }
             let Postings { found, unread } = topic.postings_before(parts, &self.wanted, (from, end), PAGE)?;
             self.known_to = match (found.last().filter(|_| found.len() >= PAGE), unread) {

@@ -193,7 +193,7 @@ fn look<T>(source: &Source, mut look: impl FnMut(&Parts) -> Result<T>) -> Result
 }
 
 /// The same from the end to the beginning; made by
-/// [`Topic::filtered_backwards`](crate::Topic::filtered_backwards). Of prefixes it makes nothing.
+/// [`Topic::filtered_backwards`](crate::Topic::filtered_backwards).
 #[derive(Debug)]
 pub struct FilteredBackwards {
     batches: Backwards,
@@ -201,6 +201,7 @@ pub struct FilteredBackwards {
     ready: VecDeque<Offset>,
     /// Down to where these are all.
     known_from: Offset,
+    has_more: bool,
 }
 
 impl FilteredBackwards {
@@ -214,7 +215,7 @@ impl FilteredBackwards {
         let search = Search::backwards(&source.inner, filter);
         let batches = Backwards::new(source, before, visibility);
         let known_from = batches.before();
-        Ok(Self { batches, search, ready: VecDeque::new(), known_from })
+        Ok(Self { batches, search, ready: VecDeque::new(), known_from, has_more: false })
     }
 
     /// Every record from here on was handed out or does not match.
@@ -227,14 +228,23 @@ impl FilteredBackwards {
         self.batches.seek(offset);
     }
 
-    /// The batch before that may have a match, or `None` at the beginning. See [`Backwards::previous_batch`].
+    /// Whether there was nothing nearby only, when [`previous_batch`](Self::previous_batch) has said `None`: the next call
+    /// looks further.
+    pub fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// The batch before that may have a match, or `None` at the beginning; or none nearby, see
+    /// [`has_more`](Self::has_more). See [`Backwards::previous_batch`].
     ///
     /// # Errors
     /// As [`Backwards::previous_batch`]; and what keeps an index from being made that is missing.
     pub fn previous_batch(&mut self) -> Result<Option<ReadBatch>> {
+        self.has_more = false;
         let Some(search) = &mut self.search else { return self.batches.previous_batch() };
         let source = self.batches.source().clone();
         let topic = &source.inner;
+        let mut has_looked = false;
         loop {
             let before = self.batches.before();
             while self.ready.front().is_some_and(|offset| *offset >= before) {
@@ -246,12 +256,20 @@ impl FilteredBackwards {
             }
             topic.check_alive()?;
             self.batches.seek(self.known_from);
-            let (from, before) = (topic.log_start(), self.batches.before());
-            if before <= from || self.batches.is_damaged_at_end() {
+            let (start, before) = (topic.log_start(), self.batches.before());
+            if before <= start || self.batches.is_damaged_at_end() {
                 // What is to be told about the end is told first.
                 return self.batches.previous_batch();
             }
+            if has_looked {
+                self.has_more = true;
+                return Ok(None);
+            }
+            has_looked = true;
             let (found, known_from) = look(&source, |parts| {
+                let mut sealed = parts.sealed.iter().rev().filter(|segment| segment.base_offset < before);
+                let furthest = sealed.nth(SEGMENTS_AT_ONCE - 1);
+                let from = furthest.map_or(start, |segment| segment.base_offset.max(start));
                 let (mut found, mut at) = (Vec::new(), before);
                 while found.len() < PAGE {
                     let Some(offset) = search.candidate_before(topic, parts, from, at)? else {

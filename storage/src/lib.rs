@@ -134,6 +134,8 @@ pub use stats::{LatencyStats, StoreStats, TopicStats};
 pub use store::append::{Append, Appended};
 pub use store::ticket::{Postponed, Submission, Ticket};
 pub use store::{RecoveryReport, Store, StoreBuilder};
-pub use stream::{StreamCursor, StreamHead, StreamInfo, StreamRecords, StreamRecordsBackwards, StreamStart};
+pub use stream::{
+    StreamCursor, StreamHead, StreamInfo, StreamPage, StreamRecords, StreamRecordsBackwards, StreamStart,
+};
 pub use topic_handle::Topic;
 pub use types::{Offset, Position, Revision, Timestamp, TopicId, TopicName, Uid};

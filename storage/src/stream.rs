@@ -19,6 +19,8 @@ use crate::types::{Offset, Revision, Timestamp};
 
 /// Postings that are fetched at once.
 const PAGE: usize = 256;
+/// Keys that are looked at for one page of streams.
+const KEYS_AT_ONCE: usize = 4096;
 
 /// What is known of a stream without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +110,15 @@ pub(crate) fn head(source: &Source, key: &[u8], visibility: Visibility) -> Resul
     })
 }
 
+/// Some streams of a topic, as [`Topic::streams_page`](crate::Topic::streams_page) finds them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamPage {
+    /// In the order of keys.
+    pub streams: Vec<StreamInfo>,
+    /// The key behind which the next page begins; none if this was the last one.
+    pub next_after: Option<Vec<u8>>,
+}
+
 /// The streams whose keys begin with `prefix` and come behind `after`, in the order of keys, at most `limit`. Those of
 /// which no record can be read are left out.
 pub(crate) fn list(
@@ -117,24 +128,48 @@ pub(crate) fn list(
     limit: usize,
     visibility: Visibility,
 ) -> Result<Vec<StreamInfo>> {
+    let mut streams = Vec::new();
+    let mut after = after.map(<[u8]>::to_vec);
+    while streams.len() < limit {
+        let page = page(source, prefix, after.as_deref(), limit - streams.len(), visibility)?;
+        streams.extend(page.streams);
+        let Some(next) = page.next_after else { break };
+        after = Some(next);
+    }
+    Ok(streams)
+}
+
+/// The same of so many keys: there may be any number of which no record can be read.
+pub(crate) fn page(
+    source: &Source,
+    prefix: &[u8],
+    after: Option<&[u8]>,
+    limit: usize,
+    visibility: Visibility,
+) -> Result<StreamPage> {
     let topic = &source.inner;
     topic.check_alive()?;
     let prefix = term(Kind::Key, prefix);
     let mut after = after.map(|after| term(Kind::Key, after));
-    let mut streams = Vec::new();
-    while streams.len() < limit {
-        let wanted = (limit - streams.len()).min(PAGE);
+    let mut page = StreamPage::default();
+    let mut looked_at = 0;
+    loop {
+        let wanted = (limit - page.streams.len()).min(PAGE);
+        if wanted == 0 || looked_at >= KEYS_AT_ONCE {
+            page.next_after = after.map(|after| after[1..].to_vec());
+            return Ok(page);
+        }
         let keys = topic.with_parts(|parts| topic.keys(parts, &prefix, after.as_deref(), wanted))?;
-        let Some(last) = keys.last() else { break };
+        let Some(last) = keys.last() else { return Ok(page) };
         after = Some(last.clone());
+        looked_at += keys.len();
         for key in keys {
             let key = key[1..].to_vec();
             if let Some(head) = head(source, &key, visibility)?.filter(|head| head.record_count > 0) {
-                streams.push(StreamInfo { key, head });
+                page.streams.push(StreamInfo { key, head });
             }
         }
     }
-    Ok(streams)
 }
 
 /// Reads the records of a stream.

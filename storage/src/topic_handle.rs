@@ -18,7 +18,8 @@ use crate::store::append::{Append, Appended};
 use crate::store::ticket::Ticket;
 use crate::store::{Handle, Store};
 use crate::stream::{
-    self, StreamCursor, StreamHead, StreamInfo, StreamRecords, StreamRecordsBackwards, StreamStart,
+    self, StreamCursor, StreamHead, StreamInfo, StreamPage, StreamRecords, StreamRecordsBackwards,
+    StreamStart,
 };
 use crate::topic::TopicInner;
 use crate::types::{Offset, Revision, TopicName, Uid};
@@ -162,6 +163,19 @@ impl Topic {
         limit: usize,
     ) -> Result<Vec<StreamInfo>> {
         stream::list(&self.source(), prefix.as_ref(), after, limit, Visibility::Synced)
+    }
+
+    /// The same in bounded time: there may be fewer than `limit`, or none, although more follow.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn streams_page(
+        &self,
+        prefix: impl AsRef<[u8]>,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<StreamPage> {
+        stream::page(&self.source(), prefix.as_ref(), after, limit, Visibility::Synced)
     }
 
     /// The records of a key from `start` to the end as it is when it is reached.

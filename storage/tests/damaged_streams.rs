@@ -89,10 +89,13 @@ fn outcome(records: impl Iterator<Item = quipu_storage::Result<StoredRecord>>) -
     (delivered, damaged)
 }
 
-/// The same of a filter by a tag.
-fn filtered(topic: &Topic, tag: &str) -> (Vec<u64>, Vec<u64>) {
-    let filter = Filter::new().tags([tag]);
-    let mut cursor = topic.filtered_cursor(&filter, Start::Earliest, Visibility::Synced).unwrap();
+fn by_tag(tag: &str) -> Filter {
+    Filter::new().tags([tag])
+}
+
+/// The same of a filter.
+fn filtered(topic: &Topic, filter: &Filter) -> (Vec<u64>, Vec<u64>) {
+    let mut cursor = topic.filtered_cursor(filter, Start::Earliest, Visibility::Synced).unwrap();
     let (mut delivered, mut damaged) = (Vec::new(), Vec::new());
     while cursor.next_offset() < cursor.visible_end() {
         match cursor.next_batch() {
@@ -111,9 +114,8 @@ fn filtered(topic: &Topic, tag: &str) -> (Vec<u64>, Vec<u64>) {
     (delivered, damaged)
 }
 
-fn filtered_backwards(topic: &Topic, tag: &str) -> (Vec<u64>, Vec<u64>) {
-    let filter = Filter::new().tags([tag]);
-    let mut cursor = topic.filtered_backwards(&filter, topic.high_watermark(), Visibility::Synced).unwrap();
+fn filtered_backwards(topic: &Topic, filter: &Filter) -> (Vec<u64>, Vec<u64>) {
+    let mut cursor = topic.filtered_backwards(filter, topic.high_watermark(), Visibility::Synced).unwrap();
     let (mut delivered, mut damaged) = (Vec::new(), Vec::new());
     while cursor.before() > topic.log_start_offset() {
         match cursor.previous_batch() {
@@ -158,8 +160,8 @@ fn a_reader_of_a_stream_or_a_filter_meets_damage_of_which_no_index_knows_whose_i
             delivered.reverse();
             damaged.sort_unstable();
             assert_eq!((delivered, damaged), expected, "backwards");
-            assert_eq!(filtered(&topic, &key), expected, "by a filter");
-            let (delivered, mut damaged) = filtered_backwards(&topic, &key);
+            assert_eq!(filtered(&topic, &by_tag(&key)), expected, "by a filter");
+            let (delivered, mut damaged) = filtered_backwards(&topic, &by_tag(&key));
             damaged.sort_unstable();
             assert_eq!((delivered, damaged), expected, "by a filter backwards");
         }
@@ -180,9 +182,9 @@ fn an_index_from_before_the_damage_still_knows_whose_the_damaged_records_are() {
             let expected: (Vec<u64>, Vec<u64>) = (intact, damaged);
             assert_eq!(outcome(topic.read_stream(&key, StreamStart::Earliest).unwrap()), expected);
             // On the way to the next one it may meet what is another's.
-            let (delivered, met) = filtered(&topic, &key);
+            let (delivered, met) = filtered(&topic, &by_tag(&key));
             assert!(delivered == expected.0 && (met == [lost] || met == expected.1), "{met:?}");
-            assert_eq!(filtered_backwards(&topic, &key), expected);
+            assert_eq!(filtered_backwards(&topic, &by_tag(&key)), expected);
             assert_eq!(topic.stream(&key).unwrap().unwrap().last_revision, Revision(4));
             let appended = topic.append(&[Record::keyed(key, "next")]).unwrap();
             assert_eq!(appended.revisions, [Revision(5)]);
@@ -257,8 +259,7 @@ fn no_match_is_refused_where_damaged_records_may_match() {
         let no_match = |filter, after| Condition::NoMatch { filter, after_offset: after };
         let by_key = Filter::new().key("another");
         let by_prefix = Filter::new().key_prefix("anoth");
-        let by_tag = Filter::new().tags(["another"]);
-        for filter in [&by_key, &by_prefix, &by_tag] {
+        for filter in [&by_key, &by_prefix, &by_tag("another")] {
             let refused = conditional(&topic, no_match(filter.clone(), None));
             assert!(
                 matches!(refused, Err(Error::Corrupt { ref offsets, .. }) if offsets.start == Offset(lost))
@@ -298,7 +299,8 @@ fn a_trim_over_the_damage_gives_its_records_up_and_everything_is_known_again() {
             )
             .unwrap();
             let expected: Vec<u64> = (lost + 1..RECORDS).collect();
-            let mut read: Vec<u64> = (0..KEYS).flat_map(|number| filtered(topic, &key(number)).0).collect();
+            let mut read: Vec<u64> =
+                (0..KEYS).flat_map(|number| filtered(topic, &by_tag(&key(number))).0).collect();
             read.sort_unstable();
             assert_eq!(read, expected);
             topic.streams("", None, 10).unwrap();
@@ -335,4 +337,23 @@ fn no_index_is_written_that_lacks_what_is_damaged() {
     let store = open(dir.path());
     let topic = store.topic("t").unwrap();
     assert_eq!(outcome(topic.read_stream("another", StreamStart::Earliest).unwrap()), (vec![], vec![1, 17]));
+}
+
+/// By a prefix all records of a segment come into question at once.
+#[test]
+fn a_reader_of_a_prefix_meets_damage_both_ways() {
+    for (lost, byte) in (0..RECORDS).flat_map(|lost| PLACES.map(|byte| (lost, byte))) {
+        let dir = closed();
+        damage(dir.path(), &[lost], byte);
+        remove_indexes(dir.path());
+        let store = open(dir.path());
+        let topic = store.topic("t").unwrap();
+        for prefix in ["key-", "key-1", "another"] {
+            let filter = Filter::new().key_prefix(prefix);
+            let expected: (Vec<u64>, _) =
+                ((0..RECORDS).filter(|at| *at != lost && key(*at).starts_with(prefix)).collect(), vec![lost]);
+            assert_eq!(filtered(&topic, &filter), expected, "{prefix}");
+            assert_eq!(filtered_backwards(&topic, &filter), expected, "{prefix} backwards");
+        }
+    }
 }

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use quipu_storage::{
-    Durability, Error, Filter, FilteredCursor, Offset, ReadBatch, Record, Start, Storage, Store,
-    StoreSettings, Topic, TopicSettings, Visibility,
+    Durability, Error, Filter, FilteredBackwards, FilteredCursor, Offset, ReadBatch, Record, Start, Storage,
+    Store, StoreSettings, Topic, TopicSettings, Visibility,
 };
 
 /// Numbers that look random, the same for each seed.
@@ -49,6 +49,18 @@ fn all(cursor: &mut FilteredCursor, filter: &Filter) -> Vec<Offset> {
     found
 }
 
+/// However many calls that takes.
+fn previous(backwards: &mut FilteredBackwards) -> Option<ReadBatch> {
+    loop {
+        let before = backwards.before();
+        let batch = backwards.previous_batch().unwrap();
+        if batch.is_some() || !backwards.has_more() {
+            return batch;
+        }
+        assert!(backwards.before() < before, "it goes on");
+    }
+}
+
 #[test]
 fn a_rare_key_is_found_forwards_backwards_and_in_what_comes_without_reading_the_others() {
     let dir = tempfile::tempdir().unwrap();
@@ -79,7 +91,7 @@ fn a_rare_key_is_found_forwards_backwards_and_in_what_comes_without_reading_the_
         let mut backwards = topic.filtered_backwards(&rare, Offset::MAX, Visibility::Written).unwrap();
         let mut found = Vec::new();
         let mut batches = 0;
-        while let Some(batch) = backwards.previous_batch().unwrap() {
+        while let Some(batch) = previous(&mut backwards) {
             batches += 1;
             found.extend(matches(&batch, &rare, Offset::MAX));
         }
@@ -162,7 +174,7 @@ fn whatever_the_filter_it_finds_what_reading_every_record_finds() {
             assert_eq!(all(&mut start(filter), filter), expected, "{filter:?}");
             let mut backwards = topic.filtered_backwards(filter, Offset::MAX, visibility).unwrap();
             let (mut found, mut before) = (Vec::new(), Offset::MAX);
-            while let Some(batch) = backwards.previous_batch().unwrap() {
+            while let Some(batch) = previous(&mut backwards) {
                 let mut of_batch = matches(&batch, filter, before);
                 of_batch.reverse();
                 found.extend(of_batch);
@@ -189,4 +201,38 @@ fn records_that_were_removed_before_a_filtered_cursor_came_are_told() {
     assert!(matches!(cursor.next_batch(), Err(Error::OffsetTrimmed { .. })));
     cursor.seek(Offset(2));
     assert_eq!(all(&mut cursor, &filter), [Offset(2)]);
+}
+
+/// One call once looked through the indexes of the whole topic, and a prefix had every record read.
+#[test]
+fn a_reader_backwards_looks_at_so_many_segments_in_one_call_and_reads_only_what_a_prefix_asks_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = quiet(dir.path());
+    let topic = store.create_topic("t", small_segments()).unwrap();
+    append(&topic, &[Record::keyed("rare-1", "x")]);
+    for number in 0..500 {
+        append(&topic, &[Record::keyed(format!("other {number}"), vec![b'x'; 2000])]);
+    }
+    store.checkpoint().unwrap();
+    let segments = topic.stats().segments;
+    assert!(segments > 50, "{segments}");
+    for filter in [Filter::new().key("none"), Filter::new().key_prefix("rare-")] {
+        let mut backwards = topic.filtered_backwards(&filter, Offset::MAX, Visibility::Written).unwrap();
+        let read = store.stats().batches_read;
+        let (mut calls, mut found) = (0, Vec::new());
+        loop {
+            calls += 1;
+            match backwards.previous_batch().unwrap() {
+                Some(batch) => found.extend(matches(&batch, &filter, Offset::MAX)),
+                None if backwards.has_more() => {}
+                None => break,
+            }
+        }
+        let is_prefix = filter.keys.is_empty();
+        assert_eq!(found, if is_prefix { vec![Offset(0)] } else { vec![] });
+        assert!(calls > 3, "{calls}");
+        // Those of the active segment are read, because its terms have no order.
+        let read = store.stats().batches_read - read;
+        assert!(read <= if is_prefix { 10 } else { 0 }, "{read}");
+    }
 }

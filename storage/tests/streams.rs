@@ -405,3 +405,30 @@ fn a_damaged_file_of_the_past_is_told_and_lets_no_revision_go_back() {
     assert_eq!(topic.append(&[Record::keyed("key 1", "x")]).unwrap().revisions, [Revision(1)]);
     assert_eq!(topic.append(&[Record::keyed("key 100", "x")]).unwrap().revisions, [Revision(0)]);
 }
+
+/// Keys whose records were all trimmed stay in the index of a segment of which something is left: a list of streams looked
+/// at all of them in one call.
+#[test]
+fn a_page_of_streams_ends_although_no_record_of_many_keys_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::builder().settings(quiet()).open(dir.path()).unwrap();
+    let topic = store.create_topic("t", TopicSettings::default()).unwrap();
+    let records: Vec<_> = (0..10_000).map(|number| Record::keyed(format!("a {number:05}"), "x")).collect();
+    topic.append(&records).unwrap();
+    topic.append(&[Record::keyed("b", "x")]).unwrap();
+    topic.trim(Offset(10_000)).unwrap();
+    let (mut after, mut pages, mut found) = (None::<Vec<u8>>, 0, Vec::new());
+    loop {
+        let page = topic.streams_page("", after.as_deref(), 100).unwrap();
+        pages += 1;
+        found.extend(page.streams.into_iter().map(|stream| stream.key));
+        assert!(page.next_after > after || page.next_after.is_none());
+        after = page.next_after;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, [b"b"]);
+    assert_eq!(pages, 3);
+    assert_eq!(topic.streams("", None, 100).unwrap().len(), 1);
+}

@@ -219,6 +219,7 @@ fn nth_last_match(topic: &AnyTopic, filter: &Filter, count: u64, visibility: Vis
     while left > 0 {
         let batch = match backwards.previous_batch() {
             Ok(Some(batch)) => batch,
+            Ok(None) if backwards.has_more() => continue,
             Ok(None) => break,
             // The reader that goes forwards from here says so again.
             Err(Error::Corrupt { offsets, .. }) => {
@@ -386,6 +387,7 @@ impl Reader for BackwardsReader {
                         return Ok(Step::Records(items));
                     }
                 }
+                Ok(None) if self.batches.has_more() => {}
                 Ok(None) => break,
                 Err(error @ Error::Corrupt { .. }) => {
                     return Ok(damaged(&error, |offsets| self.batches.seek(offsets.start)));
