@@ -159,6 +159,8 @@ pub(crate) enum Command {
     Topics(commands::topics::TopicsArgs),
     /// List the keys of a topic, each with its last revision and how many records it has.
     Streams(commands::streams::StreamsArgs),
+    /// List and forget the names under which is published exactly once.
+    Producers(commands::producers::ProducersArgs),
     /// Say whether conditions of an append would hold now, and which records stand against them.
     Explain(commands::explain::ExplainArgs),
     /// Show how the server and its store are; ends with 0 only if it takes appends.

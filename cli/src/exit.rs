@@ -44,13 +44,13 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::NotFound,
         3,
-        "TOPIC_NOT_FOUND, NO_STORE, FILE_NOT_FOUND",
+        "TOPIC_NOT_FOUND, NO_STORE, FILE_NOT_FOUND, PRODUCER_NOT_FOUND",
         "check the name; `topics create` makes a topic",
     ),
     (
         Exit::Conflict,
         4,
-        "TOPIC_EXISTS, APPEND_CONDITION_FAILED, FENCED",
+        "TOPIC_EXISTS, APPEND_CONDITION_FAILED, FENCED, PRODUCER_FENCED, TOPIC_FENCED, PRODUCER_SEQUENCE_GAP, REQUEST_ID_REUSED",
         "it is there already, or has changed: look again",
     ),
     (
@@ -68,7 +68,7 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Busy,
         7,
-        "LOCKED, LISTEN, ALREADY_RUNNING, TOO_MANY_TOPICS",
+        "LOCKED, LISTEN, ALREADY_RUNNING, TOO_MANY_TOPICS, TOO_MANY_PRODUCERS",
         "another process or operation is at it",
     ),
     (
@@ -185,10 +185,12 @@ impl From<StorageError> for Failure {
             ErrorKind::Invalid => match &error {
                 E::RecordTooLarge { .. } => (Exit::Usage, "RECORD_TOO_LARGE"),
                 E::AppendTooLarge { .. } => (Exit::Usage, "APPEND_TOO_LARGE"),
+                E::RequestIdReused { .. } => (Exit::Conflict, "REQUEST_ID_REUSED"),
                 _ => (Exit::Usage, "INVALID_ARGUMENT"),
             },
             ErrorKind::NotFound => match &error {
                 E::NoStore { .. } => (Exit::NotFound, "NO_STORE"),
+                E::ProducerNotFound { .. } => (Exit::NotFound, "PRODUCER_NOT_FOUND"),
                 _ => (Exit::NotFound, "TOPIC_NOT_FOUND"),
             },
             ErrorKind::Exists => (Exit::Conflict, "TOPIC_EXISTS"),
@@ -200,6 +202,9 @@ impl From<StorageError> for Failure {
             ErrorKind::Busy => match &error {
                 E::AlreadyRunning { .. } => (Exit::Busy, "ALREADY_RUNNING"),
                 E::TooManyTopics { .. } => (Exit::Busy, "TOO_MANY_TOPICS"),
+                E::TooManyProducers { .. } => (Exit::Busy, "TOO_MANY_PRODUCERS"),
+                E::ProducerFenced { .. } => (Exit::Conflict, "PRODUCER_FENCED"),
+                E::TopicFenced { .. } => (Exit::Conflict, "TOPIC_FENCED"),
                 E::NotAStore { .. } => (Exit::Usage, "INVALID_ARGUMENT"),
                 _ => (Exit::Busy, "LOCKED"),
             },
@@ -208,7 +213,10 @@ impl From<StorageError> for Failure {
                 E::Cancelled { .. } => (Exit::Interrupted, "CANCELLED"),
                 _ => (Exit::Failure, "IO"),
             },
-            ErrorKind::Conflict => (Exit::Conflict, "APPEND_CONDITION_FAILED"),
+            ErrorKind::Conflict => match &error {
+                E::SequenceGap { .. } => (Exit::Conflict, "PRODUCER_SEQUENCE_GAP"),
+                _ => (Exit::Conflict, "APPEND_CONDITION_FAILED"),
+            },
             ErrorKind::DiskFull => (Exit::DiskFull, "DISK_FULL"),
             ErrorKind::Damaged => match &error {
                 E::Corrupt { .. } => (Exit::Damaged, "CORRUPT_RANGE"),

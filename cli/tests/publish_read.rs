@@ -470,3 +470,29 @@ fn an_input_that_is_not_there_is_found_before_anything_is_published() {
     place.run(&["publish", "t", "--create", &good, dir.to_str().unwrap()]).fails(1);
     place.run(&["read", "t"]).fails(3);
 }
+
+#[test]
+fn a_directory_knows_a_named_publisher_as_a_server_does() {
+    let place = Place::new();
+    let input = place.file("input", (0..25).map(|number| format!("{number}\n")).collect::<String>());
+    let args = ["publish", "t", &input, "--create", "--producer", "p", "--batch-records", "10"];
+    place.run(&args).ok().says("published 25 records");
+    place.run(&args).ok().says("25 published before");
+    assert_eq!(place.run(&["read", "t"]).ok().lines().len(), 25);
+    // A grown input makes another batch of the last one.
+    place.file("input", (0..30).map(|number| format!("{number}\n")).collect::<String>());
+    place.run(&args).fails(4).says("another input");
+    assert_eq!(place.run(&["read", "t"]).ok().lines().len(), 25);
+    assert!(place.run(&["producers", "list"]).ok().text().contains("p "));
+    place.run(&["producers", "forget", "p"]).ok().says("forgotten");
+    place.run(&["producers", "list"]).ok().says("no producer");
+    for (wrong, why) in [
+        (&["publish", "t", "--producer", "~p"][..], "temporary"),
+        (&["publish", "t", "--producer", ""], "--producer needs a name"),
+        (&["publish", "t", "--producer", "p", "--skip", "1"], "cannot be used with"),
+        (&["publish", "t", "--producer-epoch", "1"], "--producer"),
+        (&["publish", "t", &input, &input, "--producer", "p"], "single input"),
+    ] {
+        place.run(wrong).fails(2).says(why);
+    }
+}

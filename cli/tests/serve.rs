@@ -608,3 +608,54 @@ fn a_follower_with_an_end_shows_everything_before_it() {
         assert_eq!(server.run(&args).ok().lines(), expected);
     }
 }
+
+#[test]
+fn a_publisher_with_a_name_that_is_killed_again_and_again_publishes_its_input_exactly_once() {
+    let place = Place::new();
+    let mut server = Server::start(&place, 0);
+    server.run(&["topics", "create", "t"]).ok();
+    let lines: Vec<String> = (0..205).map(|number| format!("line {number}")).collect();
+    let args = ["publish", "t", "--producer", "import", "--batch-records", "10"];
+    let end = |server: &Server| {
+        let described = server.run(&["topics", "describe", "t", "--json"]).ok();
+        serde_json::from_str::<Value>(&described.text()).unwrap()["log_end_offset"].as_u64().unwrap()
+    };
+    for kill in 1..=4 {
+        // It gets a part of a batch that it must keep to itself.
+        let mut publisher = server.spawn(&args);
+        lines[..kill * 40 + 7].iter().for_each(|line| publisher.send(&format!("{line}\n")));
+        while end(&server) < kill as u64 * 40 {
+            assert!(publisher.child.try_wait().unwrap().is_none(), "it waits for more");
+        }
+        drop(publisher);
+        if kill == 2 {
+            let port = server.port();
+            server.signal("KILL");
+            drop(server);
+            server = Server::start(&place, port);
+        }
+    }
+    let input = place.file("input", lines.join("\n"));
+    let whole = [&args[..2], &[&input], &args[2..], &["--json"]].concat();
+    let report: Value = serde_json::from_str(&server.run(&whole).ok().text()).unwrap();
+    assert_eq!((&report["records"], &report["published_before"]), (&45.into(), &160.into()));
+    assert_eq!((&report["first_offset"], &report["next_offset"]), (&160.into(), &205.into()));
+    let report: Value = serde_json::from_str(&server.run(&whole).ok().text()).unwrap();
+    assert_eq!((&report["records"], &report["published_before"]), (&0.into(), &205.into()));
+    assert_eq!(server.run(&["read", "t", "--raw"]).ok().lines(), lines);
+
+    // Another input, or one that is shorter.
+    server.feed(&args, lines[1..].join("\n")).fails(4).says("--producer-epoch");
+    server.feed(&args, lines[..50].join("\n")).fails(4).says("ends 16 batches before what is published");
+    assert_eq!(end(&server), 205);
+    let listed = server.run(&["producers", "list", "--json"]).ok().lines();
+    let named: Vec<Value> = listed.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(named, [serde_json::json!({ "producer": "import", "epoch": 0, "last_sequence": 20 })]);
+    let anew = [&args[..], &["--producer-epoch", "1"]].concat();
+    server.feed(&anew, "another\n").ok();
+    let fenced = [&args[..], &["--producer-epoch", "0"]].concat();
+    server.feed(&fenced, "x\n").fails(4).says("higher epoch");
+    server.run(&["producers", "forget", "import"]).ok();
+    server.run(&["producers", "forget", "import"]).fails(3).says("import");
+    assert_eq!(end(&server), 206);
+}

@@ -5,9 +5,9 @@ use std::time::Duration;
 use quipu_proto::v1 as pb;
 use quipu_storage::verify::{Finding, Severity, VerifyReport};
 use quipu_storage::{
-    Codec, Compaction, CompactionReport, Condition, Durability, ExpectedRevision, Offset, Retention,
-    RetentionReason, RetentionReport, Revision, Storage, StoredRecord, StreamInfo, TopicName, TopicSettings,
-    TopicStats, Uid,
+    Codec, Compaction, CompactionReport, Condition, Durability, ExpectedRevision, Offset, ProducerInfo,
+    Retention, RetentionReason, RetentionReport, Revision, Storage, StoredRecord, StreamInfo, TopicName,
+    TopicSettings, TopicStats, Uid,
 };
 
 use super::{Item, filter};
@@ -144,6 +144,12 @@ pub(super) fn topic(name: &TopicName, uid: Uid, settings: &TopicSettings, bounds
         // Who reads beside the writer does not know it.
         fencing_token: 0,
     }
+}
+
+/// How far a producer is.
+pub(super) fn producer(producer: ProducerInfo) -> pb::ProducerState {
+    let ProducerInfo { name, epoch, last_sequence } = producer;
+    pb::ProducerState { name, epoch, last_sequence }
 }
 
 /// What a topic holds and does.

@@ -18,7 +18,7 @@ use quipu_storage::{
 
 use super::publish::EmbeddedPublisher;
 use super::read::{AnyTopic, reader};
-use super::{Backend, Publisher, ReadSpec, Reader, convert};
+use super::{Backend, ProducerAt, Publisher, ReadSpec, Reader, convert};
 use crate::exit::Result;
 use crate::position::Position;
 use crate::requirement::{Requirement, Unmet};
@@ -216,10 +216,27 @@ impl Backend for Embedded {
         unmet.filter_map(Result::transpose).collect()
     }
 
-    fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>> {
+    fn producer(&self, name: &str) -> Result<Option<pb::ProducerState>> {
+        Ok(self.store()?.producer(name).map(convert::producer))
+    }
+
+    fn producers(&self) -> Result<Vec<pb::ProducerState>> {
+        Ok(self.store()?.producers(None, usize::MAX).into_iter().map(convert::producer).collect())
+    }
+
+    fn forget_producer(&self, name: &str) -> Result<()> {
+        Ok(self.store()?.forget_producer(name)?)
+    }
+
+    fn publisher(
+        &self,
+        topic: &str,
+        durability: pb::Durability,
+        producer: Option<ProducerAt>,
+    ) -> Result<Box<dyn Publisher + '_>> {
         let topic = self.topic_to_change(topic)?;
         let durability = convert::durability(durability);
-        Ok(Box::new(EmbeddedPublisher::new(topic.store(), topic, durability)))
+        Ok(Box::new(EmbeddedPublisher::new(topic.store(), topic, durability, producer)))
     }
 
     fn reader(&self, spec: ReadSpec) -> Result<Box<dyn Reader + '_>> {

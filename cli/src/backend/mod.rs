@@ -127,6 +127,14 @@ pub(crate) struct Acknowledged {
     pub(crate) next_offset: u64,
 }
 
+/// Where a named producer goes on: each batch is one append of it.
+#[derive(Clone, Debug)]
+pub(crate) struct ProducerAt {
+    pub(crate) name: String,
+    pub(crate) epoch: u64,
+    pub(crate) next_sequence: u64,
+}
+
 /// Appends batches to a topic, in order. Each is atomic.
 pub(crate) trait Publisher {
     /// The next batch is appended only if these hold right before it.
@@ -178,8 +186,19 @@ pub(crate) trait Backend {
     ) -> Result<()>;
     /// Which of these do not hold now; appends nothing.
     fn unmet(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<Unmet>>;
-    /// To append to a topic. `bytes_max` bounds what is unacknowledged.
-    fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>>;
+    /// How far a producer is; `None` if there is none of that name.
+    fn producer(&self, name: &str) -> Result<Option<pb::ProducerState>>;
+    /// All producers, in the order of their names.
+    fn producers(&self) -> Result<Vec<pb::ProducerState>>;
+    /// Forgets a producer.
+    fn forget_producer(&self, name: &str) -> Result<()>;
+    /// To append to a topic, as a producer or without a name of one's own.
+    fn publisher(
+        &self,
+        topic: &str,
+        durability: pb::Durability,
+        producer: Option<ProducerAt>,
+    ) -> Result<Box<dyn Publisher + '_>>;
     /// To read a topic.
     fn reader(&self, spec: ReadSpec) -> Result<Box<dyn Reader + '_>>;
     /// To be called when all is done: what was done is safe in any case.

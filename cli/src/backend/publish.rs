@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use quipu_proto::v1 as pb;
-use quipu_storage::{Append, Appended, Durability, Error, Store, Ticket, Topic};
+use quipu_storage::{Append, Appended, Durability, Error, Producer, Store, Ticket, Topic};
 
-use super::{Acknowledged, Publisher, convert};
+use super::{Acknowledged, ProducerAt, Publisher, convert};
 use crate::exit::Result;
 use crate::requirement::Requirement;
 
@@ -20,17 +20,27 @@ pub(super) struct EmbeddedPublisher {
     acknowledged: Acknowledged,
     /// Of the next batch.
     requirements: Vec<Requirement>,
+    producer: Option<ProducerAt>,
 }
 
 impl EmbeddedPublisher {
-    pub(super) fn new(store: Store, topic: Topic, durability: Durability) -> Self {
+    pub(super) fn new(
+        store: Store,
+        topic: Topic,
+        durability: Durability,
+        producer: Option<ProducerAt>,
+    ) -> Self {
         let tickets = VecDeque::with_capacity(TICKETS_MAX);
         let (acknowledged, requirements) = (Acknowledged::default(), Vec::new());
-        Self { store, topic, durability, tickets, acknowledged, requirements }
+        Self { store, topic, durability, tickets, acknowledged, requirements, producer }
     }
 
     fn append(&self, body: &[u8]) -> Result<Append> {
-        let append = Append::new().durability(self.durability).encoded(&self.topic, body)?;
+        let mut append = Append::new().durability(self.durability).encoded(&self.topic, body)?;
+        if let Some(ProducerAt { name, epoch, next_sequence }) = &self.producer {
+            let producer = Producer { name: name.clone(), epoch: *epoch, sequence: *next_sequence };
+            append = append.producer(producer);
+        }
         let conditions = self.requirements.iter().map(convert::condition);
         Ok(conditions.fold(append, |append, condition| append.require(&self.topic, condition)))
     }
@@ -83,6 +93,9 @@ impl Publisher for EmbeddedPublisher {
             Err(error) => return Err(error.into()),
         }
         self.requirements.clear();
+        if let Some(producer) = &mut self.producer {
+            producer.next_sequence += 1;
+        }
         Ok(())
     }
 

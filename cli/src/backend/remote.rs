@@ -13,7 +13,9 @@ use quipu_client::{
 use quipu_proto::v1 as pb;
 use tokio::runtime::Runtime;
 
-use super::{Acknowledged, Backend, Damage, Direction, Item, Publisher, ReadSpec, Reader, Step, filter};
+use super::{
+    Acknowledged, Backend, Damage, Direction, Item, ProducerAt, Publisher, ReadSpec, Reader, Step, filter,
+};
 use crate::exit::{Exit, Failure, Result};
 use crate::position::Position;
 use crate::requirement::{Requirement, Unmet, look_at};
@@ -251,9 +253,29 @@ impl Backend for Remote {
         }
     }
 
-    fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>> {
+    fn producer(&self, name: &str) -> Result<Option<pb::ProducerState>> {
+        self.call(self.client.producer(name))
+    }
+
+    fn producers(&self) -> Result<Vec<pb::ProducerState>> {
+        self.call(self.client.producers(usize::MAX))
+    }
+
+    fn forget_producer(&self, name: &str) -> Result<()> {
+        self.call(self.client.forget_producer(name))
+    }
+
+    fn publisher(
+        &self,
+        topic: &str,
+        durability: pb::Durability,
+        producer: Option<ProducerAt>,
+    ) -> Result<Box<dyn Publisher + '_>> {
         // A batch of ours is a batch of the session's: it goes out as it is handed over.
-        let session = self.client.append_session(topic).durability(durability).batch_bytes(1);
+        let mut session = self.client.append_session(topic).durability(durability).batch_bytes(1);
+        if let Some(ProducerAt { name, epoch, next_sequence }) = producer {
+            session = session.producer(name, epoch, next_sequence);
+        }
         Ok(Box::new(RemotePublisher {
             remote: self,
             session: self.call(session.open())?,
@@ -658,6 +680,12 @@ impl From<quipu_client::Error> for Failure {
                     None => failure,
                 }
             }
+            E::SequenceGap { .. } => of(Exit::Conflict, "PRODUCER_SEQUENCE_GAP"),
+            E::ProducerFenced { .. } => of(Exit::Conflict, "PRODUCER_FENCED"),
+            E::TopicFenced { .. } => of(Exit::Conflict, "TOPIC_FENCED"),
+            E::RequestIdReused { .. } => of(Exit::Conflict, "REQUEST_ID_REUSED"),
+            E::TooManyProducers { .. } => of(Exit::Busy, "TOO_MANY_PRODUCERS"),
+            E::ProducerNotFound { .. } => of(Exit::NotFound, "PRODUCER_NOT_FOUND"),
             E::RevisionUnwritten { .. } => of(Exit::OutOfRange, "REVISION_UNWRITTEN")
                 .hint("`quipu streams` shows the last revision of each key"),
             E::Invalid { .. } => of(Exit::Usage, "INVALID_ARGUMENT"),

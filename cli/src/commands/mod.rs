@@ -6,6 +6,7 @@ pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod manual;
 pub(crate) mod offline;
+pub(crate) mod producers;
 pub(crate) mod progress;
 pub(crate) mod publish;
 pub(crate) mod read;
@@ -30,6 +31,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<()> {
         Command::Read(args) => read::run(&global, args, out),
         Command::Tail(args) => tail::run(&global, args, out),
         Command::Topics(args) => topics::run(&global, args, out),
+        Command::Producers(args) => producers::run(&global, &args, out),
         Command::Streams(args) => streams::run(&global, &args, out),
         Command::Explain(args) => explain::run(&global, args, out),
         Command::Status(args) => status::run(&global, &args, out),

@@ -3,6 +3,10 @@
 //! Batches of a pipe or a terminal are sent as soon as there is nothing more to read; so a line is published when it is
 //! there, and a file in full batches. What has been acknowledged is always a prefix of the input; when something fails,
 //! the message says with which `--skip` to go on.
+//!
+//! With `--producer` a batch is what the input and the bounds say, whatever the time: so it is the same when the input is
+//! given again, and has the same sequence. What is published already is left out but for the last batch, by which the
+//! store sees whether the input is the same.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,16 +21,17 @@ use indicatif::ProgressBar;
 use prost::Message as _;
 use quipu_client::ExpectedRevision;
 use quipu_proto::v1 as pb;
+use quipu_storage::TEMPORARY_PREFIX;
 
 use super::progress::bytes_bar;
 use crate::args::Global;
-use crate::backend::{Acknowledged, Backend, Publisher};
+use crate::backend::{Acknowledged, Backend, ProducerAt, Publisher};
 use crate::exit::{Exit, Failure, Result};
 use crate::input::fields::FieldName;
 use crate::input::{Entries, Feed, InputFormat, Mapping, entries};
 use crate::output::{Output, Shown};
 use crate::requirement::{Requirement, parse_expected};
-use crate::units::{Size, about_bytes, counted, grouped};
+use crate::units::{Size, about_bytes, batches, counted, grouped};
 
 /// What an append takes by default, less what a record's other fields may add.
 const ENTRY_BYTES_MAX: u64 = 8 << 20;
@@ -38,7 +43,8 @@ const ENTRY_BYTES_MAX: u64 = 8 << 20;
   quipu publish orders --format csv --key-field order_id --header-field source --tag-field region? orders.csv
   printf 'k1:hello\\nk2:world\\n' | quipu publish pairs --key-separator :
   tail -f app.log | quipu publish logs --durability written
-  echo paid | quipu publish orders --key order-7 --expect-revision 3")]
+  echo paid | quipu publish orders --key order-7 --expect-revision 3
+  quipu publish orders --producer import-2026-07 --format ndjson orders.ndjson")]
 pub(crate) struct PublishArgs {
     /// The topic.
     #[arg(required_unless_present = "topic_named", value_name = "TOPIC")]
@@ -120,6 +126,13 @@ pub(crate) struct PublishArgs {
     /// Publish only if this is the topic's next offset. Checked with the first batch.
     #[arg(long, value_name = "OFFSET", conflicts_with = "dry_run")]
     expect_next_offset: Option<u64>,
+    /// Publish the input exactly once under this name: when it is killed, run it again with the same name, input and batch
+    /// sizes. Batches of a pipe are full, too.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["dry_run", "skip", "expect_revision", "expect_next_offset"])]
+    producer: Option<String>,
+    /// Begin anew with another input, and shut out whoever publishes under a lower one: one more than `producers list` shows.
+    #[arg(long, value_name = "N", requires = "producer")]
+    producer_epoch: Option<u64>,
     /// Read and check the input, and publish nothing.
     #[arg(long)]
     dry_run: bool,
@@ -213,6 +226,13 @@ impl PublishArgs {
         if self.key_separator.as_deref() == Some("") {
             return Err(Failure::usage("--key-separator needs at least one character"));
         }
+        if let Some(name) = &self.producer
+            && (name.is_empty() || name.starts_with(TEMPORARY_PREFIX))
+        {
+            return Err(Failure::usage(
+                "--producer needs a name that does not begin with ~: those are temporary",
+            ));
+        }
         if !(1..=64 << 20).contains(&self.entry_bytes_max.0) || !(1..=64 << 20).contains(&self.batch_bytes.0)
         {
             return Err(Failure::usage("--entry-bytes-max and --batch-bytes must be 1 to 64MiB"));
@@ -226,33 +246,62 @@ pub(crate) fn run(global: &Global, mut args: PublishArgs, out: &mut Output) -> R
     if args.skip > 0 && files.len() > 1 {
         return Err(Failure::usage("--skip needs a single input"));
     }
+    if args.producer.is_some() && files.len() > 1 {
+        return Err(Failure::usage("--producer needs a single input"));
+    }
     for file in &files {
         args.check(format_of(args.format, file))?;
         look_at(file)?;
     }
     let begun = Instant::now();
     let backend = if args.dry_run { None } else { Some(global.backend()?) };
-    let publisher: Box<dyn Publisher + '_> = match &backend {
+    let (publisher, published): (Box<dyn Publisher + '_>, _) = match &backend {
         Some(backend) => open(&**backend, &topic, &args)?,
-        None => Box::new(NoPublisher::default()),
+        None => (Box::new(NoPublisher::default()), 0),
     };
     let bar = bytes_bar(out, total_bytes(&files));
-    let shared = Rc::new(RefCell::new(Batcher::new(publisher, &args, bar.clone())));
+    let shared = Rc::new(RefCell::new(Batcher::new(publisher, published, &args, bar.clone())));
     let outcome = files.iter().try_for_each(|file| publish_file(&shared, file, &args, out));
     let batcher = &mut *shared.borrow_mut();
     // Also after a failure: what was handed over before it may still be acknowledged.
-    let finished = batcher.finish();
+    let finished = if outcome.is_err() && batcher.is_named {
+        // What is left of the input would make the batch a full one.
+        batcher.publisher.finish()
+    } else {
+        batcher.finish().and_then(|()| batcher.check_published())
+    };
     bar.finish_and_clear();
     let done = batcher.publisher.acknowledged();
-    let outcome = outcome
-        .and(finished)
-        .map_err(|failure| if files.len() > 1 { failure } else { batcher.explain(failure, args.skip) });
+    let outcome = outcome.and(finished).map_err(|failure| match (&args.producer, files.len()) {
+        (Some(name), _) => explain_named(failure, name),
+        (None, 1) => batcher.explain(failure, args.skip),
+        (None, _) => failure,
+    });
     let outcome =
         outcome.and_then(|()| backend.as_ref().map_or(Ok(()), |backend| close(&**backend, &args, out)));
     if outcome.is_ok() || done.records > 0 {
         report(out, &topic, &args, done, batcher, begun)?;
     }
     outcome
+}
+
+/// Says how to go on after a failure of a publisher that has a name.
+fn explain_named(mut failure: Failure, name: &str) -> Failure {
+    if failure.exit == Exit::Ok {
+        return failure;
+    }
+    let go_on = match &*failure.reason {
+        "REQUEST_ID_REUSED" => format!(
+            "what producer {name} published is not this input in these batches; for another input take another name or a higher --producer-epoch"
+        ),
+        "PRODUCER_FENCED" => "somebody publishes under a higher epoch".to_owned(),
+        _ => "the same command goes on where this one ended".to_owned(),
+    };
+    failure.hint = Some(match failure.hint {
+        Some(hint) => format!("{hint}; {go_on}"),
+        None => go_on,
+    });
+    failure
 }
 
 /// What was acknowledged is there, whatever keeps the store from being closed in order; only what was merely accepted may
@@ -270,20 +319,43 @@ fn close(backend: &dyn Backend, args: &PublishArgs, out: &Output) -> Result<()> 
     }
 }
 
-fn open<'a>(backend: &'a dyn Backend, topic: &str, args: &PublishArgs) -> Result<Box<dyn Publisher + 'a>> {
+/// Where to publish, and how many batches of the input are published already.
+fn open<'a>(
+    backend: &'a dyn Backend,
+    topic: &str,
+    args: &PublishArgs,
+) -> Result<(Box<dyn Publisher + 'a>, u64)> {
     if args.create {
         match backend.create_topic(topic, pb::TopicSettings::default()) {
             Err(failure) if failure.reason != "TOPIC_EXISTS" => return Err(failure),
             _ => {}
         }
     }
-    let publisher = backend.publisher(topic, args.durability.into());
-    publisher.map_err(|mut failure| {
+    let with_hint = |mut failure: Failure| {
         if matches!(&*failure.reason, "TOPIC_NOT_FOUND" | "NO_STORE") {
             failure.hint = Some("--create creates what is missing".into());
         }
         failure
-    })
+    };
+    let (producer, published) = match &args.producer {
+        Some(name) => {
+            let known = backend.producer(name).map_err(with_hint)?;
+            let (at, published) = place(name, args.producer_epoch, known);
+            (Some(at), published)
+        }
+        None => (None, 0),
+    };
+    let publisher = backend.publisher(topic, args.durability.into(), producer).map_err(with_hint)?;
+    Ok((publisher, published))
+}
+
+/// Where a producer goes on: with the last batch that it has published, which is looked at once more.
+fn place(name: &str, epoch: Option<u64>, known: Option<pb::ProducerState>) -> (ProducerAt, u64) {
+    let known_epoch = known.as_ref().map_or(0, |known| known.epoch);
+    let epoch = epoch.unwrap_or(known_epoch);
+    let last = known.filter(|known| known.epoch == epoch).map(|known| known.last_sequence);
+    let at = ProducerAt { name: name.to_owned(), epoch, next_sequence: last.unwrap_or(0) };
+    (at, last.map_or(0, |last| last.saturating_add(1)))
 }
 
 /// Finds out before anything is published that an input is not there or cannot be read. A pipe is opened only once.
@@ -423,10 +495,15 @@ fn report(
     batcher: &Batcher<'_>,
     begun: Instant,
 ) -> Result<()> {
+    // The batch that was looked at once more is not published by this run.
+    let repeated = batcher.repeated_records.min(done.records);
+    let first_offset = done.first_offset.map(|first| first + repeated).filter(|_| done.records > repeated);
+    let done = Acknowledged { records: done.records - repeated, first_offset, ..done };
     if out.is_json {
         return out.json(&serde_json::json!({
             "topic": topic,
             "records": done.records,
+            "published_before": batcher.left_out_records,
             "invalid": batcher.skipped,
             "first_offset": done.first_offset,
             "next_offset": done.first_offset.map(|_| done.next_offset),
@@ -450,7 +527,14 @@ fn report(
         0 => String::new(),
         count => format!(", {count} passed over"),
     };
-    out.note(format_args!("{what}{offsets} ({}, {rate}/s){invalid}", about_bytes(batcher.bytes_total),));
+    let before = match batcher.left_out_records {
+        0 => String::new(),
+        count => format!(", {count} published before"),
+    };
+    out.note(format_args!(
+        "{what}{offsets} ({}, {rate}/s){invalid}{before}",
+        about_bytes(batcher.bytes_total)
+    ));
     Ok(())
 }
 
@@ -469,6 +553,14 @@ struct Batcher<'a> {
     /// For each batch that was handed over: records up to its end, and entries passed over by then.
     handed_over: VecDeque<(u64, u64)>,
     records_total: u64,
+    /// Batches are the same whenever the input is given.
+    is_named: bool,
+    /// Batches that are published already and still to come; the last of them is handed over all the same.
+    published: u64,
+    /// Records of those.
+    left_out_records: u64,
+    /// Of those, the records of the batch that was handed over all the same.
+    repeated_records: u64,
     /// What the first batch is published under; of the key, which all have.
     expect_next_offset: Option<u64>,
     expect_revision: Option<ExpectedRevision>,
@@ -480,7 +572,7 @@ struct Batcher<'a> {
 }
 
 impl<'a> Batcher<'a> {
-    fn new(publisher: Box<dyn Publisher + 'a>, args: &PublishArgs, bar: ProgressBar) -> Self {
+    fn new(publisher: Box<dyn Publisher + 'a>, published: u64, args: &PublishArgs, bar: ProgressBar) -> Self {
         Self {
             publisher,
             batch: Vec::new(),
@@ -491,6 +583,10 @@ impl<'a> Batcher<'a> {
             skipped: 0,
             handed_over: VecDeque::new(),
             records_total: 0,
+            is_named: args.producer.is_some(),
+            published,
+            left_out_records: 0,
+            repeated_records: 0,
             expect_next_offset: args.expect_next_offset,
             expect_revision: args.expect_revision,
             one_key: None,
@@ -544,6 +640,14 @@ impl<'a> Batcher<'a> {
         }
         self.bytes = 0;
         let batch = std::mem::take(&mut self.batch);
+        if self.published > 0 {
+            self.published -= 1;
+            self.left_out_records += batch.len() as u64;
+            if self.published > 0 {
+                return Ok(());
+            }
+            self.repeated_records = batch.len() as u64;
+        }
         if self.handed_over.is_empty() {
             let requirements = self.requirements();
             self.publisher.require(requirements);
@@ -561,6 +665,9 @@ impl<'a> Batcher<'a> {
 
     /// Before waiting for input: everything so far is published and acknowledged.
     fn flush_for_wait(&mut self) -> Result<(), ()> {
+        if self.is_named {
+            return Ok(());
+        }
         let outcome = self.flush().and_then(|()| self.publisher.finish());
         outcome.map_err(|failure| self.failure = Some(failure))
     }
@@ -568,6 +675,15 @@ impl<'a> Batcher<'a> {
     fn finish(&mut self) -> Result<()> {
         self.flush()?;
         self.publisher.finish()
+    }
+
+    /// At the end of the input: whether it was all of what is published.
+    fn check_published(&self) -> Result<()> {
+        if self.published == 0 {
+            return Ok(());
+        }
+        let message = format!("the input ends {} before what is published", batches(self.published));
+        Err(Failure::new(Exit::Conflict, "REQUEST_ID_REUSED", message))
     }
 
     /// Says how to go on after a failure.

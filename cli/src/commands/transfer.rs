@@ -188,7 +188,7 @@ pub(crate) fn import(global: &Global, args: &ImportArgs, out: &mut Output) -> Re
     let bar = bytes_bar(out, bytes);
     backend.create_topic(&args.topic, source.settings().unwrap_or_default())?;
     let mut count = 0;
-    let outcome = backend.publisher(&args.topic, pb::Durability::Synced).and_then(|publisher| {
+    let outcome = backend.publisher(&args.topic, pb::Durability::Synced, None).and_then(|publisher| {
         let mut loader = Loader { publisher, clock: &clock, batch: Vec::new(), bytes: 0, time: None };
         let loaded = load(&mut loader, &mut *source, args.renumber, &bar);
         count = loader.publisher.acknowledged().records;
