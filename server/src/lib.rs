@@ -11,6 +11,7 @@
 //!                   budget.rs                   what all appends together may have on their way
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
 //!                   stream.rs                   what is known of the records of a key
+//! snapshot.rs                                snapshots of streams: put like an append, got like a read
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
 //! wire.rs        appends and batches as bytes, not as objects
 //! admin.rs       status of the server            error.rs      what is answered when something fails
@@ -50,6 +51,7 @@ mod serve;
 mod session;
 mod settings;
 mod shared;
+mod snapshot;
 mod stream;
 mod subscribe;
 mod topics;

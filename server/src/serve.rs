@@ -27,6 +27,7 @@ use crate::cors::CorsLayer;
 use crate::edge::EdgeLayer;
 use crate::log::Log;
 use crate::shared::{REQUEST_BYTES_MAX, Shared};
+use crate::snapshot::Snapshots;
 use crate::topics::Topics;
 
 /// HTTP/2 streams that a client may open beyond our own limit, so that it gets our error instead of waiting.
@@ -191,6 +192,7 @@ async fn run(
     let log = Log { shared: Arc::clone(shared) };
     let topics = TopicServiceServer::new(Topics { shared: Arc::clone(shared) })
         .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let snapshots = Snapshots { shared: Arc::clone(shared) };
     let admin = AdminServiceServer::new(Admin { shared: Arc::clone(shared) })
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let reflection = if config.reflection { Some(reflection()?) } else { None };
@@ -200,6 +202,7 @@ async fn run(
         .layer(EdgeLayer { shared: Arc::clone(shared) })
         .add_service(log)
         .add_service(topics)
+        .add_service(snapshots)
         .add_service(admin)
         .add_service(health_service)
         .add_optional_service(reflection);
@@ -236,7 +239,13 @@ async fn run(
 }
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in ["", "quipu.v1.LogService", "quipu.v1.TopicService", "quipu.v1.AdminService"] {
+    for service in [
+        "",
+        "quipu.v1.LogService",
+        "quipu.v1.TopicService",
+        "quipu.v1.SnapshotService",
+        "quipu.v1.AdminService",
+    ] {
         health.set_service_status(service, status).await;
     }
 }

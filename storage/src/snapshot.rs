@@ -147,7 +147,9 @@ impl Topic {
         if matches!(self.settings().storage, Storage::Memory { .. }) {
             return refuse("a topic in memory has none: its revisions begin anew when it is emptied");
         }
-        let name = snapshots_name(self.name())?;
+        let Ok(name) = snapshots_name(self.name()) else {
+            return refuse("its name has more than 245 bytes, which leaves no room for .snapshots behind it");
+        };
         let store = self.store();
         loop {
             match store.topic(name.as_str()) {

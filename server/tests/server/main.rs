@@ -9,6 +9,7 @@ mod errors;
 mod lifecycle;
 mod log;
 mod session;
+mod snapshots;
 mod stalled_disk;
 mod streams;
 mod subscribe;
