@@ -7,4 +7,5 @@ mod common;
 mod following;
 mod relay;
 mod sessions;
+mod snapshots;
 mod streams;
