@@ -242,6 +242,26 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
+    /// An upcaster, or what takes events in, does not know what to make of one.
+    #[error("the event at offset {offset} is not understood: {message}")]
+    EventNotUnderstood {
+        /// Where it is.
+        offset: u64,
+        /// What it said.
+        message: String,
+    },
+    /// A state cannot be made from the events of its stream, because some are gone and no snapshot covers them.
+    #[error(
+        "the events of key {key:?} of topic {topic} from revision {from} on are gone, and no snapshot covers them"
+    )]
+    HistoryGone {
+        /// The topic.
+        topic: String,
+        /// The key, as far as it is text.
+        key: String,
+        /// The first revision that is missing.
+        from: u64,
+    },
     /// The session was closed.
     #[error("the session was closed")]
     Closed,

@@ -37,6 +37,7 @@ mod readme {
     struct OfThisCrate;
 }
 
+mod aggregate;
 mod append;
 mod batch;
 mod client;
@@ -49,13 +50,16 @@ mod record;
 mod retry;
 mod session;
 mod settings;
+mod settled;
 mod snapshot;
 mod start;
 mod streams;
 mod subscribe;
 mod topics;
+mod upcast;
 mod wire;
 
+pub use aggregate::{Aggregate, Aggregates, CommandError, Loaded};
 pub use append::{Append, Appended, Durability};
 pub use batch::{RecordBatch, Records, StoredRecord};
 pub use client::Client;
@@ -73,3 +77,4 @@ pub use start::Start;
 pub use streams::{StreamInfo, StreamPages};
 pub use subscribe::{Event, Subscribe, Subscription};
 pub use topics::{CompactOptions, TopicPages, Upkeep};
+pub use upcast::{EventError, EventRecord, Upcasters};

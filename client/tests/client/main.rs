@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod aggregates;
 mod calls;
 mod common;
 mod following;
