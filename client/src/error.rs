@@ -262,6 +262,21 @@ pub enum Error {
         /// The first revision that is missing.
         from: u64,
     },
+    /// Another runner of the projection has moved its position, or the last commit was given up before its answer: what
+    /// this one has in mind may be outdated. Open the projection anew.
+    #[error("projection {name:?} has moved on without this runner; open it anew")]
+    ProjectionReplaced {
+        /// Its name.
+        name: String,
+    },
+    /// The topic of a projection was deleted and made again: its position means nothing there.
+    #[error("topic {topic} is another one than projection {name:?} has read; begin anew with a rebuild")]
+    ProjectionOutdated {
+        /// The name of the projection.
+        name: String,
+        /// The topic.
+        topic: String,
+    },
     /// The session was closed.
     #[error("the session was closed")]
     Closed,

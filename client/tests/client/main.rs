@@ -6,6 +6,7 @@ mod aggregates;
 mod calls;
 mod common;
 mod following;
+mod projections;
 mod relay;
 mod sessions;
 mod snapshots;
