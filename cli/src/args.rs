@@ -159,6 +159,9 @@ pub(crate) enum Command {
     Topics(commands::topics::TopicsArgs),
     /// List the keys of a topic, each with its last revision and how many records it has.
     Streams(commands::streams::StreamsArgs),
+    /// Keep what a stream comes to up to a revision, and find it again.
+    #[command(visible_alias = "snapshots")]
+    Snapshot(commands::snapshot::SnapshotArgs),
     /// Say whether conditions of an append would hold now, and which records stand against them.
     Explain(commands::explain::ExplainArgs),
     /// Show how the server and its store are; ends with 0 only if it takes appends.

@@ -11,6 +11,7 @@ pub(crate) mod publish;
 pub(crate) mod read;
 pub(crate) mod serve;
 pub(crate) mod show;
+pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod streams;
 pub(crate) mod tail;
@@ -31,6 +32,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<()> {
         Command::Tail(args) => tail::run(&global, args, out),
         Command::Topics(args) => topics::run(&global, args, out),
         Command::Streams(args) => streams::run(&global, &args, out),
+        Command::Snapshot(args) => snapshot::run(&global, args, out),
         Command::Explain(args) => explain::run(&global, args, out),
         Command::Status(args) => status::run(&global, &args, out),
         Command::Export(args) => transfer::export(&global, &args, out),
