@@ -28,13 +28,15 @@
 
 #![forbid(unsafe_code)]
 
-/// The snippets of the READMEs are compiled with the other examples.
+/// The snippets of the READMEs and pages are compiled with the other examples.
 #[cfg(doctest)]
 mod readme {
     #[doc = include_str!("../../README.md")]
     struct OfTheProject;
     #[doc = include_str!("../README.md")]
     struct OfThisCrate;
+    #[doc = include_str!("../../docs/event-sourcing.md")]
+    struct OfEventSourcing;
 }
 
 mod aggregate;
