@@ -148,7 +148,7 @@ pub(crate) enum Command {
     Serve(Box<commands::serve::ServeArgs>),
     /// Publish records: lines, NDJSON, CSV or length-prefixed binary, from files or standard input.
     #[command(visible_alias = "append")]
-    Publish(commands::publish::PublishArgs),
+    Publish(Box<commands::publish::PublishArgs>),
     /// Read a topic as it is now, forwards or backwards, and end.
     #[command(visible_alias = "replay")]
     Read(commands::read::ReadArgs),
@@ -161,6 +161,9 @@ pub(crate) enum Command {
     Streams(commands::streams::StreamsArgs),
     /// List and forget the names under which is published exactly once.
     Producers(commands::producers::ProducersArgs),
+    /// Keep what a stream comes to up to a revision, and find it again.
+    #[command(visible_alias = "snapshots")]
+    Snapshot(commands::snapshot::SnapshotArgs),
     /// Say whether conditions of an append would hold now, and which records stand against them.
     Explain(commands::explain::ExplainArgs),
     /// Show how the server and its store are; ends with 0 only if it takes appends.

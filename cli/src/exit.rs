@@ -38,13 +38,13 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Usage,
         2,
-        "USAGE, INVALID_ARGUMENT, RECORD_TOO_LARGE, APPEND_TOO_LARGE, MESSAGE_TOO_LARGE, MALFORMED_REQUEST, INVALID_ENCODING",
+        "USAGE, INVALID_ARGUMENT, RECORD_TOO_LARGE, APPEND_TOO_LARGE, MESSAGE_TOO_LARGE, MALFORMED_REQUEST, INVALID_ENCODING, SNAPSHOTS_REFUSED",
         "correct the command or the request",
     ),
     (
         Exit::NotFound,
         3,
-        "TOPIC_NOT_FOUND, NO_STORE, FILE_NOT_FOUND, PRODUCER_NOT_FOUND",
+        "TOPIC_NOT_FOUND, NO_STORE, FILE_NOT_FOUND, PRODUCER_NOT_FOUND, SNAPSHOT_NOT_FOUND",
         "check the name; `topics create` makes a topic",
     ),
     (
@@ -186,6 +186,7 @@ impl From<StorageError> for Failure {
                 E::RecordTooLarge { .. } => (Exit::Usage, "RECORD_TOO_LARGE"),
                 E::AppendTooLarge { .. } => (Exit::Usage, "APPEND_TOO_LARGE"),
                 E::RequestIdReused { .. } => (Exit::Conflict, "REQUEST_ID_REUSED"),
+                E::SnapshotsRefused { .. } => (Exit::Usage, "SNAPSHOTS_REFUSED"),
                 _ => (Exit::Usage, "INVALID_ARGUMENT"),
             },
             ErrorKind::NotFound => match &error {
@@ -196,6 +197,7 @@ impl From<StorageError> for Failure {
             ErrorKind::Exists => (Exit::Conflict, "TOPIC_EXISTS"),
             ErrorKind::OutOfRange => match &error {
                 E::OffsetTrimmed { .. } => (Exit::OutOfRange, "OFFSET_TRIMMED"),
+                E::RevisionUnwritten { .. } => (Exit::OutOfRange, "REVISION_UNWRITTEN"),
                 E::ConditionTrimmed { .. } => (Exit::OutOfRange, "CONDITION_TRIMMED"),
                 _ => (Exit::OutOfRange, "OFFSET_UNWRITTEN"),
             },
@@ -246,6 +248,9 @@ impl From<StorageError> for Failure {
             E::OffsetTrimmed { .. } => failure.hint("`--from earliest` starts at the first record there is"),
             E::OffsetUnwritten { .. } => {
                 failure.hint("`--from latest` starts behind the last record there is")
+            }
+            E::RevisionUnwritten { .. } => {
+                failure.hint("`quipu streams` shows the last revision of each key")
             }
             E::ConditionFailed { failed } => match failed.first() {
                 Some(first) => {

@@ -160,3 +160,66 @@ fn conditions_are_explained_with_what_stands_against_them() {
         explain(&["--no-match", "colour=red"]).fails(2);
     }
 }
+
+#[test]
+fn a_snapshot_is_kept_found_and_read_on_from() {
+    for target in Target::filled() {
+        let put = |revision: &str, state: &str| {
+            target
+                .feed(&["snapshot", "put", "t", "--key", "ab", "--revision", revision, "--type", "S"], state)
+        };
+        let get = |args: &[&str]| target.run(&[&["snapshot", "get", "t", "--key", "ab"], args].concat());
+        let read = |args: &[&str]| {
+            target
+                .run(&[&["read", "t", "--key", "ab", "--from-snapshot", "-f", "%t %r %v\\n"], args].concat())
+        };
+        get(&[]).fails(3).says("no snapshot").says("quipu streams t");
+        let all = read(&[]).ok().says("there is no snapshot");
+        assert_eq!(all.lines(), ["t 0 1", "t 1 4", "t 2 7", "t 3 10"]);
+        put("4", "early").fails(6).says("the next one");
+        put("1", "one\n").ok().says("up to revision 1, at offset 0 of t.snapshots");
+        put("2", "two").ok();
+        put("0", "late").ok().says("nothing was stored");
+        assert_eq!(get(&["--raw", "--delimiter", ""]).ok().text(), "two");
+        assert_eq!(get(&["--up-to", "1", "-F", "%t %o %r %y %v"]).ok().text(), "t.snapshots 0 1 S one\n");
+        get(&["--up-to", "0"]).fails(3).says("up to revision 0");
+        assert_eq!(read(&[]).ok().lines(), ["t.snapshots 2 two", "t 3 10"]);
+        assert_eq!(read(&["--quiet", "--until", "3"]).ok().lines(), ["t.snapshots 2 two"]);
+        put("3", "three").ok();
+        assert_eq!(read(&[]).ok().lines(), ["t.snapshots 3 three"]);
+        let json = get(&["--json"]).ok().text();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&json["topic"], &json["revision"]), (&"t.snapshots".into(), &3.into()));
+        assert_eq!(
+            (&json["key"], &json["type"], &json["payload"]),
+            (&"ab".into(), &"S".into(), &"three".into())
+        );
+        // Of another key there is none.
+        target.run(&["snapshot", "get", "t", "--key", "a"]).fails(3);
+    }
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_is_refused_with_what_to_do() {
+    for target in Target::filled() {
+        let put = |args: &[&str]| target.feed(&[&["snapshot", "put"], args].concat(), "state");
+        put(&["t", "--key", "none", "--revision", "0"]).fails(6).says("quipu streams");
+        put(&["none", "--key", "a", "--revision", "0"]).fails(3).says("quipu topics");
+        put(&["t", "--key", "a"]).fails(2).says("--revision");
+        put(&["t", "--key", "a", "--revision", "0", "no-such-file"]).fails(3).says("no-such-file");
+        put(&["t", "--key", "a", "--revision", "0"]).ok();
+        put(&["t.snapshots", "--key", "a", "--revision", "0"]).fails(2).says("none of its own");
+        let refused = put(&["t.snapshots", "--key", "a", "--revision", "0", "--json"]).fails(2);
+        refused.says("SNAPSHOTS_REFUSED");
+        let json = put(&["t", "--key", "a", "--revision", "1", "--json"]).ok().text();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&json["offset"], &json["topic"]), (&1.into(), &"t.snapshots".into()));
+        let json = put(&["t", "--key", "a", "--revision", "0", "--json"]).ok().text();
+        assert!(json.contains("\"superseded_by\":1"), "{json}");
+        let read = |args: &[&str]| target.run(&[&["read", "t", "--from-snapshot"], args].concat());
+        read(&[]).fails(2).says("--key");
+        read(&["--key", "a", "--key", "b"]).fails(2).says("--from-snapshot").says("one --key");
+        read(&["--key", "a", "--reverse"]).fails(2);
+        read(&["--key", "a", "--revision", "1"]).fails(2);
+    }
+}

@@ -29,7 +29,7 @@ use crate::settings::{ClientBuilder, Settings};
 /// certain that nothing was applied.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Channel,
+    pub(crate) channel: Channel,
     pub(crate) settings: Arc<Settings>,
 }
 

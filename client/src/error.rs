@@ -287,6 +287,41 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
+    /// An upcaster, or what takes events in, does not know what to make of one.
+    #[error("the event at offset {offset} is not understood: {message}")]
+    EventNotUnderstood {
+        /// Where it is.
+        offset: u64,
+        /// What it said.
+        message: String,
+    },
+    /// A state cannot be made from the events of its stream, because some are gone and no snapshot covers them.
+    #[error(
+        "the events of key {key:?} of topic {topic} from revision {from} on are gone, and no snapshot covers them"
+    )]
+    HistoryGone {
+        /// The topic.
+        topic: String,
+        /// The key, as far as it is text.
+        key: String,
+        /// The first revision that is missing.
+        from: u64,
+    },
+    /// Another runner of the projection has moved its position, or the last commit was given up before its answer: what
+    /// this one has in mind may be outdated. Open the projection anew.
+    #[error("projection {name:?} has moved on without this runner; open it anew")]
+    ProjectionReplaced {
+        /// Its name.
+        name: String,
+    },
+    /// The topic of a projection was deleted and made again: its position means nothing there.
+    #[error("topic {topic} is another one than projection {name:?} has read; begin anew with a rebuild")]
+    ProjectionOutdated {
+        /// The name of the projection.
+        name: String,
+        /// The topic.
+        topic: String,
+    },
     /// The session was closed.
     #[error("the session was closed")]
     Closed,

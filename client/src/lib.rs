@@ -29,15 +29,18 @@
 
 #![forbid(unsafe_code)]
 
-/// The snippets of the READMEs are compiled with the other examples.
+/// The snippets of the READMEs and pages are compiled with the other examples.
 #[cfg(doctest)]
 mod readme {
     #[doc = include_str!("../../README.md")]
     struct OfTheProject;
     #[doc = include_str!("../README.md")]
     struct OfThisCrate;
+    #[doc = include_str!("../../docs/event-sourcing.md")]
+    struct OfEventSourcing;
 }
 
+mod aggregate;
 mod append;
 mod batch;
 mod client;
@@ -46,17 +49,22 @@ mod condition;
 mod error;
 mod ids;
 mod producers;
+mod projection;
 mod read;
 mod record;
 mod retry;
 mod session;
 mod settings;
+mod settled;
+mod snapshot;
 mod start;
 mod streams;
 mod subscribe;
 mod topics;
+mod upcast;
 mod wire;
 
+pub use aggregate::{Aggregate, Aggregates, CommandError, Loaded};
 pub use append::{Append, Appended, Durability};
 pub use batch::{RecordBatch, Records, StoredRecord};
 pub use client::Client;
@@ -64,13 +72,16 @@ pub use condition::{Condition, Expected, ExpectedRevision, FailedCondition};
 pub use error::{Error, Outcome, Result, Violation};
 pub use ids::RecordIds;
 pub use producers::ProducerState;
+pub use projection::{Projection, ProjectionBuilder};
 pub use quipu_proto::v1;
 pub use read::{Filter, Gap, Read, ReadEvent, Reading, RecordReader, Visibility};
 pub use record::Record;
 pub use retry::Retry;
 pub use session::{AppendSession, SessionBuilder, Ticket};
 pub use settings::ClientBuilder;
+pub use snapshot::{Snapshot, SnapshotPut};
 pub use start::Start;
 pub use streams::{StreamInfo, StreamPages};
 pub use subscribe::{Event, Subscribe, Subscription};
 pub use topics::{CompactOptions, TopicPages, Upkeep};
+pub use upcast::{EventError, EventRecord, Upcasters};

@@ -232,6 +232,15 @@ impl From<Error> for Problem {
                 .with("topic", topic)
                 .with("offset", offset)
                 .with("next_offset", next_offset),
+            Error::RevisionUnwritten { topic, revision, next_revision } => {
+                of(Code::OutOfRange, "REVISION_UNWRITTEN")
+                    .with("topic", topic)
+                    .with("revision", revision)
+                    .with("next_revision", next_revision)
+            }
+            Error::SnapshotsRefused { topic, rule } => {
+                of(Code::FailedPrecondition, "SNAPSHOTS_REFUSED").with("topic", topic).with("rule", rule)
+            }
             Error::Overloaded { what, limit } => of(Code::Unavailable, "OVERLOADED")
                 .with("what", what)
                 .with("limit", limit)
@@ -381,7 +390,7 @@ impl Violations {
 
 #[cfg(test)]
 mod tests {
-    use quipu_storage::{Offset, Position, TopicName};
+    use quipu_storage::{Offset, Position, Revision, TopicName};
 
     use super::*;
 
@@ -440,6 +449,22 @@ mod tests {
                 Error::OffsetUnwritten { topic: topic(), offset: Offset(3), next_offset: Offset(2) },
                 Code::OutOfRange,
                 "OFFSET_UNWRITTEN",
+                not,
+            ),
+            (
+                Error::RevisionUnwritten {
+                    topic: topic(),
+                    revision: Revision(3),
+                    next_revision: Revision(2),
+                },
+                Code::OutOfRange,
+                "REVISION_UNWRITTEN",
+                not,
+            ),
+            (
+                Error::SnapshotsRefused { topic: topic(), rule: "r" },
+                Code::FailedPrecondition,
+                "SNAPSHOTS_REFUSED",
                 not,
             ),
             (Error::DiskFull { action, path: path.clone() }, Code::ResourceExhausted, "DISK_FULL", not),

@@ -11,6 +11,7 @@
 //!                   budget.rs                   what all appends together may have on their way
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
 //!                   stream.rs                   what is known of the records of a key
+//! snapshot.rs                                snapshots of streams: put like an append, got like a read
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
 //! producer.rs    how far named writers are
 //! wire.rs        appends and batches as bytes, not as objects
@@ -52,6 +53,7 @@ mod serve;
 mod session;
 mod settings;
 mod shared;
+mod snapshot;
 mod stream;
 mod subscribe;
 mod topics;

@@ -29,6 +29,7 @@ use crate::edge::EdgeLayer;
 use crate::log::Log;
 use crate::producer::Producers;
 use crate::shared::{REQUEST_BYTES_MAX, Shared};
+use crate::snapshot::Snapshots;
 use crate::topics::Topics;
 
 /// HTTP/2 streams that a client may open beyond our own limit, so that it gets our error instead of waiting.
@@ -195,6 +196,7 @@ async fn run(
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let producers = ProducerServiceServer::new(Producers { shared: Arc::clone(shared) })
         .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let snapshots = Snapshots { shared: Arc::clone(shared) };
     let admin = AdminServiceServer::new(Admin { shared: Arc::clone(shared) })
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let reflection = if config.reflection { Some(reflection()?) } else { None };
@@ -205,6 +207,7 @@ async fn run(
         .add_service(log)
         .add_service(topics)
         .add_service(producers)
+        .add_service(snapshots)
         .add_service(admin)
         .add_service(health_service)
         .add_optional_service(reflection);
@@ -241,7 +244,13 @@ async fn run(
 }
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in ["", "quipu.v1.LogService", "quipu.v1.TopicService", "quipu.v1.AdminService"] {
+    for service in [
+        "",
+        "quipu.v1.LogService",
+        "quipu.v1.TopicService",
+        "quipu.v1.SnapshotService",
+        "quipu.v1.AdminService",
+    ] {
         health.set_service_status(service, status).await;
     }
 }

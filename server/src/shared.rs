@@ -135,7 +135,9 @@ impl Shared {
     /// Most bytes of a request to the method with this path.
     pub(crate) fn request_bytes_max(&self, path: &str) -> usize {
         match path {
-            "/quipu.v1.LogService/Append" | "/quipu.v1.LogService/AppendSession" => self.message_bytes_max(),
+            "/quipu.v1.LogService/Append"
+            | "/quipu.v1.LogService/AppendSession"
+            | "/quipu.v1.SnapshotService/PutSnapshot" => self.message_bytes_max(),
             _ => REQUEST_BYTES_MAX,
         }
     }

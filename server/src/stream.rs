@@ -2,9 +2,9 @@
 
 use quipu_proto::v1 as pb;
 use quipu_storage::{Error, Offset, Revision, StreamHead, StreamStart, Topic, Visibility};
-use tonic::{Code, Status};
+use tonic::Status;
 
-use crate::error::{Problem, Violations, status};
+use crate::error::{Violations, status};
 
 /// Streams of a page.
 const PAGE_DEFAULT: usize = 100;
@@ -31,15 +31,8 @@ pub(crate) fn place(
         let head = topic.stream_with(key, visibility).map_err(status)?;
         let next_revision = head.map_or(Revision::ZERO, |head| head.last_revision.saturating_add(1));
         if first > next_revision {
-            let message = format!(
-                "revision {revision} of the key is not written yet: the next one of topic {} is {next_revision}",
-                topic.name()
-            );
-            let problem = Problem::new(Code::OutOfRange, "REVISION_UNWRITTEN", message)
-                .with("topic", topic.name())
-                .with("revision", revision)
-                .with("next_revision", next_revision);
-            return Err(problem.into());
+            let topic = topic.name().clone();
+            return Err(status(Error::RevisionUnwritten { topic, revision, next_revision }));
         }
     }
     let cursor = topic.stream_cursor(key, start, visibility).map_err(status)?;

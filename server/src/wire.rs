@@ -28,6 +28,7 @@ use crate::condition::{CONDITION_BYTES_MAX, CONDITIONS_MAX};
 use crate::error::{Problem, status};
 use crate::read::ReadEvent;
 use crate::session::SessionRequest;
+use crate::snapshot::WirePut;
 use crate::subscribe::SubscribeEvent;
 
 /// Memory that a stream of responses begins with, and what is gathered before it is sent on.
@@ -122,9 +123,9 @@ macro_rules! by_prost {
 
 by_prost! {
     requests: pb::ReadRequest, pb::SubscribeRequest, pb::GetRecordRequest, pb::GetBoundsRequest, pb::GetStreamRequest,
-        pb::ListStreamsRequest;
+        pb::ListStreamsRequest, pb::GetSnapshotRequest;
     responses: pb::AppendResponse, pb::AppendSessionResponse, pb::GetRecordResponse, pb::GetBoundsResponse,
-        pb::GetStreamResponse, pb::ListStreamsResponse
+        pb::GetStreamResponse, pb::ListStreamsResponse, pb::PutSnapshotResponse, pb::GetSnapshotResponse
 }
 
 fn malformed(detail: &impl std::fmt::Display) -> Status {
@@ -238,6 +239,24 @@ impl FromWire for SessionRequest {
         }
         let append = append.map(Joined::bytes).unwrap_or_default();
         WireAppend::from_wire(append).map(Self::Append)
+    }
+}
+
+impl FromWire for WirePut {
+    fn from_wire(message: Bytes) -> Result<Self, Status> {
+        let mut put = Self { bytes: message.len(), ..Self::default() };
+        let mut record = None;
+        for field in Fields::new(&message) {
+            match field.map_err(invalid)? {
+                (1, value) => value.text().map_err(invalid)?.clone_into(&mut put.topic),
+                (2, value) => put.revision = value.number().map_err(invalid)?,
+                (3, value) => join(&mut record, &message, value.bytes().map_err(invalid)?),
+                (4, value) => put.durability = value.number().map_err(invalid)? as i32,
+                _ => {}
+            }
+        }
+        put.record = record.map(Joined::bytes);
+        Ok(put)
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::condition::FailedCondition;
-use crate::types::{Offset, Position, TopicName};
+use crate::types::{Offset, Position, Revision, TopicName};
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -223,6 +223,26 @@ pub enum Error {
         /// The next offset to be written, as far as this reader may see.
         next_offset: Offset,
     },
+    /// The revision lies beyond the last one of its key.
+    #[error(
+        "revision {revision} of the key is not written yet: the next one of topic {topic} is {next_revision}"
+    )]
+    RevisionUnwritten {
+        /// The topic.
+        topic: TopicName,
+        /// The revision asked for.
+        revision: Revision,
+        /// The one that the next record of the key gets.
+        next_revision: Revision,
+    },
+    /// The topic is none of which there are snapshots.
+    #[error("topic {topic} takes no snapshots: {rule}")]
+    SnapshotsRefused {
+        /// The topic.
+        topic: TopicName,
+        /// Why, and what to do about it.
+        rule: &'static str,
+    },
     /// The directory is held by another process or another store of this one.
     #[error("the store at {path} is in use by {holder}; close it there, or open it read-only", path = path.display())]
     Locked {
@@ -382,12 +402,14 @@ impl Error {
             | E::InvalidFilter { .. }
             | E::AppendTooLarge { .. }
             | E::InvalidEncoding { .. }
+            | E::SnapshotsRefused { .. }
             | E::RequestIdReused { .. } => ErrorKind::Invalid,
             E::TopicNotFound { .. } | E::NoStore { .. } | E::ProducerNotFound { .. } => ErrorKind::NotFound,
             E::TopicExists { .. } => ErrorKind::Exists,
-            E::OffsetTrimmed { .. } | E::OffsetUnwritten { .. } | E::ConditionTrimmed { .. } => {
-                ErrorKind::OutOfRange
-            }
+            E::OffsetTrimmed { .. }
+            | E::OffsetUnwritten { .. }
+            | E::RevisionUnwritten { .. }
+            | E::ConditionTrimmed { .. } => ErrorKind::OutOfRange,
             E::ConditionFailed { .. } | E::SequenceGap { .. } => ErrorKind::Conflict,
             E::Locked { .. }
             | E::NotAStore { .. }

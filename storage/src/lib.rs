@@ -64,6 +64,7 @@
 //! | [`Store::open_read_only`] | reads a store that another process may be writing |
 //! | [`Log`] | one log in one directory, without journal and topics |
 //! | [`Topic::compact`] | keeps the latest records of each key; runs by itself where [`TopicSettings::compaction`] says so |
+//! | [`Topic::put_snapshot`] | keeps what a stream comes to, so that not all of it must be read |
 //! | [`verify`] | looks at every checksum, offset and file, of a closed store or beside appends |
 //! | [`dump`] | files as text, for a person |
 
@@ -97,6 +98,7 @@ mod read_only;
 mod retention;
 mod segment;
 mod settings;
+mod snapshot;
 mod stats;
 mod store;
 mod stream;
@@ -130,6 +132,7 @@ pub use producers::{ProducerInfo, TEMPORARY_PREFIX};
 pub use read_only::{ReadOnlyStats, ReadOnlyStore, ReadOnlyTopic};
 pub use retention::{RetentionReason, RetentionReport};
 pub use settings::{Compaction, Durability, Retention, Storage, StoreSettings, TopicSettings};
+pub use snapshot::{Snapshot, SnapshotPut};
 pub use stats::{LatencyStats, StoreStats, TopicStats};
 pub use store::append::{Append, Appended};
 pub use store::ticket::{Postponed, Submission, Ticket};

@@ -6,8 +6,8 @@ use quipu_proto::v1 as pb;
 use quipu_storage::verify::{Finding, Severity, VerifyReport};
 use quipu_storage::{
     Codec, Compaction, CompactionReport, Condition, Durability, ExpectedRevision, Offset, ProducerInfo,
-    Retention, RetentionReason, RetentionReport, Revision, Storage, StoredRecord, StreamInfo, TopicName,
-    TopicSettings, TopicStats, Uid,
+    Record, Retention, RetentionReason, RetentionReport, Revision, Storage, StoredRecord, StreamInfo,
+    TopicName, TopicSettings, TopicStats, Uid,
 };
 
 use super::{Item, filter};
@@ -55,6 +55,19 @@ pub(super) fn durability(durability: pb::Durability) -> Durability {
         pb::Durability::Accepted => Durability::Accepted,
         pb::Durability::Written => Durability::Written,
         pb::Durability::Synced | pb::Durability::Unspecified => Durability::Synced,
+    }
+}
+
+/// A record for the engine. Ids are checked where they are read.
+pub(super) fn record(record: pb::Record) -> Record {
+    Record {
+        id: record.id.and_then(|id| <[u8; 16]>::try_from(&id[..]).ok()),
+        key: record.key.map(Into::into),
+        record_type: record.r#type,
+        tags: record.tags,
+        headers: record.headers.into_iter().map(|header| (header.name, header.value.into())).collect(),
+        content_type: record.content_type,
+        payload: record.payload.map(Into::into),
     }
 }
 

@@ -9,16 +9,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quipu_client::SnapshotPut;
 use quipu_proto::v1 as pb;
 use quipu_storage::clock::Clock;
 use quipu_storage::verify::{Progress, VerifyOptions};
 use quipu_storage::{
-    CompactOptions, CompactionControl, Error, Offset, ReadOnlyStore, ReadOnlyTopic, Store, Topic, Visibility,
+    CompactOptions, CompactionControl, Error, Offset, ReadOnlyStore, ReadOnlyTopic, Revision, Store, Topic,
+    Visibility,
 };
 
 use super::publish::EmbeddedPublisher;
 use super::read::{AnyTopic, reader};
-use super::{Backend, ProducerAt, Publisher, ReadSpec, Reader, convert};
+use super::{Backend, Item, ProducerAt, Publisher, ReadSpec, Reader, convert};
 use crate::exit::Result;
 use crate::position::Position;
 use crate::requirement::{Requirement, Unmet};
@@ -226,6 +228,29 @@ impl Backend for Embedded {
 
     fn forget_producer(&self, name: &str) -> Result<()> {
         Ok(self.store()?.forget_producer(name)?)
+    }
+
+    fn put_snapshot(
+        &self,
+        topic: &str,
+        revision: u64,
+        snapshot: pb::Record,
+        durability: pb::Durability,
+    ) -> Result<SnapshotPut> {
+        let (snapshot, durability) = (convert::record(snapshot), convert::durability(durability));
+        let put = self.topic_to_change(topic)?.put_snapshot(Revision(revision), &snapshot, durability)?;
+        Ok(match put {
+            quipu_storage::SnapshotPut::Stored(offset) => SnapshotPut::Stored { offset: offset.0 },
+            quipu_storage::SnapshotPut::Superseded(revision) => {
+                SnapshotPut::Superseded { revision: revision.0 }
+            }
+        })
+    }
+
+    fn snapshot(&self, topic: &str, key: &[u8], up_to: Option<u64>) -> Result<Option<Item>> {
+        let snapshot = self.topic_to_read(topic)?.snapshot(key, up_to)?;
+        Ok(snapshot
+            .map(|snapshot| Item { revision: Some(snapshot.revision.0), ..convert::item(&snapshot.record) }))
     }
 
     fn publisher(

@@ -10,6 +10,7 @@ mod publish;
 mod read;
 mod remote;
 
+use quipu_client::SnapshotPut;
 use quipu_proto::v1 as pb;
 
 use crate::exit::{Failure, Result};
@@ -59,13 +60,13 @@ pub(crate) struct ReadSpec {
 }
 
 impl ReadSpec {
-    /// The key whose stream is read, for a start at a revision.
-    fn stream_key(&self) -> Result<&[u8]> {
+    /// The key whose stream is read, for an option that needs one.
+    pub(crate) fn stream_key(&self, option: &str) -> Result<&[u8]> {
         match (&self.filter.keys[..], &self.filter.key_prefixes[..]) {
             ([key], []) => Ok(key),
-            _ => Err(Failure::usage(
-                "--revision is for the records of one key: give one --key, and no --key-prefix",
-            )),
+            _ => Err(Failure::usage(format!(
+                "{option} is for the records of one key: give one --key, and no --key-prefix"
+            ))),
         }
     }
 }
@@ -192,6 +193,17 @@ pub(crate) trait Backend {
     fn producers(&self) -> Result<Vec<pb::ProducerState>>;
     /// Forgets a producer.
     fn forget_producer(&self, name: &str) -> Result<()>;
+    /// Keeps a snapshot of the stream whose key it has, up to a revision.
+    fn put_snapshot(
+        &self,
+        topic: &str,
+        revision: u64,
+        snapshot: pb::Record,
+        durability: pb::Durability,
+    ) -> Result<SnapshotPut>;
+    /// The latest snapshot of a stream that covers nothing behind `up_to`: with the last revision that it covers as its
+    /// revision, and its offset in the topic of snapshots.
+    fn snapshot(&self, topic: &str, key: &[u8], up_to: Option<u64>) -> Result<Option<Item>>;
     /// To append to a topic, as a producer or without a name of one's own.
     fn publisher(
         &self,

@@ -3,7 +3,7 @@
 use quipu_client::ExpectedRevision;
 use quipu_storage::{
     Cursor, Error, Filter, FilteredBackwards, FilteredCursor, Offset, ReadBatch, ReadOnlyTopic, Revision,
-    Start, StreamCursor, StreamHead, StreamInfo, StreamStart, Timestamp, Topic, Visibility,
+    Snapshot, Start, StreamCursor, StreamHead, StreamInfo, StreamStart, Timestamp, Topic, Visibility,
 };
 
 use super::{Damage, Direction, Item, ReadSpec, Reader, Step, convert, filter};
@@ -50,6 +50,15 @@ impl AnyTopic {
         Ok(match self {
             Self::Writable(topic) => topic.stream(key),
             Self::ReadOnly(topic) => topic.stream(key),
+        }?)
+    }
+
+    /// The latest snapshot of a stream.
+    pub(super) fn snapshot(&self, key: &[u8], up_to: Option<u64>) -> Result<Option<Snapshot>> {
+        let up_to = up_to.map(Revision);
+        Ok(match self {
+            Self::Writable(topic) => topic.snapshot(key, up_to),
+            Self::ReadOnly(topic) => topic.snapshot(key, up_to),
         }?)
     }
 
@@ -179,9 +188,12 @@ pub(super) fn reader(topic: AnyTopic, spec: ReadSpec) -> Result<Box<dyn Reader>>
         Position::Time(time) => Start::Time(Timestamp(time)),
         Position::Last(count) if filter::is_empty(&spec.filter) => Start::Last(count),
         Position::Last(count) => Start::Offset(nth_last_match(&topic, &filter, count, visibility)?),
-        Position::Revision(revision) => {
-            Start::Offset(topic.offset_of_revision(spec.stream_key()?, revision, false, visibility)?)
-        }
+        Position::Revision(revision) => Start::Offset(topic.offset_of_revision(
+            spec.stream_key("--revision")?,
+            revision,
+            false,
+            visibility,
+        )?),
     };
     let cursor = topic.filtered(&filter, start, visibility)?;
     let follows = spec.direction == Direction::Follow;
@@ -350,7 +362,7 @@ impl BackwardsReader {
                 ));
             }
             Position::Revision(revision) => {
-                topic.offset_of_revision(spec.stream_key()?, revision, true, visibility)?
+                topic.offset_of_revision(spec.stream_key("--revision")?, revision, true, visibility)?
             }
             // The start is the highest record wanted.
             position => topic.offset_of(position, visibility)?.saturating_add(1),

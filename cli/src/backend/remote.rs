@@ -8,7 +8,7 @@ use std::future::Future;
 
 use quipu_client::{
     Append, AppendSession, Appended, Client, ClientBuilder, CompactOptions, Condition, Event, ReadEvent,
-    Reading, Record, RecordBatch, Retry, Start, Subscription, Ticket, Visibility,
+    Reading, Record, RecordBatch, Retry, SnapshotPut, Start, StoredRecord, Subscription, Ticket, Visibility,
 };
 use quipu_proto::v1 as pb;
 use tokio::runtime::Runtime;
@@ -105,7 +105,7 @@ impl Remote {
             Position::Offset(offset) => Start::Offset(offset),
             Position::Time(time) => Start::Time(time),
             Position::Revision(revision) => {
-                spec.stream_key()?;
+                spec.stream_key("--revision")?;
                 Start::Revision(revision)
             }
             Position::Last(count) if filter::is_empty(&spec.filter) => Start::Last(count),
@@ -263,6 +263,26 @@ impl Backend for Remote {
 
     fn forget_producer(&self, name: &str) -> Result<()> {
         self.call(self.client.forget_producer(name))
+    }
+
+    fn put_snapshot(
+        &self,
+        topic: &str,
+        revision: u64,
+        snapshot: pb::Record,
+        durability: pb::Durability,
+    ) -> Result<SnapshotPut> {
+        self.call(self.client.put_snapshot_with(topic, revision, to_client(snapshot), durability))
+    }
+
+    fn snapshot(&self, topic: &str, key: &[u8], up_to: Option<u64>) -> Result<Option<Item>> {
+        let snapshot = self.call(async {
+            match up_to {
+                Some(up_to) => self.client.snapshot_up_to(topic, key, up_to).await,
+                None => self.client.snapshot(topic, key).await,
+            }
+        })?;
+        Ok(snapshot.map(|snapshot| Item { revision: Some(snapshot.revision), ..item(&snapshot.record) }))
     }
 
     fn publisher(
@@ -440,26 +460,29 @@ struct Until {
 fn items(batch: &RecordBatch) -> Result<Vec<Item>> {
     let mut items = Vec::with_capacity(batch.len());
     for record in batch {
-        let record = record?;
-        let headers = record.headers();
-        items.push(Item {
-            offset: record.offset(),
-            append_time_ms: record.append_time_ms(),
-            revision: record.revision(),
-            record: pb::Record {
-                id: record.id().map(|id| id.to_vec().into()),
-                key: record.key().map(bytes::Bytes::copy_from_slice),
-                r#type: record.record_type().into(),
-                tags: record.tags().map(Into::into).collect(),
-                headers: headers
-                    .map(|(name, value)| pb::Header { name: name.into(), value: value.to_vec().into() })
-                    .collect(),
-                content_type: record.content_type().into(),
-                payload: record.payload_bytes(),
-            },
-        });
+        items.push(item(&record?));
     }
     Ok(items)
+}
+
+fn item(record: &StoredRecord) -> Item {
+    let headers = record.headers();
+    Item {
+        offset: record.offset(),
+        append_time_ms: record.append_time_ms(),
+        revision: record.revision(),
+        record: pb::Record {
+            id: record.id().map(|id| id.to_vec().into()),
+            key: record.key().map(bytes::Bytes::copy_from_slice),
+            r#type: record.record_type().into(),
+            tags: record.tags().map(Into::into).collect(),
+            headers: headers
+                .map(|(name, value)| pb::Header { name: name.into(), value: value.to_vec().into() })
+                .collect(),
+            content_type: record.content_type().into(),
+            payload: record.payload_bytes(),
+        },
+    }
 }
 
 fn gap(gap: &quipu_client::Gap) -> Step {

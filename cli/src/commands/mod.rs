@@ -12,6 +12,7 @@ pub(crate) mod publish;
 pub(crate) mod read;
 pub(crate) mod serve;
 pub(crate) mod show;
+pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod streams;
 pub(crate) mod tail;
@@ -27,12 +28,13 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<()> {
     let Cli { global, command } = cli;
     match command {
         Command::Serve(args) => serve::run(&global, *args, out),
-        Command::Publish(args) => publish::run(&global, args, out),
+        Command::Publish(args) => publish::run(&global, *args, out),
         Command::Read(args) => read::run(&global, args, out),
         Command::Tail(args) => tail::run(&global, args, out),
         Command::Topics(args) => topics::run(&global, args, out),
         Command::Producers(args) => producers::run(&global, &args, out),
         Command::Streams(args) => streams::run(&global, &args, out),
+        Command::Snapshot(args) => snapshot::run(&global, args, out),
         Command::Explain(args) => explain::run(&global, args, out),
         Command::Status(args) => status::run(&global, &args, out),
         Command::Export(args) => transfer::export(&global, &args, out),

@@ -3,9 +3,11 @@
 use clap::Args;
 
 use super::show::{FilterArgs, FormatArgs, print, warn_of_unsynced};
+use super::snapshot;
 use crate::args::Global;
-use crate::backend::{Direction, ReadSpec};
-use crate::exit::{Failure, Result};
+use crate::backend::{Backend, Direction, ReadSpec};
+use crate::exit::{Exit, Failure, Result};
+use crate::format::Format;
 use crate::output::Output;
 use crate::position::Position;
 use crate::template::Template;
@@ -20,7 +22,8 @@ Examples:
   quipu read orders --from -10 -f '%o %k %v\\n'
   quipu read orders --from 1000 --until 2000 --raw > thousand.ndjson
   quipu read orders --reverse --count 1 --key order-7
-  quipu read orders --key order-7 --revision 3 -f '%r %y %v\\n'")]
+  quipu read orders --key order-7 --revision 3 -f '%r %y %v\\n'
+  quipu read accounts --key anna --from-snapshot")]
 pub(crate) struct ReadArgs {
     /// The topic.
     #[arg(required_unless_present = "topic_named", value_name = "TOPIC")]
@@ -34,6 +37,9 @@ pub(crate) struct ReadArgs {
     /// Start at this revision of the one --key; with --reverse, go back from it.
     #[arg(long, value_name = "N", requires = "keys", conflicts_with = "from")]
     revision: Option<u64>,
+    /// Print the latest snapshot of the one --key first, and then the records behind it. Without a snapshot: all.
+    #[arg(long, requires = "keys", conflicts_with_all = ["from", "revision", "reverse", "from_beginning"])]
+    from_snapshot: bool,
     /// Start at the first record there is.
     #[arg(long, conflicts_with = "from", hide = true)]
     from_beginning: bool,
@@ -72,7 +78,7 @@ pub(crate) fn run(global: &Global, mut args: ReadArgs, out: &mut Output) -> Resu
         return Err(Failure::usage("--from-beginning and --reverse exclude each other"));
     }
     let backend = global.backend()?;
-    let spec = ReadSpec {
+    let mut spec = ReadSpec {
         topic: topic.clone(),
         start,
         until: args.until,
@@ -81,6 +87,9 @@ pub(crate) fn run(global: &Global, mut args: ReadArgs, out: &mut Output) -> Resu
         sees_written: args.filter.written,
         direction,
     };
+    if args.from_snapshot {
+        spec.start = print_snapshot(&*backend, &spec, &format, out)?;
+    }
     let sees_all = spec.sees_written || spec.until.is_some() || spec.records_max > 0;
     print(&topic, backend.reader(spec)?, &format, out)?;
     // Beside a server there are always some on their way.
@@ -88,4 +97,25 @@ pub(crate) fn run(global: &Global, mut args: ReadArgs, out: &mut Output) -> Resu
         warn_of_unsynced(&backend.topic(&topic)?, out);
     }
     Ok(())
+}
+
+/// Prints the latest snapshot of the one key, if there is one; says where the records behind it begin.
+fn print_snapshot(
+    backend: &dyn Backend,
+    spec: &ReadSpec,
+    format: &Format,
+    out: &mut Output,
+) -> Result<Position> {
+    let key = spec.stream_key("--from-snapshot")?;
+    let found = backend.snapshot(&spec.topic, key, None).map_err(|failure| match failure.exit {
+        Exit::Damaged => failure.hint("without --from-snapshot all records of the key are read"),
+        _ => failure,
+    })?;
+    let Some(found) = found else {
+        out.note("there is no snapshot: all records of the key follow");
+        return Ok(Position::Earliest);
+    };
+    format.write(out, &snapshot::topic_of(&spec.topic), &found)?;
+    let next = found.revision.map_or(0, |revision| revision.saturating_add(1));
+    Ok(Position::Revision(next))
 }

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod aggregates;
 mod calls;
 mod common;
 mod following;
+mod projections;
 mod relay;
 mod sessions;
+mod snapshots;
 mod streams;

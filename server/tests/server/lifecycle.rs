@@ -21,7 +21,13 @@ use crate::common::*;
 async fn each_service_is_healthy_until_the_server_goes_down() {
     let server = Server::start().await;
     let mut health = HealthClient::new(server.channel().await);
-    for service in ["", "quipu.v1.LogService", "quipu.v1.TopicService", "quipu.v1.AdminService"] {
+    for service in [
+        "",
+        "quipu.v1.LogService",
+        "quipu.v1.TopicService",
+        "quipu.v1.SnapshotService",
+        "quipu.v1.AdminService",
+    ] {
         let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
         let answer = health.check(request).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
@@ -51,9 +57,13 @@ async fn the_services_describe_themselves() {
     let answer = answers.message().await.unwrap().unwrap().message_response;
     let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("{answer:?}") };
     let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
-    for name in
-        ["quipu.v1.LogService", "quipu.v1.TopicService", "quipu.v1.AdminService", "grpc.health.v1.Health"]
-    {
+    for name in [
+        "quipu.v1.LogService",
+        "quipu.v1.TopicService",
+        "quipu.v1.SnapshotService",
+        "quipu.v1.AdminService",
+        "grpc.health.v1.Health",
+    ] {
         assert!(names.contains(&name), "{names:?}");
     }
     server.stop().await.unwrap();

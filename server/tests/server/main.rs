@@ -10,6 +10,7 @@ mod lifecycle;
 mod log;
 mod producers;
 mod session;
+mod snapshots;
 mod stalled_disk;
 mod streams;
 mod subscribe;

@@ -11,10 +11,11 @@ use crate::error::Result;
 use crate::filter::{self, Filter};
 use crate::filtered::{FilteredBackwards, FilteredCursor};
 use crate::settings::TopicSettings;
+use crate::snapshot::{self, Snapshot};
 use crate::stats::TopicStats;
 use crate::stream::{self, StreamCursor, StreamHead, StreamInfo, StreamStart};
 use crate::topic::TopicInner;
-use crate::types::{Offset, TopicName, Uid};
+use crate::types::{Offset, Revision, TopicName, Uid};
 
 /// A topic of a [`ReadOnlyStore`]: what [`Topic`](crate::Topic) offers for reading. Cheap to clone; it keeps the store
 /// open.
@@ -118,6 +119,16 @@ impl ReadOnlyTopic {
         visibility: Visibility,
     ) -> Result<FilteredBackwards> {
         FilteredBackwards::new(self.source(), filter, before, visibility)
+    }
+
+    /// The latest snapshot of a stream: see [`Topic::snapshot`](crate::Topic::snapshot).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn snapshot(&self, key: impl AsRef<[u8]>, up_to: Option<Revision>) -> Result<Option<Snapshot>> {
+        let store = ReadOnlyStore { handle: Arc::clone(&self.handle) };
+        let open = |name: &str| store.topic(name).map(|snapshots| snapshots.source());
+        snapshot::latest(&self.source(), key.as_ref(), up_to, open)
     }
 
     /// What is known of the stream of a key: see [`Topic::stream`](crate::Topic::stream).
