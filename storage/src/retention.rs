@@ -72,6 +72,11 @@ fn decide(
         };
         bytes -= piece.bytes;
         records -= piece.records;
+        // One that compaction has emptied has no time and passes for old: it is not why the others went.
+        let reason = match decision {
+            Some((_, before)) if piece.records == 0 => before,
+            _ => reason,
+        };
         decision = Some((piece.next_offset, reason));
     }
     decision
@@ -226,5 +231,16 @@ mod tests {
         assert_eq!(cut(retention(31), 0), None);
         assert_eq!(cut(retention(30), 0), Some((10, RetentionReason::Records)));
         assert_eq!(cut(retention(1), 0), Some((30, RetentionReason::Records)));
+    }
+    /// Found by the model: records that had gone because of the bytes were reported as too old, because the piece behind them
+    /// had been emptied by compaction.
+    #[test]
+    fn a_piece_that_compaction_has_emptied_is_not_why_others_went() {
+        let mut log = log();
+        log[1] = Piece { last_time: Timestamp::ZERO, bytes: 50, records: 0, ..log[1] };
+        let retention =
+            Retention { age_max: Some(Duration::from_secs(2)), bytes_max: Some(300), ..Retention::default() };
+        let decision = decide(&retention, (350, 30), log.into_iter(), Timestamp(3000));
+        assert_eq!(decision, Some((Offset(20), RetentionReason::Bytes)));
     }
 }

@@ -14,7 +14,7 @@ use quipu_tests::model::Check;
 use quipu_tests::model::run::{Coverage, honest, sequence, sequence_without_compaction};
 
 /// Seeds that have found something once.
-const REGRESSIONS: &[u64] = &[258];
+const REGRESSIONS: &[u64] = &[258, 6475];
 /// Seeds that had found something before there was compaction among the operations.
 const OLDER_REGRESSIONS: &[u64] = &[11, 23, 139, 313, 453, 1422, 2913, 15989];
 const SEQUENCES: u64 = 10_000;

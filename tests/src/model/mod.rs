@@ -9,11 +9,13 @@
 //! | [`verify`] | compares a store with a state, through every way to read |
 //! | [`run`] | random sequences of operations against the model |
 //! | [`repeats`] | appends that are applied once |
+//! | `snapshots` | snapshots of streams |
 //! | [`compaction`] | which records compaction takes out |
 
 pub mod compaction;
 pub mod repeats;
 pub mod run;
+mod snapshots;
 mod steps;
 pub mod verify;
 

@@ -12,6 +12,7 @@ use quipu_storage::{Cursor, Store, StoreSettings, Ticket, Uid, Visibility};
 
 use super::compaction::Chance;
 use super::repeats::Naming;
+use super::snapshots::Snapshots;
 use super::{Check, Ending, Model, TestClock, verify};
 use crate::ensure;
 use crate::rng::Rng;
@@ -89,6 +90,10 @@ pub struct Coverage {
     pub reused: u64,
     /// Repeats of appends whose answers are not kept any more.
     pub long_ago: u64,
+    /// Snapshots that were put.
+    pub snapshots: u64,
+    /// Snapshots that were found.
+    pub snapshots_found: u64,
 }
 
 impl Coverage {
@@ -128,6 +133,8 @@ impl Coverage {
             gaps,
             reused,
             long_ago,
+            snapshots,
+            snapshots_found,
         } = other;
         self.operations += operations;
         self.synced += synced;
@@ -162,6 +169,8 @@ impl Coverage {
         self.gaps += gaps;
         self.reused += reused;
         self.long_ago += long_ago;
+        self.snapshots += snapshots;
+        self.snapshots_found += snapshots_found;
     }
 
     /// Whether so many sequences did enough of everything.
@@ -200,6 +209,8 @@ impl Coverage {
             ("gaps", self.gaps, 20),
             ("other records under a given name", self.reused, 50),
             ("repeats of unkept answers", self.long_ago, 5),
+            ("snapshots", self.snapshots, 50),
+            ("found snapshots", self.snapshots_found, 50),
         ];
         let mut missing = String::new();
         for (what, count, in_hundred) in wanted {
@@ -245,6 +256,8 @@ pub(super) struct Run {
     pub(super) compaction: Option<Chance>,
     /// Present in a sequence that repeats appends.
     pub(super) naming: Option<Naming>,
+    /// Present in a sequence with snapshots.
+    pub(super) snapshots: Option<Snapshots>,
     pub(super) sim: SimDisk,
     journal_begin: u64,
     wrap: fn(SimDisk) -> Arc<dyn Disk>,
@@ -275,13 +288,15 @@ pub fn sequence(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage
     let compaction = chance.chance(75).then_some(Chance(chance));
     let mut rng = Rng::new(seed.rotate_left(32) ^ 0x5eed);
     let naming = rng.chance(75).then(|| Naming::new(rng));
-    let outcome = caught(seed, wrap, compaction, naming)?;
+    let mut rng = Rng::new(seed.rotate_left(16) ^ 0x57a7e);
+    let snapshots = rng.chance(30).then_some(Snapshots(rng));
+    let outcome = caught(seed, wrap, compaction, naming, snapshots)?;
     Ok(Coverage { compacting: u64::from(outcome.compacted > 0), ..outcome })
 }
 
 /// The same without compaction, as it was when the model knew none: what seeds have found then, they find again.
 pub fn sequence_without_compaction(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage> {
-    caught(seed, wrap, None, None)
+    caught(seed, wrap, None, None, None)
 }
 
 fn caught(
@@ -289,9 +304,10 @@ fn caught(
     wrap: fn(SimDisk) -> Arc<dyn Disk>,
     compaction: Option<Chance>,
     naming: Option<Naming>,
+    snapshots: Option<Snapshots>,
 ) -> Check<Coverage> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let mut run = Run { naming, ..Run::new(seed, wrap, compaction) };
+        let mut run = Run { naming, snapshots, ..Run::new(seed, wrap, compaction) };
         run.run().map(|()| run.coverage)
     }));
     match outcome {
@@ -329,6 +345,7 @@ impl Run {
             payload_bytes_max,
             compaction,
             naming: None,
+            snapshots: None,
             sim: SimDisk::new(),
             journal_begin: 0,
             wrap,
@@ -380,6 +397,7 @@ impl Run {
         self.store = Some(store.clone());
         self.repeat_last().map_err(|error| format!("after {ending:?}: {error}"))?;
         verify::store(&store, &self.model.current).map_err(|error| format!("after {ending:?}: {error}"))?;
+        self.find_snapshots().map_err(|error| format!("after {ending:?}: {error}"))?;
         self.journal_begin = store.stats().journal_position.0;
         let damage = store.stats().damage_found;
         ensure!(damage == 0, "after {ending:?} readers met damage {damage} times");

@@ -34,6 +34,7 @@ impl Run {
             return self.model.observe(&store);
         }
         self.repeat_some()?;
+        self.snapshot_some()?;
         match self.rng.below(1000) {
             0..330 => self.append()?,
             330..420 => self.append_to_several()?,
