@@ -148,7 +148,7 @@ pub(crate) enum Command {
     Serve(Box<commands::serve::ServeArgs>),
     /// Publish records: lines, NDJSON, CSV or length-prefixed binary, from files or standard input.
     #[command(visible_alias = "append")]
-    Publish(commands::publish::PublishArgs),
+    Publish(Box<commands::publish::PublishArgs>),
     /// Read a topic as it is now, forwards or backwards, and end.
     #[command(visible_alias = "replay")]
     Read(commands::read::ReadArgs),

@@ -27,7 +27,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<()> {
     let Cli { global, command } = cli;
     match command {
         Command::Serve(args) => serve::run(&global, *args, out),
-        Command::Publish(args) => publish::run(&global, args, out),
+        Command::Publish(args) => publish::run(&global, *args, out),
         Command::Read(args) => read::run(&global, args, out),
         Command::Tail(args) => tail::run(&global, args, out),
         Command::Topics(args) => topics::run(&global, args, out),
