@@ -4,6 +4,8 @@ use std::sync::atomic::Ordering;
 
 use quipu_client::{AppendSession, Client, Durability, Error, Outcome, Record, Visibility};
 
+use quipu_storage::{Append, Producer};
+
 use crate::common::{PATIENCE, Server, client};
 use crate::relay::Relay;
 
@@ -216,6 +218,45 @@ async fn a_session_whose_producer_was_forgotten_goes_on_if_nothing_is_in_doubt_a
     assert!(matches!(error, Error::Unknown { .. }), "{error:?}");
     assert!(session.append("6").await.is_err(), "the session has ended");
     assert_eq!(payloads(&straight, "t").await, (0..6).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+/// A power cut takes what was answered and not to be synced, and all behind it: the server knows the producer, not so far.
+/// Here the producer is set back by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_does_not_ask_for_the_sync_goes_on_when_a_power_cut_took_what_was_answered() {
+    let server = Server::start().await;
+    let relay = Relay::start(server.address).await;
+    let straight = server.client().await;
+    straight.create_topic("t").await.unwrap();
+    let topic = server.store.topic("t").unwrap();
+    for (durability, goes_on) in [(Durability::Written, true), (Durability::Synced, false)] {
+        let begin = topic.log_end_offset().value();
+        let session = open(&client(relay.address).await, "t", durability).await;
+        for n in 0..3 {
+            session.append(format!("{n}")).await.unwrap().wait().await.unwrap();
+        }
+        relay.hold_answers(true);
+        let ticket = session.append("3").await.unwrap();
+        appended(&straight, begin + 4).await;
+        let named = server.store.producers(None, 1).remove(0);
+        server.store.forget_producer(&named.name).unwrap();
+        let first = Producer { name: named.name, epoch: named.epoch, sequence: 0 };
+        let append = Append::new().records(&topic, &[quipu_storage::Record::new("0")]).unwrap();
+        server.store.append(append.producer(first.clone())).unwrap();
+        relay.cut();
+        relay.hold_answers(false);
+        let outcome = tokio::time::timeout(PATIENCE, ticket.wait()).await.unwrap();
+        assert_eq!(outcome.is_ok(), goes_on, "{outcome:?}");
+        if goes_on {
+            session.append("4").await.unwrap().wait().await.unwrap();
+            let found = straight.producer(&*first.name).await.unwrap().unwrap();
+            assert_eq!((found.epoch, found.last_sequence), (1, 1));
+        } else {
+            // What was answered was synced: this is no power cut.
+            assert!(matches!(outcome, Err(Error::Unknown { .. })), "{outcome:?}");
+        }
+        server.store.forget_producer(&first.name).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
