@@ -153,8 +153,17 @@ impl ReadBatch {
 
     /// The record at `offset`, if the batch has it. Decodes no other, but for those before it in a batch with revisions.
     pub(crate) fn record(&self, offset: Offset) -> Result<Option<StoredRecord>> {
+        self.record_with(offset, None)
+    }
+
+    /// The same for those who know its revision: they decode no other in any case.
+    pub(crate) fn record_with(
+        &self,
+        offset: Offset,
+        known: Option<Revision>,
+    ) -> Result<Option<StoredRecord>> {
         let mut revisions = self.batch.revisions();
-        let has_revisions = revisions.clone().next().is_some();
+        let has_revisions = known.is_none() && revisions.clone().next().is_some();
         let mut records = self.batch.records();
         while let Some(next) = records.next_encoded() {
             let (found, bytes) = next.map_err(unreadable)?;
@@ -162,10 +171,12 @@ impl ReadBatch {
                 break;
             }
             // Those before it count only where there are revisions to give out.
-            let mut revision = None;
+            let mut revision = known;
             if has_revisions || found == offset {
                 let view = RecordView::decode(bytes).map_err(unreadable)?;
-                revision = view.key.and_then(|_| revisions.next());
+                if known.is_none() {
+                    revision = view.key.and_then(|_| revisions.next());
+                }
             }
             if found == offset {
                 return Ok(Some(StoredRecord {

@@ -258,11 +258,10 @@ impl StreamCursor {
                 continue;
             };
             // It may have been taken out since its offset was found.
-            let record = self.read(posting.offset)?;
+            let record = self.read(posting)?;
             self.ready.pop_front();
             self.next = if self.ready.is_empty() { self.known_to } else { posting.offset + 1 };
             if let Some(record) = record {
-                let record = record.with_revision(posting.revision);
                 if record.revision() >= Some(self.first_revision) {
                     return Ok(Some(record));
                 }
@@ -314,14 +313,17 @@ impl StreamCursor {
         Ok(())
     }
 
-    fn read(&mut self, offset: Offset) -> Result<Option<StoredRecord>> {
+    fn read(&mut self, Posting { offset, revision }: Posting) -> Result<Option<StoredRecord>> {
         let covers =
             |held: &ReadBatch| held.batch().base_offset() <= offset && offset < held.batch().next_offset();
         if !self.held.as_ref().is_some_and(covers) {
             self.cursor.seek(offset);
             self.held = self.cursor.next_batch()?;
         }
-        self.held.as_ref().filter(|held| covers(held)).map_or(Ok(None), |held| held.record(offset))
+        self.held
+            .as_ref()
+            .filter(|held| covers(held))
+            .map_or(Ok(None), |held| held.record_with(offset, revision))
     }
 
     /// Blocks until it is worth asking for the next record again, or the time is up; says which. `None`: for ever. Any
@@ -451,8 +453,8 @@ impl StreamRecordsBackwards {
                 continue;
             };
             self.before = posting.offset;
-            match self.points.read(posting.offset) {
-                Ok(Some(record)) => return Ok(Some(record.with_revision(posting.revision))),
+            match self.points.read(posting) {
+                Ok(Some(record)) => return Ok(Some(record)),
                 Ok(None) => {}
                 // It went meanwhile, and all before it.
                 Err(Error::OffsetTrimmed { .. }) => return Ok(None),

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
+use super::batch_terms::{BatchTerms, TermUse};
 use crate::format::Invalid;
 use crate::format::batch::Batch;
+use crate::format::terms::TermsHeader;
 use crate::format::terms::build::TermsBuilder;
-use crate::format::terms::hash::hash;
 use crate::format::terms::postings::{Posting, Revisions};
-use crate::format::terms::{Kind, TermsHeader};
 use crate::types::{Offset, Revision, Uid};
 
 /// For keys that are hashes already.
@@ -222,28 +222,40 @@ impl TermMap {
     }
 
     fn try_push_batch(&mut self, topic: Uid, batch: &Batch) -> Result<(), Invalid> {
-        let mut revisions = batch.revisions();
-        let mut term = Vec::new();
+        let (base, mut terms) = (batch.base_offset(), BatchTerms::default());
         for next in batch.records() {
             let (offset, view) = next?;
-            let mut put = |kind: Kind, text: &[u8], revision| {
-                term.clear();
-                term.push(kind as u8);
-                term.extend_from_slice(text);
-                // No such record was ever appended; a damaged store may have one.
-                if term.len() <= usize::from(u16::MAX) {
-                    self.push(hash(topic, &term), &term, offset, revision);
-                }
-            };
-            if let Some(key) = view.key {
-                put(Kind::Key, key, revisions.next());
-            }
-            if !view.record_type.is_empty() {
-                put(Kind::Type, view.record_type.as_bytes(), None);
-            }
-            view.tags().for_each(|tag| put(Kind::Tag, tag.as_bytes(), None));
+            terms.add(topic, offset - base, view.key, view.record_type, view.tags());
         }
+        self.push_terms(base, &terms, batch.revisions(), &mut vec![None; terms.count()]);
         Ok(())
+    }
+
+    /// Takes in records whose numbers count from `base`, behind all others. In `places` are the entries of their terms, by
+    /// the numbers of the terms, as far as they are known.
+    pub(crate) fn push_terms(
+        &mut self,
+        base: Offset,
+        terms: &BatchTerms,
+        mut revisions: impl Iterator<Item = Revision>,
+        places: &mut [Option<u32>],
+    ) {
+        let mut push = |one: &TermUse, revision| {
+            let offset = base + one.record;
+            let place = &mut places[one.term as usize];
+            match *place {
+                Some(number) => self.push_at(number, offset, revision),
+                None => {
+                    let (hash, term) = terms.term(one.term);
+                    // No longer one was ever appended; a damaged store may have one.
+                    if term.len() <= usize::from(u16::MAX) {
+                        *place = Some(self.push(hash, term, offset, revision));
+                    }
+                }
+            }
+        };
+        terms.keys().iter().for_each(|one| push(one, revisions.next()));
+        terms.others().iter().for_each(|one| push(one, None));
     }
 
     pub(crate) fn get(&self, hash: u64, term: &[u8]) -> Option<&MapEntry> {

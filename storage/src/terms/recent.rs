@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
-use super::batch_terms::{BatchTerms, TermUse};
+use super::batch_terms::BatchTerms;
 use super::map::{Doubt, TermMap};
 use super::revisions::Places;
 use crate::error::{Error, Result};
@@ -194,19 +194,7 @@ impl Recent {
         let map = state.map(segment);
         let mut map = map.write().expect("no panic under this lock");
         let places = places.of(segment, terms);
-        let mut push = |one: &TermUse, revision| {
-            let offset = base_offset + one.record;
-            let place = &mut places[one.term as usize];
-            match *place {
-                Some(number) => map.push_at(number, offset, revision),
-                None => {
-                    let (hash, term) = terms.term(one.term);
-                    *place = Some(map.push(hash, term, offset, revision));
-                }
-            }
-        };
-        terms.keys().iter().zip(revisions).for_each(|(one, revision)| push(one, Some(*revision)));
-        terms.others().iter().for_each(|one| push(one, None));
+        map.push_terms(base_offset, terms, revisions.iter().copied(), places);
         self.is_full.store(map.memory_bytes() > MAP_BYTES_MAX, Ordering::Relaxed);
     }
 
