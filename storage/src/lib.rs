@@ -80,6 +80,8 @@ mod context;
 mod cursor;
 pub mod disk;
 pub mod dump;
+#[allow(dead_code, reason = "nothing is sealed yet")]
+mod erasure;
 mod error;
 mod filter;
 mod filtered;
@@ -114,6 +116,7 @@ pub use compaction::{
 };
 pub use condition::{Condition, ExpectedRevision, FailedCheck, FailedCondition};
 pub use cursor::{Backwards, Cursor, ReadBatch, Records, RecordsBackwards, Start, StoredRecord, Visibility};
+pub use erasure::master_key::ErasureReport;
 pub use error::{Error, ErrorKind, Result};
 pub use filter::Filter;
 pub use filtered::{FilteredBackwards, FilteredCursor};
