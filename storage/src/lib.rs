@@ -80,7 +80,6 @@ mod context;
 mod cursor;
 pub mod disk;
 pub mod dump;
-#[allow(dead_code, reason = "nothing is sealed yet")]
 mod erasure;
 mod error;
 mod filter;
@@ -122,7 +121,7 @@ pub use filter::Filter;
 pub use filtered::{FilteredBackwards, FilteredCursor};
 pub use format::answer::Producer;
 pub use format::batch::Codec;
-pub use format::record::{Record, RecordView};
+pub use format::record::{Record, RecordView, Redaction};
 pub use journal::recovery::JournalEnd;
 pub use log::open::LogBuilder;
 pub use log::read::{LogBackwards, LogCursor, LogRecords, LogRecordsBackwards};

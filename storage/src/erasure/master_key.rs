@@ -118,10 +118,6 @@ impl MasterKey {
         })
     }
 
-    pub(crate) fn path(&self) -> &FilePath {
-        &self.path
-    }
-
     pub(crate) fn uid(&self) -> Uid {
         self.uid
     }
@@ -141,17 +137,20 @@ impl MasterKey {
         !self.tree.read().expect("no panic under this lock").has(&leaf)
     }
 
-    /// The key of this name, unless it was destroyed.
-    pub(crate) fn key(&self, name: &str) -> Option<Arc<Secret>> {
+    /// Uses the key of this name, unless it was destroyed. A destruction waits until that is done.
+    pub(crate) fn with_key<T>(&self, name: &str, work: impl FnOnce(&Secret) -> T) -> Option<T> {
         let leaf = Tree::leaf(self.crypto, &self.salt, name);
-        // Held until the key is in the cache: it is emptied when keys were destroyed, not before.
         let tree = self.tree.read().expect("no panic under this lock");
-        if let Some(key) = self.cache().find(&leaf) {
-            return Some(key);
-        }
-        let key = Arc::new(tree.key(&leaf)?);
-        self.cache().put(leaf, &key);
-        Some(key)
+        let cached = self.cache().find(&leaf);
+        let key = match cached {
+            Some(key) => key,
+            None => {
+                let key = Arc::new(tree.key(&leaf)?);
+                self.cache().put(leaf, &key);
+                key
+            }
+        };
+        Some(work(&key))
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -301,7 +300,7 @@ fn sync_parent(disk: &dyn Disk, path: &FilePath) -> Result<()> {
     disk.sync_dir(parent).map_err(|error| Error::io("sync directory", parent, error))
 }
 
-pub(super) fn parent(path: &FilePath) -> &FilePath {
+pub(crate) fn parent(path: &FilePath) -> &FilePath {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => FilePath::new("."),

@@ -28,11 +28,14 @@ pub(crate) struct Tree {
     crypto: Crypto,
     /// In order, disjoint.
     nodes: Vec<Node>,
+    destroyed: u64,
 }
 
 impl Tree {
     pub(crate) fn new(crypto: Crypto, nodes: Vec<Node>) -> Self {
-        Self { crypto, nodes }
+        let left: u128 = nodes.iter().map(Node::leaves).sum();
+        let destroyed = u64::try_from((1 << DEPTH) - left).unwrap_or(u64::MAX);
+        Self { crypto, nodes, destroyed }
     }
 
     /// The leaf of a name.
@@ -47,8 +50,7 @@ impl Tree {
 
     /// How many keys were destroyed.
     pub(crate) fn destroyed(&self) -> u64 {
-        let left: u128 = self.nodes.iter().map(Node::leaves).sum();
-        u64::try_from((1 << DEPTH) - left).unwrap_or(u64::MAX)
+        self.destroyed
     }
 
     /// Whether a key can still be derived.
@@ -77,7 +79,7 @@ impl Tree {
             node.split(self.crypto, &rest[..below], &mut nodes);
             rest = &rest[below..];
         }
-        Self { crypto: self.crypto, nodes }
+        Self::new(self.crypto, nodes)
     }
 
     fn above(&self, leaf: &Path) -> Option<Guarded> {

@@ -1,6 +1,6 @@
 //! The way of an append.
 //!
-//! 1. Encode and sum the records and look up the revisions of their keys, in the caller's thread and outside of every
+//! 1. Encode, seal and sum the records and look up the revisions of their keys, in the caller's thread and outside of every
 //!    lock ([`Append`]).
 //! 2. Take the writer lock; see whether it is a repeat, which is answered as the first time ([`super::repeat`]); whether
 //!    the revisions still hold, the conditions and the fencing tokens; wait for room if there is none.
@@ -21,6 +21,7 @@ use bytes::Bytes;
 use super::repeat::{Repeat, Request};
 use super::{Handle, Store, StoreInner};
 use crate::condition::{Check, Condition, FailedCondition};
+use crate::erasure::seal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::aligned;
 use crate::format::answer::{ANSWER_BYTES_MAX, PRODUCER_NAME_BYTES_MAX, Producer};
@@ -64,6 +65,8 @@ pub(super) struct Part {
     record_count: u64,
     terms: BatchTerms,
     fencing_token: Option<u64>,
+    /// Whether a record names an erasure key.
+    has_erasure_keys: bool,
 }
 
 /// Where the records of an append are now.
@@ -114,6 +117,10 @@ impl Append {
                 actual,
                 limit,
             })?;
+            if let Some(erasure_key) = &record.erasure_key {
+                seal::check_name(erasure_key)?;
+                part.has_erasure_keys = true;
+            }
             put_record(&mut part.body, record);
             if record.has_terms() {
                 let tags = record.tags.iter().map(String::as_str);
@@ -133,6 +140,7 @@ impl Append {
         let part = self.part(topic);
         // Those of a body that is refused count for nothing.
         let mut terms = std::mem::take(&mut part.terms);
+        let mut has_erasure_keys = false;
         let mut records = Records::new(body);
         let mut count = 0;
         while let Some(record) = records.next() {
@@ -148,12 +156,20 @@ impl Append {
                 actual,
                 limit,
             })?;
+            if let Some(erasure_key) = view.erasure_key {
+                seal::check_name(erasure_key)?;
+                has_erasure_keys = true;
+            }
+            if view.sealed.is_some() || view.redacted.is_some() {
+                return Err(Error::InvalidAppend { rule: "no record has `sealed` or `redacted` in it" });
+            }
             terms.add(topic.inner.uid, part.record_count + count, view.key, view.record_type, view.tags());
             count += 1;
         }
         part.body.extend_from_slice(body);
         part.record_count += count;
         part.terms = terms;
+        part.has_erasure_keys |= has_erasure_keys;
         Ok(self)
     }
 
@@ -244,6 +260,7 @@ impl Append {
                 record_count: 0,
                 terms: BatchTerms::default(),
                 fencing_token: None,
+                has_erasure_keys: false,
             });
             self.parts.len() - 1
         });
@@ -281,6 +298,22 @@ impl Append {
         Ok(())
     }
 
+    /// Checks the bounds, seals payloads, and checks the bounds of what that has made.
+    fn check_and_seal(&mut self, store: &StoreInner) -> Result<()> {
+        self.check(store)?;
+        if !self.parts.iter().any(|part| part.has_erasure_keys) {
+            return Ok(());
+        }
+        let master_key = store.context.master_key().ok_or(Error::MasterKeyMissing)?;
+        for part in self.parts.iter_mut().filter(|part| part.has_erasure_keys) {
+            let sealed =
+                seal::seal_body(master_key, part.topic.inner.uid, &part.body[batch::HEADER_BYTES..])?;
+            part.body.truncate(batch::HEADER_BYTES);
+            part.body.extend_from_slice(&sealed);
+        }
+        self.check(store)
+    }
+
     /// Looks up what the conditions are about.
     fn checks(&mut self) -> Result<Vec<Check>> {
         let mut checks = Vec::with_capacity(self.conditions.len());
@@ -297,14 +330,18 @@ impl Append {
         if self.parts.is_empty() {
             return Err(Error::InvalidAppend { rule: NO_RECORDS });
         }
-        self.check(store)?;
+        self.check_and_seal(store)?;
         let checks = self.checks()?;
         let prepared = self.parts.into_iter().map(|part| {
             let codec = part.topic.inner.settings.load().codec;
             let count = u32::try_from(part.record_count).expect("checked against the limit");
+            let mut batch = BatchBuilder::from_body(part.body, count, codec);
+            if part.has_erasure_keys {
+                batch.note_sealed();
+            }
             let mut prepared = Prepared {
                 topic: part.topic.inner,
-                batch: BatchBuilder::from_body(part.body, count, codec),
+                batch,
                 record_count: part.record_count,
                 terms: part.terms,
                 fencing_token: part.fencing_token,
@@ -528,7 +565,7 @@ impl Store {
     /// As [`append`](Self::append), but for those that only writing meets.
     pub fn check(&self, mut append: Append) -> Result<()> {
         let inner = &self.handle.inner;
-        append.check(inner)?;
+        append.check_and_seal(inner)?;
         let mut checks = append.checks()?;
         loop {
             let writer = inner.writer();

@@ -261,6 +261,7 @@ fn first_batches() -> [Made; 3] {
         headers: vec![("trace".into(), vec![0, 255, 10]), ("empty".into(), Vec::new())],
         content_type: "application/json".into(),
         payload: Some(b"{\"total\":1}".to_vec()),
+        erasure_key: None,
     };
     let records = [full, Record::new(""), Record::tombstone("order-1")];
     let topic = ORDERS.1;
@@ -338,6 +339,7 @@ fn closed() -> Golden {
         deleted: Vec::new(),
         producers: Vec::new(),
         request_ids: Vec::new(),
+        master_key: None,
     };
     files.insert("checkpoint".into(), checkpoint.encode());
     files.insert("clean".into(), encode_clean(checkpoint.position).to_vec());
@@ -402,6 +404,7 @@ fn killed() -> Golden {
         deleted: vec![DELETED],
         producers: Vec::new(),
         request_ids: Vec::new(),
+        master_key: None,
     };
     let created = |(id, uid): (TopicId, Uid), topic_name: &str| Change::TopicCreated {
         topic: id,
