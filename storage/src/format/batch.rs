@@ -290,7 +290,7 @@ impl BatchBuilder {
     }
 
     /// Notes that some record has a sealed payload; before [`seal`](Self::seal).
-    pub(crate) fn note_sealed(&mut self) {
+    pub fn note_sealed(&mut self) {
         self.header.has_sealed = true;
     }
 

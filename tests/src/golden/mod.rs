@@ -2,11 +2,13 @@
 //!
 //! Made from the codecs alone, with fixed uids, salts and times, so that every run gives the same bytes. Of the first two
 //! stores one was closed properly; the other was killed: its journal has every kind of change, goes over two
-//! generations, and ends in a torn write. Another has producers and request ids, and another has a batch that not every build can read. The indexes of terms stand alone.
+//! generations, and ends in a torn write. Another has producers and request ids, and another has a batch that not every build can read. The indexes of terms stand alone. One
+//! has sealed payloads, and beside it is its master key.
 
 mod compressed;
 pub mod log;
 pub mod producers;
+pub mod sealed;
 pub mod terms;
 
 use std::collections::BTreeMap;
@@ -90,6 +92,7 @@ pub fn all() -> Vec<Golden> {
         .into_iter()
         .chain(logs())
         .chain([zstandard(), live().1, terms::golden(), producers::golden()])
+        .chain([sealed::golden(), sealed::master_key()])
         .collect()
 }
 
