@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum as _};
 use quipu_client::{Client, Retry};
@@ -69,6 +69,13 @@ pub(crate) struct Global {
     /// Works on the store in this directory, without a server. What only reads works beside a server too.
     #[arg(long, global = true, value_name = "DIR", conflicts_with = "server")]
     pub(crate) data: Option<PathBuf>,
+    /// The master key of the store, a file elsewhere: with it sealed payloads are appended, read and erased. Takes the
+    /// store's lock.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "server")]
+    pub(crate) master_key: Option<PathBuf>,
+    /// Make the master key if there is none and the store has none.
+    #[arg(long, global = true)]
+    pub(crate) create_master_key: bool,
     /// The server [env: QUIPU_SERVER] [default: http://127.0.0.1:7878]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) server: Option<String>,
@@ -99,9 +106,18 @@ impl Global {
     /// The store or the server that the command is for.
     pub(crate) fn backend(&self) -> Result<Box<dyn Backend>> {
         match &self.data {
-            Some(dir) => Ok(Box::new(Embedded::new(dir))),
+            Some(dir) => Ok(Box::new(self.embedded(dir))),
+            None if self.master_key.is_some() => {
+                Err(Failure::usage("--master-key goes with --data; a server has its own"))
+            }
             None => Ok(Box::new(self.remote()?)),
         }
+    }
+
+    /// The store in that directory.
+    pub(crate) fn embedded(&self, dir: &Path) -> Embedded {
+        let master_key = self.master_key.clone().map(|path| (path, self.create_master_key));
+        Embedded::new(dir).with_master_key(master_key)
     }
 
     /// The server that the command is for.
@@ -148,7 +164,7 @@ pub(crate) enum Command {
     Serve(Box<commands::serve::ServeArgs>),
     /// Publish records: lines, NDJSON, CSV or length-prefixed binary, from files or standard input.
     #[command(visible_alias = "append")]
-    Publish(commands::publish::PublishArgs),
+    Publish(Box<commands::publish::PublishArgs>),
     /// Read a topic as it is now, forwards or backwards, and end.
     #[command(visible_alias = "replay")]
     Read(commands::read::ReadArgs),
@@ -159,6 +175,8 @@ pub(crate) enum Command {
     Topics(commands::topics::TopicsArgs),
     /// List the keys of a topic, each with its last revision and how many records it has.
     Streams(commands::streams::StreamsArgs),
+    /// Destroy erasure keys, and so every payload that was sealed with them, in every copy and for good.
+    Erase(commands::erase::EraseArgs),
     /// Say whether conditions of an append would hold now, and which records stand against them.
     Explain(commands::explain::ExplainArgs),
     /// Show how the server and its store are; ends with 0 only if it takes appends.

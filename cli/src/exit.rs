@@ -38,7 +38,7 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Usage,
         2,
-        "USAGE, INVALID_ARGUMENT, RECORD_TOO_LARGE, APPEND_TOO_LARGE, MESSAGE_TOO_LARGE, MALFORMED_REQUEST, INVALID_ENCODING",
+        "USAGE, INVALID_ARGUMENT, RECORD_TOO_LARGE, APPEND_TOO_LARGE, MASTER_KEY_MISSING, MASTER_KEY_REFUSED, MESSAGE_TOO_LARGE, MALFORMED_REQUEST, INVALID_ENCODING",
         "correct the command or the request",
     ),
     (
@@ -50,7 +50,7 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Conflict,
         4,
-        "TOPIC_EXISTS, APPEND_CONDITION_FAILED, FENCED",
+        "TOPIC_EXISTS, APPEND_CONDITION_FAILED, FENCED, ERASURE_KEY_DESTROYED",
         "it is there already, or has changed: look again",
     ),
     (
@@ -68,7 +68,7 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Busy,
         7,
-        "LOCKED, LISTEN, ALREADY_RUNNING, TOO_MANY_TOPICS",
+        "LOCKED, LISTEN, ALREADY_RUNNING, TOO_MANY_TOPICS, TOO_MANY_ERASED_KEYS",
         "another process or operation is at it",
     ),
     (
@@ -200,6 +200,10 @@ impl From<StorageError> for Failure {
             ErrorKind::Busy => match &error {
                 E::AlreadyRunning { .. } => (Exit::Busy, "ALREADY_RUNNING"),
                 E::TooManyTopics { .. } => (Exit::Busy, "TOO_MANY_TOPICS"),
+                E::ErasureKeyDestroyed { .. } => (Exit::Conflict, "ERASURE_KEY_DESTROYED"),
+                E::TooManyErasedKeys { .. } => (Exit::Busy, "TOO_MANY_ERASED_KEYS"),
+                E::MasterKeyMissing => (Exit::Usage, "MASTER_KEY_MISSING"),
+                E::MasterKeyRefused { .. } => (Exit::Usage, "MASTER_KEY_REFUSED"),
                 E::NotAStore { .. } => (Exit::Usage, "INVALID_ARGUMENT"),
                 _ => (Exit::Busy, "LOCKED"),
             },

@@ -27,7 +27,7 @@ use crate::settings::{ClientBuilder, Settings};
 /// [`Retry`](crate::Retry) says. Others only after errors that say for certain that nothing was applied.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Channel,
+    pub(crate) channel: Channel,
     pub(crate) settings: Arc<Settings>,
 }
 

@@ -12,6 +12,7 @@
 //!                ── read.rs, subscribe.rs        scan.rs: from memory at once, from the disk on another thread
 //!                   stream.rs                   what is known of the records of a key
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
+//! erasure.rs                                     destroy the keys of sealed payloads
 //! wire.rs        appends and batches as bytes, not as objects
 //! admin.rs       status of the server            error.rs      what is answered when something fails
 //! http.rs        /metrics, /healthz, /readyz     metrics.rs    what is counted, as OpenMetrics text
@@ -35,6 +36,7 @@ mod config;
 mod connection;
 mod cors;
 mod edge;
+mod erasure;
 mod error;
 mod fence;
 mod filter;

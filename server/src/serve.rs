@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quipu_proto::v1::admin_service_server::AdminServiceServer;
+use quipu_proto::v1::erasure_service_server::ErasureServiceServer;
 use quipu_proto::v1::topic_service_server::TopicServiceServer;
 use quipu_storage::Store;
 use tokio::net::TcpListener;
@@ -25,6 +26,7 @@ use crate::config::{Config, InvalidConfig, Tls};
 use crate::connection::Connections;
 use crate::cors::CorsLayer;
 use crate::edge::EdgeLayer;
+use crate::erasure::Erasure;
 use crate::log::Log;
 use crate::shared::{REQUEST_BYTES_MAX, Shared};
 use crate::topics::Topics;
@@ -193,6 +195,8 @@ async fn run(
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let admin = AdminServiceServer::new(Admin { shared: Arc::clone(shared) })
         .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let erasure = ErasureServiceServer::new(Erasure { shared: Arc::clone(shared) })
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
     let reflection = if config.reflection { Some(reflection()?) } else { None };
     let router = server
         .layer(CorsLayer { origins: config.web_origins.clone().into() })
@@ -201,6 +205,7 @@ async fn run(
         .add_service(log)
         .add_service(topics)
         .add_service(admin)
+        .add_service(erasure)
         .add_service(health_service)
         .add_optional_service(reflection);
 
@@ -236,7 +241,13 @@ async fn run(
 }
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in ["", "quipu.v1.LogService", "quipu.v1.TopicService", "quipu.v1.AdminService"] {
+    for service in [
+        "",
+        "quipu.v1.LogService",
+        "quipu.v1.TopicService",
+        "quipu.v1.ErasureService",
+        "quipu.v1.AdminService",
+    ] {
         health.set_service_status(service, status).await;
     }
 }

@@ -486,3 +486,16 @@ fn an_erased_record_is_no_tombstone_and_stays_the_latest_of_its_key() {
         assert_eq!(head.last_revision, quipu_storage::Revision(2));
     }
 }
+
+/// Clients that encode a record again to compare its checksum once met one whose payload stood behind its erasure key.
+#[test]
+fn an_opened_record_has_the_very_bytes_that_were_appended() {
+    let place = Place::new();
+    let store = place.open();
+    let orders = store.topic_or_create("orders").unwrap();
+    let record = secret(0).with_type("placed").with_tag("eu").with_header("by", "web");
+    orders.append(std::slice::from_ref(&record)).unwrap();
+    let mut bytes = Vec::new();
+    record.encode(&mut bytes);
+    assert_eq!(orders.get(Offset(0)).unwrap().unwrap().as_bytes()[..], bytes);
+}

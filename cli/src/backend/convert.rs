@@ -5,9 +5,9 @@ use std::time::Duration;
 use quipu_proto::v1 as pb;
 use quipu_storage::verify::{Finding, Severity, VerifyReport};
 use quipu_storage::{
-    Codec, Compaction, CompactionReport, Condition, Durability, ExpectedRevision, Offset, Retention,
-    RetentionReason, RetentionReport, Revision, Storage, StoredRecord, StreamInfo, TopicName, TopicSettings,
-    TopicStats, Uid,
+    Codec, Compaction, CompactionReport, Condition, Durability, ExpectedRevision, Offset, Redaction,
+    Retention, RetentionReason, RetentionReport, Revision, Storage, StoredRecord, StreamInfo, TopicName,
+    TopicSettings, TopicStats, Uid,
 };
 
 use super::{Item, filter};
@@ -205,6 +205,8 @@ pub(super) fn compaction_report(report: &CompactionReport) -> pb::CompactionRepo
             ("not_reached", kept.not_reached),
         ]),
         keys: report.keys,
+        payloads_erased: report.payloads_erased,
+        payload_bytes_erased: report.payload_bytes_erased,
         damaged: report
             .damaged
             .iter()
@@ -266,6 +268,12 @@ pub(super) fn item(stored: &StoredRecord) -> Item {
             .collect(),
         content_type: view.content_type.into(),
         payload: view.payload.map(shared),
+        erasure_key: view.erasure_key.map(Into::into),
+        redacted: match view.redacted {
+            None => 0,
+            Some(Redaction::Erased) => pb::record::Redaction::Erased.into(),
+            Some(Redaction::Locked) => pb::record::Redaction::Locked.into(),
+        },
     };
     let revision = stored.revision().map(|revision| revision.0);
     Item { offset: stored.offset().0, append_time_ms: stored.append_time().0, revision, record }

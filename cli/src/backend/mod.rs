@@ -180,6 +180,8 @@ pub(crate) trait Backend {
     fn unmet(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<Unmet>>;
     /// To append to a topic. `bytes_max` bounds what is unacknowledged.
     fn publisher(&self, topic: &str, durability: pb::Durability) -> Result<Box<dyn Publisher + '_>>;
+    /// Destroys erasure keys.
+    fn erase_keys(&self, erasure_keys: &[String]) -> Result<pb::EraseKeysResponse>;
     /// To read a topic.
     fn reader(&self, spec: ReadSpec) -> Result<Box<dyn Reader + '_>>;
     /// To be called when all is done: what was done is safe in any case.

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod demo;
+pub(crate) mod erase;
 pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod manual;
@@ -26,11 +27,12 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<()> {
     let Cli { global, command } = cli;
     match command {
         Command::Serve(args) => serve::run(&global, *args, out),
-        Command::Publish(args) => publish::run(&global, args, out),
+        Command::Publish(args) => publish::run(&global, *args, out),
         Command::Read(args) => read::run(&global, args, out),
         Command::Tail(args) => tail::run(&global, args, out),
         Command::Topics(args) => topics::run(&global, args, out),
         Command::Streams(args) => streams::run(&global, &args, out),
+        Command::Erase(args) => erase::run(&global, &args, out),
         Command::Explain(args) => explain::run(&global, args, out),
         Command::Status(args) => status::run(&global, &args, out),
         Command::Export(args) => transfer::export(&global, &args, out),

@@ -4,6 +4,7 @@
 
 mod calls;
 mod common;
+mod erasure;
 mod following;
 mod relay;
 mod sessions;

@@ -193,11 +193,13 @@ impl MasterKey {
         put_in_place(&*self.disk, &self.path)?;
         let old = std::mem::replace(&mut file.current, new);
         file.old.push(old);
-        {
+        let replaced = {
             let mut tree = self.tree.write().expect("no panic under this lock");
-            *tree = next;
             self.cache().clear();
-        }
+            std::mem::replace(&mut *tree, next)
+        };
+        // Wiping a large one takes a while: nobody waits for that.
+        drop(replaced);
         sync_parent(&*self.disk, &self.path)?;
         file.is_unsettled = false;
         Ok(())

@@ -56,10 +56,8 @@ pub(crate) fn seal_body(master_key: &MasterKey, topic: Uid, body: &[u8]) -> Resu
             return Err(Error::ErasureKeyDestroyed { index, erasure_key: erasure_key.into() });
         };
         sealed_record.clear();
-        put_without_payload(&view, &mut sealed_record).map_err(unreadable)?;
-        if let Some(sealed) = sealed {
-            put_bytes(&mut sealed_record, field::SEALED, &sealed);
-        }
+        let content = sealed.as_deref().map_or(Content::None, Content::Sealed);
+        put_with(&view, content, &mut sealed_record).map_err(unreadable)?;
         put_bytes(&mut out, field::RECORD, &sealed_record);
     }
     Ok(out)
@@ -77,15 +75,13 @@ pub(crate) fn open_batch(topic: &TopicInner, batch: Batch) -> Result<Batch> {
             out.extend_from_slice(bytes);
             return Ok(());
         };
-        put_without_payload(&view, out)?;
         match open(master_key, topic.uid, &view, sealed)? {
-            Ok(payload) => put_bytes(out, field::PAYLOAD, &payload),
+            Ok(payload) => put_with(&view, Content::Payload(&payload), out),
             Err(redaction) => {
                 topic.context.counters.records_redacted.add(1);
-                put_number(out, field::REDACTED, redaction.code());
+                put_with(&view, Content::Redacted(redaction), out)
             }
         }
-        Ok(())
     });
     opened.map_err(|invalid: Invalid| {
         topic.context.counters.damage_found.add(1);
@@ -142,8 +138,7 @@ pub(crate) fn is_reclaimable(master_key: &MasterKey, view: &RecordView<'_>) -> b
 pub(crate) fn reclaimed(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Invalid> {
     let view = RecordView::decode(bytes)?;
     let mut out = Vec::with_capacity(bytes.len());
-    put_without_payload(&view, &mut out)?;
-    put_bytes(&mut out, field::SEALED, &[]);
+    put_with(&view, Content::Sealed(&[]), &mut out)?;
     Ok(out.into())
 }
 
@@ -171,17 +166,55 @@ fn context(topic: Uid, erasure_key: &str, key: Option<&[u8]>) -> Vec<u8> {
     context
 }
 
-/// Every field as it came, but for each payload in whatever form.
-fn put_without_payload(view: &RecordView<'_>, out: &mut Vec<u8>) -> Result<(), Invalid> {
+/// What a record has for a payload.
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    None,
+    Payload(&'a [u8]),
+    Sealed(&'a [u8]),
+    Redacted(Redaction),
+}
+
+impl Content<'_> {
+    fn field(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Payload(_) => field::PAYLOAD,
+            Self::Sealed(_) => field::SEALED,
+            Self::Redacted(_) => field::REDACTED,
+        }
+    }
+
+    fn put(self, out: &mut Vec<u8>) {
+        match self {
+            Self::None => {}
+            Self::Payload(bytes) | Self::Sealed(bytes) => put_bytes(out, self.field(), bytes),
+            Self::Redacted(redaction) => put_number(out, self.field(), redaction.code()),
+        }
+    }
+}
+
+/// Every field as it came, with this in the place of whatever payload there is. Fields that rise go on rising, so that who
+/// decodes a record and encodes it again has the same bytes.
+fn put_with(view: &RecordView<'_>, content: Content<'_>, out: &mut Vec<u8>) -> Result<(), Invalid> {
     let bytes = view.as_bytes();
     let mut fields = Fields::new(bytes);
     let mut start = 0;
+    let mut waiting = Some(content);
     while let Some(next) = fields.next() {
         let (number, _) = next?;
+        if number > content.field()
+            && let Some(content) = waiting.take()
+        {
+            content.put(out);
+        }
         if ![field::PAYLOAD, field::SEALED, field::REDACTED].contains(&number) {
             out.extend_from_slice(&bytes[start..fields.position()]);
         }
         start = fields.position();
+    }
+    if let Some(content) = waiting {
+        content.put(out);
     }
     Ok(())
 }

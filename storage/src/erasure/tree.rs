@@ -151,7 +151,8 @@ fn bit(path: &Path, depth: u8) -> bool {
     path[usize::from(depth / 8)] >> (7 - depth % 8) & 1 == 1
 }
 
-#[cfg(all(test, feature = "erasure"))]
+#[cfg(test)]
+#[cfg(feature = "erasure")]
 mod tests {
     use std::collections::BTreeSet;
 
