@@ -12,7 +12,7 @@ seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
 shift
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-    targets=(record batch frame segment terms checkpoint settings clean live store log_identity log)
+    targets=(record batch frame segment terms checkpoint master_key settings clean live store log_identity log)
 fi
 
 host=$(rustc -vV | sed -n 's/^host: //p')
@@ -74,6 +74,10 @@ seed() {
                 ;;
             checkpoint:*/checkpoint | settings:*/checkpoint)
                 head -c 332 "$file" | tail -c +33 >"$dir/golden-$number"
+                ;;
+            master_key:*/master.key)
+                cp "$file" "$dir/golden-$number"
+                tail -c +81 "$file" >"$dir/nodes-$number"
                 ;;
             clean:*/clean) cp "$file" "$dir/golden-$number" ;;
             live:*/live)

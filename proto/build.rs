@@ -6,7 +6,7 @@ use std::{env, fs, io};
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["record", "log", "topic", "producer", "snapshot", "admin"];
+    let files = ["record", "log", "topic", "producer", "snapshot", "erasure", "admin"];
     let files = files.map(|name| format!("quipu/v1/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");

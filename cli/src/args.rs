@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum as _};
 use quipu_client::{Client, Retry};
@@ -69,6 +69,13 @@ pub(crate) struct Global {
     /// Works on the store in this directory, without a server. What only reads works beside a server too.
     #[arg(long, global = true, value_name = "DIR", conflicts_with = "server")]
     pub(crate) data: Option<PathBuf>,
+    /// The master key of the store, a file elsewhere: with it sealed payloads are appended, read and erased. Takes the
+    /// store's lock.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "server")]
+    pub(crate) master_key: Option<PathBuf>,
+    /// Make the master key if there is none and the store has none.
+    #[arg(long, global = true)]
+    pub(crate) create_master_key: bool,
     /// The server [env: QUIPU_SERVER] [default: http://127.0.0.1:7878]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) server: Option<String>,
@@ -99,9 +106,18 @@ impl Global {
     /// The store or the server that the command is for.
     pub(crate) fn backend(&self) -> Result<Box<dyn Backend>> {
         match &self.data {
-            Some(dir) => Ok(Box::new(Embedded::new(dir))),
+            Some(dir) => Ok(Box::new(self.embedded(dir))),
+            None if self.master_key.is_some() => {
+                Err(Failure::usage("--master-key goes with --data; a server has its own"))
+            }
             None => Ok(Box::new(self.remote()?)),
         }
+    }
+
+    /// The store in that directory.
+    pub(crate) fn embedded(&self, dir: &Path) -> Embedded {
+        let master_key = self.master_key.clone().map(|path| (path, self.create_master_key));
+        Embedded::new(dir).with_master_key(master_key)
     }
 
     /// The server that the command is for.
@@ -164,6 +180,8 @@ pub(crate) enum Command {
     /// Keep what a stream comes to up to a revision, and find it again.
     #[command(visible_alias = "snapshots")]
     Snapshot(commands::snapshot::SnapshotArgs),
+    /// Destroy erasure keys, and so every payload that was sealed with them, in every copy and for good.
+    Erase(commands::erase::EraseArgs),
     /// Say whether conditions of an append would hold now, and which records stand against them.
     Explain(commands::explain::ExplainArgs),
     /// Show how the server and its store are; ends with 0 only if it takes appends.

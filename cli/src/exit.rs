@@ -38,7 +38,7 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Usage,
         2,
-        "USAGE, INVALID_ARGUMENT, RECORD_TOO_LARGE, APPEND_TOO_LARGE, MESSAGE_TOO_LARGE, MALFORMED_REQUEST, INVALID_ENCODING, SNAPSHOTS_REFUSED",
+        "USAGE, INVALID_ARGUMENT, RECORD_TOO_LARGE, APPEND_TOO_LARGE, MASTER_KEY_MISSING, MASTER_KEY_REFUSED, MESSAGE_TOO_LARGE, MALFORMED_REQUEST, INVALID_ENCODING, SNAPSHOTS_REFUSED",
         "correct the command or the request",
     ),
     (
@@ -50,7 +50,7 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Conflict,
         4,
-        "TOPIC_EXISTS, APPEND_CONDITION_FAILED, FENCED, PRODUCER_FENCED, TOPIC_FENCED, PRODUCER_SEQUENCE_GAP, REQUEST_ID_REUSED",
+        "TOPIC_EXISTS, APPEND_CONDITION_FAILED, FENCED, PRODUCER_FENCED, TOPIC_FENCED, PRODUCER_SEQUENCE_GAP, REQUEST_ID_REUSED, ERASURE_KEY_DESTROYED",
         "it is there already, or has changed: look again",
     ),
     (
@@ -68,7 +68,7 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Busy,
         7,
-        "LOCKED, LISTEN, ALREADY_RUNNING, TOO_MANY_TOPICS, TOO_MANY_PRODUCERS",
+        "LOCKED, LISTEN, ALREADY_RUNNING, TOO_MANY_TOPICS, TOO_MANY_PRODUCERS, TOO_MANY_ERASED_KEYS",
         "another process or operation is at it",
     ),
     (
@@ -207,6 +207,10 @@ impl From<StorageError> for Failure {
                 E::TooManyProducers { .. } => (Exit::Busy, "TOO_MANY_PRODUCERS"),
                 E::ProducerFenced { .. } => (Exit::Conflict, "PRODUCER_FENCED"),
                 E::TopicFenced { .. } => (Exit::Conflict, "TOPIC_FENCED"),
+                E::ErasureKeyDestroyed { .. } => (Exit::Conflict, "ERASURE_KEY_DESTROYED"),
+                E::TooManyErasedKeys { .. } => (Exit::Busy, "TOO_MANY_ERASED_KEYS"),
+                E::MasterKeyMissing => (Exit::Usage, "MASTER_KEY_MISSING"),
+                E::MasterKeyRefused { .. } => (Exit::Usage, "MASTER_KEY_REFUSED"),
                 E::NotAStore { .. } => (Exit::Usage, "INVALID_ARGUMENT"),
                 _ => (Exit::Busy, "LOCKED"),
             },

@@ -29,7 +29,8 @@ const TRIES_MAX: u32 = 10;
 
 /// A state that is made from events. See [`Client::aggregates`].
 pub trait Aggregate: Default + Send {
-    /// Takes an event in. It was decided and has happened: what is done here cannot refuse it, only not understand it.
+    /// Takes an event in. It was decided and has happened: what is done here cannot refuse it, only not understand it. One
+    /// that is [redacted](EventRecord::redacted) has happened as well, and what it said is gone.
     ///
     /// # Errors
     /// What the event has that this does not understand.
@@ -170,7 +171,8 @@ impl<A: Aggregate> Aggregates<A> {
             }
             snapshot => snapshot?,
         };
-        if let Some(snapshot) = snapshot {
+        // One that was erased is none.
+        if let Some(snapshot) = snapshot.filter(|snapshot| snapshot.record.redacted().is_none()) {
             let record = snapshot.record.to_record();
             let state = A::from_snapshot(&record)
                 .map_err(|error| not_understood(snapshot.record.offset(), &error))?;
@@ -242,7 +244,8 @@ impl<A: Aggregate> Aggregates<A> {
             let offset = appended.first_offset + place;
             let record = self.upcasters.apply(record).map_err(|error| not_understood(offset, &error))?;
             let append_time_ms = appended.append_time_ms;
-            let event = EventRecord { offset, append_time_ms, revision: Some(revision), record };
+            let redacted = None;
+            let event = EventRecord { offset, append_time_ms, revision: Some(revision), redacted, record };
             loaded.state.apply(&event).map_err(|error| not_understood(offset, &error))?;
             loaded.revision = Some(revision);
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use quipu_proto::v1;
 
+use crate::erasure::Redaction;
 use crate::error::{Error, Result};
 use crate::record::{Record, field};
 use crate::wire::{Fields, Malformed, Value, varint};
@@ -215,6 +216,8 @@ pub struct StoredRecord {
     record_type: Range<usize>,
     content_type: Range<usize>,
     payload: Option<Range<usize>>,
+    erasure_key: Option<Range<usize>>,
+    redacted: Option<Redaction>,
 }
 
 impl StoredRecord {
@@ -229,6 +232,8 @@ impl StoredRecord {
             record_type: 0..0,
             content_type: 0..0,
             payload: None,
+            erasure_key: None,
+            redacted: None,
         };
         let text = |range: Range<usize>| {
             std::str::from_utf8(&bytes[range.clone()]).map(|_| range).map_err(|_| "text is not UTF-8")
@@ -248,6 +253,8 @@ impl StoredRecord {
                 field::HEADER => drop(header(&bytes, value.range()?)?),
                 field::CONTENT_TYPE => record.content_type = text(value.range()?)?,
                 field::PAYLOAD => record.payload = Some(value.range()?),
+                field::ERASURE_KEY => record.erasure_key = Some(text(value.range()?)?),
+                field::REDACTED => record.redacted = Redaction::from_number(value.number()?),
                 _ => {}
             }
         }
@@ -297,7 +304,7 @@ impl StoredRecord {
         self.text(&self.content_type)
     }
 
-    /// The content. `None`: a tombstone.
+    /// The content. `None`: a tombstone, or it is [redacted](Self::redacted).
     #[must_use]
     pub fn payload(&self) -> Option<&[u8]> {
         self.payload.clone().map(|range| &self.bytes[range])
@@ -307,6 +314,18 @@ impl StoredRecord {
     #[must_use]
     pub fn payload_bytes(&self) -> Option<Bytes> {
         self.payload.clone().map(|range| self.bytes.slice(range))
+    }
+
+    /// Whose data the payload is, if it is sealed.
+    #[must_use]
+    pub fn erasure_key(&self) -> Option<&str> {
+        self.erasure_key.as_ref().map(|range| self.text(range))
+    }
+
+    /// Why there is no payload although there was one.
+    #[must_use]
+    pub fn redacted(&self) -> Option<Redaction> {
+        self.redacted
     }
 
     /// The labels, in order.
@@ -325,7 +344,8 @@ impl StoredRecord {
         &self.bytes
     }
 
-    /// A record to append that says the same.
+    /// A record to append that says the same. One of a record whose payload cannot be read is a tombstone: look at
+    /// [`redacted`](Self::redacted) first.
     #[must_use]
     pub fn to_record(&self) -> Record {
         Record {
@@ -339,6 +359,7 @@ impl StoredRecord {
                 .collect(),
             content_type: self.content_type().into(),
             payload: self.payload_bytes(),
+            erasure_key: self.erasure_key().map(String::from),
         }
     }
 

@@ -14,6 +14,8 @@ pub(crate) mod field {
     pub(crate) const HEADER: u32 = 5;
     pub(crate) const CONTENT_TYPE: u32 = 6;
     pub(crate) const PAYLOAD: u32 = 7;
+    pub(crate) const ERASURE_KEY: u32 = 8;
+    pub(crate) const REDACTED: u32 = 10;
     pub(crate) const HEADER_NAME: u32 = 1;
     pub(crate) const HEADER_VALUE: u32 = 2;
     pub(crate) const RECORD: u32 = 1;
@@ -44,6 +46,10 @@ pub struct Record {
     pub content_type: String,
     /// The content, or `None` for a tombstone.
     pub payload: Option<Bytes>,
+    /// Whose data the payload is, 1 to 255 bytes: the server seals it with a key of this name, and once that is destroyed
+    /// ([`Client::erase_keys`](crate::Client::erase_keys)) it is unreadable in every copy of the store. Everything else of
+    /// the record stays readable: have nothing in key, tags and headers that is to be erased.
+    pub erasure_key: Option<String>,
 }
 
 impl Record {
@@ -60,6 +66,13 @@ impl Record {
     /// The deletion of a key.
     pub fn tombstone(key: impl Into<Bytes>) -> Self {
         Self { key: Some(key.into()), ..Self::default() }
+    }
+
+    /// The same record with its payload sealed with this key.
+    #[must_use]
+    pub fn with_erasure_key(mut self, erasure_key: impl Into<String>) -> Self {
+        self.erasure_key = Some(erasure_key.into());
+        self
     }
 
     /// The same record with an id.
@@ -108,6 +121,7 @@ impl Record {
             + self.headers.iter().map(|(name, value)| field_bytes(header_bytes(name, value))).sum::<usize>()
             + text(&self.content_type)
             + self.payload.as_ref().map_or(0, |payload| field_bytes(payload.len()))
+            + self.erasure_key.as_ref().map_or(0, |key| field_bytes(key.len()))
     }
 
     /// Appends the record as a field of a batch, with `id` if it has none of its own.
@@ -141,6 +155,9 @@ impl Record {
         if let Some(payload) = &self.payload {
             put_bytes(out, field::PAYLOAD, payload);
         }
+        if let Some(erasure_key) = &self.erasure_key {
+            put_bytes(out, field::ERASURE_KEY, erasure_key.as_bytes());
+        }
     }
 
     /// Checks the bounds that every server has, so that one bad record does not end a session with good ones.
@@ -156,6 +173,9 @@ impl Record {
         bound("key in bytes", self.key.as_ref().map_or(0, Bytes::len), 0..=4096)?;
         bound("type in bytes", self.record_type.len(), 0..=255)?;
         bound("content type in bytes", self.content_type.len(), 0..=255)?;
+        if let Some(erasure_key) = &self.erasure_key {
+            bound("erasure key in bytes", erasure_key.len(), 1..=255)?;
+        }
         bound("number of tags", self.tags.len(), 0..=64)?;
         bound("number of headers", self.headers.len(), 0..=128)?;
         self.tags.iter().try_for_each(|tag| bound("tag in bytes", tag.len(), 1..=255))?;
@@ -214,7 +234,8 @@ mod tests {
             .with_tag("b")
             .with_header("h", "v")
             .with_header("empty", "")
-            .with_content_type("text/plain");
+            .with_content_type("text/plain")
+            .with_erasure_key("customer-17");
         let id = [9; 16];
         let mut out = BytesMut::new();
         record.encode(Some(id), &mut out);
@@ -224,6 +245,7 @@ mod tests {
         assert_eq!(first.id.as_deref(), Some(&id[..]));
         assert_eq!(first.key.as_deref(), Some(&b"k"[..]));
         assert_eq!((&first.r#type[..], &first.content_type[..]), ("t", "text/plain"));
+        assert_eq!(first.erasure_key.as_deref(), Some("customer-17"));
         assert_eq!(first.tags, ["a", "b"]);
         assert_eq!(first.headers[1], v1::Header { name: "empty".into(), value: Bytes::new() });
         assert_eq!(first.payload.as_ref().map(Bytes::len), Some(300));
@@ -240,6 +262,7 @@ mod tests {
             Record::keyed(vec![0; 4097], ""),
             Record::new("").with_type("x".repeat(256)),
             Record::new("").with_tag(""),
+            Record::new("").with_erasure_key(""),
             Record::new("").with_header("", "v"),
         ] {
             assert!(matches!(bad.check(), Err(Error::TooLarge { .. })), "{bad:?}");

@@ -163,6 +163,7 @@ impl Client {
             name: name.into(),
             dry_run: options.dry_run,
             bytes_per_second_max: options.bytes_per_second_max,
+            erased_only: options.erased_only,
         };
         let call = || {
             let (mut service, request) = (self.topic_service(), tonic::Request::new(request.clone()));
@@ -205,6 +206,8 @@ pub struct CompactOptions {
     pub dry_run: bool,
     /// Most bytes to read a second. `None`: as the topic's settings say. 0: no limit; else at least 64 KiB.
     pub bytes_per_second_max: Option<u64>,
+    /// Only remove the sealed bytes of payloads that were erased, and no record. Any topic can be compacted so.
+    pub erased_only: bool,
 }
 
 /// A list of topics, page by page; made by [`Client::topic_pages`].

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::batch::StoredRecord;
+use crate::erasure::Redaction;
 use crate::error::{Error, Result};
 use crate::record::Record;
 
@@ -29,6 +30,9 @@ pub struct EventRecord {
     pub append_time_ms: u64,
     /// Its place among the records of its key.
     pub revision: Option<u64>,
+    /// Why the payload is not there, of a record whose payload was sealed and cannot be opened. Then the upcasters have not
+    /// seen it.
+    pub redacted: Option<Redaction>,
     /// The record, after the upcasters.
     pub record: Record,
 }
@@ -90,11 +94,13 @@ impl Upcasters {
 
     pub(crate) fn event(&self, stored: &StoredRecord) -> Result<EventRecord> {
         let record =
-            self.apply(stored.to_record()).map_err(|error| not_understood(stored.offset(), &error))?;
+            if stored.redacted().is_some() { Ok(stored.to_record()) } else { self.apply(stored.to_record()) };
+        let record = record.map_err(|error| not_understood(stored.offset(), &error))?;
         Ok(EventRecord {
             offset: stored.offset(),
             append_time_ms: stored.append_time_ms(),
             revision: stored.revision(),
+            redacted: stored.redacted(),
             record,
         })
     }

@@ -171,6 +171,20 @@ impl From<Error> for Problem {
                 .with("actual", actual)
                 .with("limit", limit),
             Error::InvalidAppend { .. } => of(Code::InvalidArgument, "INVALID_REQUEST"),
+            Error::InvalidErasureKey { rule } => {
+                let mut violations = Violations::default();
+                violations.add("erasure_key", *rule);
+                violations.into_problem()
+            }
+            Error::ErasureKeyDestroyed { index, erasure_key } => {
+                of(Code::FailedPrecondition, "ERASURE_KEY_DESTROYED")
+                    .with("index", index)
+                    .with("erasure_key", erasure_key)
+            }
+            Error::TooManyErasedKeys { limit, .. } => {
+                of(Code::ResourceExhausted, "TOO_MANY_ERASED_KEYS").with("limit", limit)
+            }
+            Error::MasterKeyMissing => of(Code::FailedPrecondition, "MASTER_KEY_MISSING"),
             Error::InvalidEncoding { position, .. } => {
                 of(Code::InvalidArgument, "INVALID_ENCODING").with("position", position)
             }
@@ -505,6 +519,19 @@ mod tests {
                 Error::TopicRefused { topic: topic(), path: path.clone(), detail: "d".into() },
                 Code::DataLoss,
                 "TOPIC_REFUSED",
+                not,
+            ),
+            (
+                Error::ErasureKeyDestroyed { index: 0, erasure_key: "customer-17".into() },
+                Code::FailedPrecondition,
+                "ERASURE_KEY_DESTROYED",
+                not,
+            ),
+            (Error::MasterKeyMissing, Code::FailedPrecondition, "MASTER_KEY_MISSING", not),
+            (
+                Error::TooManyErasedKeys { path: "master.key".into(), limit: 3 },
+                Code::ResourceExhausted,
+                "TOO_MANY_ERASED_KEYS",
                 not,
             ),
             (Error::AlreadyRunning { what: "compaction" }, Code::FailedPrecondition, "ALREADY_RUNNING", not),

@@ -14,6 +14,7 @@
 //! snapshot.rs                                snapshots of streams: put like an append, got like a read
 //! topics.rs      ── settings.rs, upkeep.rs       create, change, compact, verify
 //! producer.rs    how far named writers are
+//! erasure.rs                                     destroy the keys of sealed payloads
 //! wire.rs        appends and batches as bytes, not as objects
 //! admin.rs       status of the server            error.rs      what is answered when something fails
 //! http.rs        /metrics, /healthz, /readyz     metrics.rs    what is counted, as OpenMetrics text
@@ -37,6 +38,7 @@ mod config;
 mod connection;
 mod cors;
 mod edge;
+mod erasure;
 mod error;
 mod fence;
 mod filter;

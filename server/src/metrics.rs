@@ -94,6 +94,11 @@ fn engine(out: &mut Out<'_>, stats: &StoreStats) -> fmt::Result {
         ("quipu_read_batches", "Batches read from memory or segments", stats.batches_read),
         ("quipu_read_records", "Records in them", stats.records_read),
         ("quipu_read_bytes", "Bytes of them as stored", stats.bytes_read),
+        (
+            "quipu_read_redacted_records",
+            "Records read whose payload is erased or locked",
+            stats.records_redacted,
+        ),
         ("quipu_damage_found", "How often a reader met damage", stats.damage_found),
         ("quipu_segments_created", "Segments created", stats.segments_created),
         ("quipu_segments_removed", "Segments removed", stats.segments_removed),
@@ -132,6 +137,9 @@ fn engine(out: &mut Out<'_>, stats: &StoreStats) -> fmt::Result {
         ("quipu_store_failed", "1: the disk failed the store", None, stats.failure.is_some().into()),
     ] {
         out.gauge(name, help, unit, value)?;
+    }
+    if let Some(destroyed) = stats.erasure_keys_destroyed {
+        out.gauge("quipu_erasure_keys_destroyed", "Erasure keys that were destroyed", None, destroyed)?;
     }
     match stats.disk_free_bytes {
         Some(free) => out.gauge("quipu_disk_free", "Free on the disk", Some(Unit::Bytes), free),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quipu_proto::v1::admin_service_server::AdminServiceServer;
+use quipu_proto::v1::erasure_service_server::ErasureServiceServer;
 use quipu_proto::v1::producer_service_server::ProducerServiceServer;
 use quipu_proto::v1::topic_service_server::TopicServiceServer;
 use quipu_storage::Store;
@@ -26,6 +27,7 @@ use crate::config::{Config, InvalidConfig, Tls};
 use crate::connection::Connections;
 use crate::cors::CorsLayer;
 use crate::edge::EdgeLayer;
+use crate::erasure::Erasure;
 use crate::log::Log;
 use crate::producer::Producers;
 use crate::shared::{REQUEST_BYTES_MAX, Shared};
@@ -199,6 +201,8 @@ async fn run(
     let snapshots = Snapshots { shared: Arc::clone(shared) };
     let admin = AdminServiceServer::new(Admin { shared: Arc::clone(shared) })
         .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let erasure = ErasureServiceServer::new(Erasure { shared: Arc::clone(shared) })
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
     let reflection = if config.reflection { Some(reflection()?) } else { None };
     let router = server
         .layer(CorsLayer { origins: config.web_origins.clone().into() })
@@ -209,6 +213,7 @@ async fn run(
         .add_service(producers)
         .add_service(snapshots)
         .add_service(admin)
+        .add_service(erasure)
         .add_service(health_service)
         .add_optional_service(reflection);
 
@@ -248,6 +253,7 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
         "",
         "quipu.v1.LogService",
         "quipu.v1.TopicService",
+        "quipu.v1.ErasureService",
         "quipu.v1.SnapshotService",
         "quipu.v1.AdminService",
     ] {

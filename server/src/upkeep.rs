@@ -110,7 +110,8 @@ pub(crate) fn compact(
     topic: Topic,
     request: &pb::CompactTopicRequest,
 ) -> Result<CompactStream, Status> {
-    let mut options = CompactOptions { dry_run: request.dry_run, ..CompactOptions::default() };
+    let (dry_run, erased_only) = (request.dry_run, request.erased_only);
+    let mut options = CompactOptions { dry_run, erased_only, ..CompactOptions::default() };
     let mut violations = Violations::default();
     if let Some(bytes) = request.bytes_per_second_max {
         options.compaction = topic.settings().compaction;
@@ -167,6 +168,8 @@ pub(crate) fn report(report: &CompactionReport) -> pb::CompactionReport {
             ("not_reached", kept.not_reached),
         ]),
         keys: report.keys,
+        payloads_erased: report.payloads_erased,
+        payload_bytes_erased: report.payload_bytes_erased,
         damaged: report
             .damaged
             .iter()

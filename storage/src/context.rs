@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use crate::clock::Clock;
 use crate::disk::{Disk, File};
+use crate::erasure::master_key::MasterKey;
 use crate::error::{Error, Result};
 use crate::segment::MapBudget;
 use crate::settings::StoreSettings;
@@ -30,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) counters: Counters,
     pub(crate) maps: MapBudget,
     pub(crate) term_budget: TermBudget,
+    /// Set when the store opens, if it is given one.
+    pub(crate) master_key: OnceLock<MasterKey>,
     failure: OnceLock<Error>,
     alarm: OnceLock<Alarm>,
     /// Tells of the failure. Held while the failure is set: who finds it set finds the thread as well.
@@ -58,6 +61,7 @@ impl Context {
             store,
             is_read_only,
             counters: Counters::default(),
+            master_key: OnceLock::new(),
             failure: OnceLock::new(),
             alarm: OnceLock::new(),
             alarm_thread: Mutex::new(None),
@@ -65,6 +69,11 @@ impl Context {
             is_released: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
         }
+    }
+
+    /// What payloads are sealed with, if the store was opened with it.
+    pub(crate) fn master_key(&self) -> Option<&MasterKey> {
+        self.master_key.get()
     }
 
     /// The directory that holds all topics.

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::context::Context;
+use crate::erasure::seal;
 use crate::error::{Error, Result};
 use crate::format::batch::{Batch, BatchHeader, BodyProblem, Codec};
-use crate::format::record::RecordView;
+use crate::format::record::{RecordView, Redaction};
 use crate::segment::{Found, Segment, SegmentReader};
 use crate::store::visible_end;
 use crate::topic::TopicInner;
@@ -247,16 +248,12 @@ impl StoredRecord {
         self.revision
     }
 
-    pub(crate) fn with_revision(self, revision: Option<Revision>) -> Self {
-        Self { revision: self.revision.or(revision), ..self }
-    }
-
     /// All its fields. Decodes them: keep the view to look at several.
     pub fn view(&self) -> RecordView<'_> {
         RecordView::decode(&self.bytes).expect("it was decoded before it was handed out")
     }
 
-    /// The content, or `None` for a tombstone.
+    /// The content, or `None` for a tombstone and for what is [redacted](Self::redacted).
     pub fn payload(&self) -> Option<&[u8]> {
         self.view().payload
     }
@@ -264,6 +261,11 @@ impl StoredRecord {
     /// The content, with its own hold on the memory.
     pub fn payload_bytes(&self) -> Option<Bytes> {
         self.view().payload.map(|payload| self.bytes.slice_ref(payload))
+    }
+
+    /// Why it has no payload although it had one.
+    pub fn redacted(&self) -> Option<Redaction> {
+        self.view().redacted
     }
 
     /// The key.
@@ -434,7 +436,7 @@ impl Cursor {
                 outcome => outcome.or_else(|error| topic.check_alive().and(Err(error)))?,
             };
             if let Some(batch) = found {
-                return Ok(Some(self.advance(&topic, batch)));
+                return self.advance(&topic, batch).map(Some);
             }
         }
     }
@@ -447,8 +449,8 @@ impl Cursor {
         self.damage().map_or(Ok(None), Err)
     }
 
-    /// The next batch if it is in memory as it is: without a look at the disk and without decompressing, so that it may
-    /// be called where nothing may block. `None` says nothing about whether there is a next batch.
+    /// The next batch if it is in memory as it is: without a look at the disk, and without decompressing or opening what is
+    /// sealed, so that it may be called where nothing may block. `None` says nothing about whether there is a next batch.
     ///
     /// # Errors
     /// As [`next_batch`](Self::next_batch).
@@ -462,22 +464,23 @@ impl Cursor {
         let Some(stored) = found.filter(|batch| batch.base_offset <= self.next) else { return Ok(None) };
         let header =
             BatchHeader::decode(&stored.bytes, topic.seed).expect("the tail holds intact batches only");
-        if header.codec != Codec::None {
+        if header.codec != Codec::None || header.has_sealed {
             return Ok(None);
         }
         self.place = None;
         match Batch::trusted(header, stored.bytes) {
-            Ok(batch) => Ok(Some(self.advance(&topic, batch))),
+            Ok(batch) => self.advance(&topic, batch).map(Some),
             Err(BodyProblem::CodecUnavailable(codec)) => Err(Error::CodecUnavailable { codec: codec.name() }),
             Err(BodyProblem::Invalid(invalid)) => Err(unreadable(invalid)),
         }
     }
 
     /// Goes on behind `batch` and hands it out.
-    fn advance(&mut self, topic: &TopicInner, batch: Batch) -> ReadBatch {
+    fn advance(&mut self, topic: &TopicInner, batch: Batch) -> Result<ReadBatch> {
+        let batch = seal::open_batch(topic, batch).inspect_err(|_| self.place = None)?;
         self.counted.count(&batch, &topic.context);
         let from = std::mem::replace(&mut self.next, batch.next_offset());
-        ReadBatch { batch, from, topic: topic.uid }
+        Ok(ReadBatch { batch, from, topic: topic.uid })
     }
 
     /// Looks once where the next batch should be. `None`: look again, from the top.
@@ -844,6 +847,7 @@ impl Backwards {
                 }
             };
             let Some(batch) = batch else { continue };
+            let batch = seal::open_batch(&topic, batch)?;
             self.before = batch.base_offset();
             return Ok(Some(ReadBatch { batch, from, topic: topic.uid }));
         }

@@ -14,7 +14,9 @@ use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::answer::Answered;
 use crate::format::batch::{self, Batch, BatchHeader, BodyProblem};
-use crate::format::checkpoint::{Checkpoint, ProducerState, RequestState, TopicState, is_clean};
+use crate::format::checkpoint::{
+    Checkpoint, MasterKeyState, ProducerState, RequestState, TopicState, is_clean,
+};
 use crate::format::frame::{Change, FILE_HEADER_BYTES, FileHeader, FrameHeader, FrameProblem};
 use crate::format::record::RecordView;
 use crate::format::segment::{
@@ -302,9 +304,14 @@ impl Dump<'_> {
         if !record.content_type.is_empty() {
             text.push(format!("content-type={}", record.content_type.escape_debug()));
         }
-        text.push(match record.payload {
-            Some(payload) => format!("payload={}", self.shown(payload)),
-            None => "tombstone".to_owned(),
+        if let Some(erasure_key) = record.erasure_key {
+            text.push(format!("erasure-key={}", erasure_key.escape_debug()));
+        }
+        text.push(match (record.payload, record.sealed) {
+            (Some(payload), _) => format!("payload={}", self.shown(payload)),
+            (None, Some([])) => "erased".to_owned(),
+            (None, Some(sealed)) => format!("sealed ({} bytes)", sealed.len()),
+            (None, None) => "tombstone".to_owned(),
         });
         (self.out)(Line::Record { offset, text: &text.join(" ") })
     }
@@ -441,6 +448,7 @@ impl Dump<'_> {
                 name(&self.topics, topic)
             )),
             Change::ProducerForgotten { name } => self.detail(format_args!("producer {name:?} forgotten")),
+            Change::MasterKey(state) => self.master_key(state),
         }
     }
 
@@ -455,8 +463,17 @@ impl Dump<'_> {
                 format_args!("one of the copies is damaged: {}", invalid.detail),
             )?;
         }
-        let Checkpoint { store, position, generation, next_topic, topics, deleted, producers, request_ids } =
-            decoded.checkpoint;
+        let Checkpoint {
+            store,
+            position,
+            generation,
+            next_topic,
+            topics,
+            deleted,
+            producers,
+            request_ids,
+            master_key,
+        } = decoded.checkpoint;
         self.at(0, format_args!("checkpoint, store {store}, journal position {position} in generation {generation}, next topic \
              {next_topic}"))?;
         for topic in &topics {
@@ -474,7 +491,13 @@ impl Dump<'_> {
             let RequestState { id, body_hash, answer } = &**request;
             let id = id.escape_ascii();
             self.detail(format_args!("request id \"{id}\", hash {body_hash:016x}, answered {answer}"))
-        })
+        })?;
+        master_key.iter().try_for_each(|state| self.master_key(state))
+    }
+
+    fn master_key(&mut self, state: &MasterKeyState) -> io::Result<()> {
+        let MasterKeyState { uid, destroyed } = state;
+        self.detail(format_args!("master key {uid}, {destroyed} keys of it destroyed"))
     }
 
     fn topic(&mut self, topic: &TopicState) -> io::Result<()> {

@@ -167,6 +167,42 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// An erasure key breaks a rule.
+    #[error("an erasure key is not allowed: {rule}")]
+    InvalidErasureKey {
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// A record names an erasure key that was destroyed: nothing can be sealed with it ever again. Nothing was appended.
+    #[error("record {index} of the append: its erasure key {erasure_key:?} was destroyed; take another one")]
+    ErasureKeyDestroyed {
+        /// Place of the record in the append, among those for its topic.
+        index: usize,
+        /// The key's name.
+        erasure_key: String,
+    },
+    /// As many keys were destroyed as can be.
+    #[error("of the master key at {path} {limit} keys can be destroyed at most, and these would be more", path = path.display())]
+    TooManyErasedKeys {
+        /// The master key.
+        path: PathBuf,
+        /// The bound.
+        limit: u64,
+    },
+    /// The store was opened without a master key, which sealing and erasing take.
+    #[error("payloads are sealed and erased with a master key: open the store with its own")]
+    MasterKeyMissing,
+    /// The master key is not one that the store can be opened with.
+    #[error("the master key {path} is refused: {detail}", path = path.display())]
+    MasterKeyRefused {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do about it.
+        detail: String,
+    },
+    /// This build can neither seal nor erase.
+    #[error("this build lacks erasure; use one with the feature \"erasure\"")]
+    ErasureUnavailable,
     /// An append is too large.
     #[error("the append has {actual} {what}, the limit is {limit}")]
     AppendTooLarge {
@@ -403,6 +439,7 @@ impl Error {
             | E::AppendTooLarge { .. }
             | E::InvalidEncoding { .. }
             | E::SnapshotsRefused { .. }
+            | E::InvalidErasureKey { .. }
             | E::RequestIdReused { .. } => ErrorKind::Invalid,
             E::TopicNotFound { .. } | E::NoStore { .. } | E::ProducerNotFound { .. } => ErrorKind::NotFound,
             E::TopicExists { .. } => ErrorKind::Exists,
@@ -419,14 +456,20 @@ impl Error {
             | E::TooManyTopics { .. }
             | E::TooManyProducers { .. }
             | E::ProducerFenced { .. }
-            | E::TopicFenced { .. } => ErrorKind::Busy,
+            | E::TopicFenced { .. }
+            | E::ErasureKeyDestroyed { .. }
+            | E::TooManyErasedKeys { .. }
+            | E::MasterKeyMissing
+            | E::MasterKeyRefused { .. } => ErrorKind::Busy,
             E::Overloaded { .. } | E::Cancelled { .. } | E::Io { .. } => ErrorKind::Retry,
             E::DiskFull { .. } => ErrorKind::DiskFull,
             E::Corrupt { .. } | E::KeysUnknown { .. } | E::CorruptFile { .. } | E::TopicRefused { .. } => {
                 ErrorKind::Damaged
             }
             E::StorageFailed { .. } => ErrorKind::Reopen,
-            E::NewerFormat { .. } | E::CodecUnavailable { .. } => ErrorKind::Unsupported,
+            E::NewerFormat { .. } | E::CodecUnavailable { .. } | E::ErasureUnavailable => {
+                ErrorKind::Unsupported
+            }
         }
     }
 

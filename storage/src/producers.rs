@@ -274,6 +274,7 @@ mod tests {
             deleted: Vec::new(),
             producers: Vec::new(),
             request_ids: Vec::new(),
+            master_key: None,
         };
         producers.put_into(&mut checkpoint);
         Producers::new(&Checkpoint::decode(&checkpoint.encode()).unwrap().checkpoint)
@@ -311,6 +312,7 @@ mod tests {
                 deleted: Vec::new(),
                 producers: Vec::new(),
                 request_ids: Vec::new(),
+                master_key: None,
             }
             .encode(),
         )

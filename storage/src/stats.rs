@@ -141,6 +141,7 @@ pub(crate) struct Counters {
     pub(crate) records_read: Counter,
     pub(crate) bytes_read: Counter,
     pub(crate) damage_found: Counter,
+    pub(crate) records_redacted: Counter,
     pub(crate) append_latency: Histogram,
     pub(crate) read_latency: Histogram,
     pub(crate) sync_latency: Histogram,
@@ -194,6 +195,10 @@ pub struct StoreStats {
     pub segments_created: u64,
     /// Segments removed by retention, trimming, compaction and deletion.
     pub segments_removed: u64,
+    /// Records that were read without their payload: erased, or locked.
+    pub records_redacted: u64,
+    /// Erasure keys that were destroyed, if the store was opened with its master key.
+    pub erasure_keys_destroyed: Option<u64>,
     /// Where the journal ends.
     pub journal_position: Position,
     /// Up to where the journal is synced.

@@ -261,10 +261,8 @@ impl StreamCursor {
             let record = self.read(posting)?;
             self.ready.pop_front();
             self.next = if self.ready.is_empty() { self.known_to } else { posting.offset + 1 };
-            if let Some(record) = record {
-                if record.revision() >= Some(self.first_revision) {
-                    return Ok(Some(record));
-                }
+            if let Some(record) = record.filter(|record| record.revision() >= Some(self.first_revision)) {
+                return Ok(Some(record));
             }
         }
     }

@@ -17,11 +17,13 @@ use quipu_storage::format::terms::postings::{Posting, heads, list};
 use quipu_storage::format::terms::{FOOTER_BYTES, Kind, TermsFooter, TermsHeader, crc_at, term};
 use quipu_storage::verify::{VerifyOptions, verify};
 use quipu_storage::{
-    Append, Codec, Error, JournalEnd, Log, LogRecovery, LogSettings, Offset, Record, Revision, Start, Store,
-    StoreSettings, Topic,
+    Append, Codec, Error, JournalEnd, Log, LogRecovery, LogSettings, Offset, Record, Redaction, Revision,
+    Start, Store, StoreSettings, Topic,
 };
 use quipu_tests::golden::log::identity;
-use quipu_tests::golden::{Expected, Golden, all, crc, live, logs, producers, stores, terms, zstandard};
+use quipu_tests::golden::{
+    Expected, Golden, all, crc, live, logs, producers, sealed, stores, terms, zstandard,
+};
 
 /// The directory of the golden files of version 1.
 fn golden_dir() -> PathBuf {
@@ -95,6 +97,34 @@ fn the_stores_of_version_1_open_and_read_as_they_were_written() {
             store.close().unwrap();
         }
     }
+}
+
+/// Whatever changes in how keys are derived or payloads are sealed, what was sealed must open.
+#[test]
+fn the_sealed_payloads_of_a_golden_store_open_until_they_are_erased() {
+    let golden = sealed::golden();
+    let (dir, keys) = (copied(golden.name), copied(sealed::master_key().name));
+    let builder = || {
+        let settings = StoreSettings { background: false, ..StoreSettings::default() };
+        Store::builder().settings(settings).create(false).master_key(keys.path().join("master.key"))
+    };
+    let redacted = |store: &Store| -> Vec<_> {
+        let topic = store.topic("customers").unwrap();
+        topic.read(Start::Earliest).unwrap().map(|record| record.unwrap().redacted()).collect()
+    };
+    let [erased, locked] = [Some(Redaction::Erased), Some(Redaction::Locked)];
+    for _ in 0..2 {
+        let store = builder().open(dir.path()).unwrap();
+        assert_eq!(read(&store.topic("customers").unwrap()), golden.topics["customers"]);
+        assert_eq!(redacted(&store), [None, None, None, erased, None]);
+        store.close().unwrap();
+    }
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(redacted(&store), [locked, None, locked, erased, None]);
+    store.close().unwrap();
+    let store = builder().open(dir.path()).unwrap();
+    store.erase(&[sealed::ERASURE_KEY]).unwrap();
+    assert_eq!(redacted(&store), [erased, None, erased, erased, None]);
 }
 
 /// From the checkpoint, from the journal behind it, and from the next checkpoint.

@@ -6,8 +6,8 @@ use quipu_proto::v1 as pb;
 use quipu_storage::verify::{Finding, Severity, VerifyReport};
 use quipu_storage::{
     Codec, Compaction, CompactionReport, Condition, Durability, ExpectedRevision, Offset, ProducerInfo,
-    Record, Retention, RetentionReason, RetentionReport, Revision, Storage, StoredRecord, StreamInfo,
-    TopicName, TopicSettings, TopicStats, Uid,
+    Record, Redaction, Retention, RetentionReason, RetentionReport, Revision, Storage, StoredRecord,
+    StreamInfo, TopicName, TopicSettings, TopicStats, Uid,
 };
 
 use super::{Item, filter};
@@ -68,6 +68,7 @@ pub(super) fn record(record: pb::Record) -> Record {
         headers: record.headers.into_iter().map(|header| (header.name, header.value.into())).collect(),
         content_type: record.content_type,
         payload: record.payload.map(Into::into),
+        erasure_key: record.erasure_key,
     }
 }
 
@@ -226,6 +227,8 @@ pub(super) fn compaction_report(report: &CompactionReport) -> pb::CompactionRepo
             ("not_reached", kept.not_reached),
         ]),
         keys: report.keys,
+        payloads_erased: report.payloads_erased,
+        payload_bytes_erased: report.payload_bytes_erased,
         damaged: report
             .damaged
             .iter()
@@ -287,6 +290,12 @@ pub(super) fn item(stored: &StoredRecord) -> Item {
             .collect(),
         content_type: view.content_type.into(),
         payload: view.payload.map(shared),
+        erasure_key: view.erasure_key.map(Into::into),
+        redacted: match view.redacted {
+            None => 0,
+            Some(Redaction::Erased) => pb::record::Redaction::Erased.into(),
+            Some(Redaction::Locked) => pb::record::Redaction::Locked.into(),
+        },
     };
     let revision = stored.revision().map(|revision| revision.0);
     Item { offset: stored.offset().0, append_time_ms: stored.append_time().0, revision, record }

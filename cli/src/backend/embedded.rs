@@ -36,17 +36,30 @@ pub(crate) struct Embedded {
     writable: OnceCell<Store>,
     read_only: OnceCell<ReadOnlyStore>,
     clock: Option<Arc<dyn Clock>>,
+    /// The file, and whether to make it.
+    master_key: Option<(PathBuf, bool)>,
 }
 
 impl Embedded {
     /// Of the store in that directory; nothing is opened yet.
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.into(), writable: OnceCell::new(), read_only: OnceCell::new(), clock: None }
+        Self {
+            dir: dir.into(),
+            writable: OnceCell::new(),
+            read_only: OnceCell::new(),
+            clock: None,
+            master_key: None,
+        }
     }
 
     /// The same with another clock, which gives records their times.
     pub(crate) fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
         Self { clock: Some(clock), ..self }
+    }
+
+    /// The same with this master key, a file that is made if that is wanted.
+    pub(crate) fn with_master_key(self, master_key: Option<(PathBuf, bool)>) -> Self {
+        Self { master_key, ..self }
     }
 
     fn open(&self, creates: bool) -> Result<&Store> {
@@ -56,6 +69,9 @@ impl Embedded {
         let mut builder = Store::builder().create(creates);
         if let Some(clock) = &self.clock {
             builder = builder.clock(Arc::clone(clock));
+        }
+        if let Some((path, create)) = &self.master_key {
+            builder = builder.master_key(path).create_master_key(*create);
         }
         let store = builder.open(&self.dir)?;
         Ok(self.writable.get_or_init(|| store))
@@ -72,6 +88,10 @@ impl Embedded {
 
     /// The topic, from whatever is open, else for reading only.
     fn topic_to_read(&self, name: &str) -> Result<AnyTopic> {
+        // Only who has the store's lock has its master key.
+        if self.master_key.is_some() {
+            self.store()?;
+        }
         if let Some(store) = self.writable.get() {
             return Ok(AnyTopic::Writable(store.topic(name)?));
         }
@@ -141,7 +161,8 @@ impl Backend for Embedded {
         progress: &mut dyn FnMut(pb::CompactionProgress),
     ) -> Result<pb::CompactionReport> {
         let topic = self.topic_to_change(&request.name)?;
-        let mut options = CompactOptions { dry_run: request.dry_run, ..CompactOptions::default() };
+        let (dry_run, erased_only) = (request.dry_run, request.erased_only);
+        let mut options = CompactOptions { dry_run, erased_only, ..CompactOptions::default() };
         if let Some(bytes) = request.bytes_per_second_max
             && let Some(mut compaction) = topic.settings().compaction
         {
@@ -262,6 +283,15 @@ impl Backend for Embedded {
         let topic = self.topic_to_change(topic)?;
         let durability = convert::durability(durability);
         Ok(Box::new(EmbeddedPublisher::new(topic.store(), topic, durability, producer)))
+    }
+
+    fn erase_keys(&self, erasure_keys: &[String]) -> Result<pb::EraseKeysResponse> {
+        let report = self.store()?.erase(&erasure_keys.iter().map(String::as_str).collect::<Vec<_>>())?;
+        Ok(pb::EraseKeysResponse {
+            destroyed: report.destroyed,
+            destroyed_before: report.destroyed_before,
+            old_file_overwritten: report.is_old_file_overwritten,
+        })
     }
 
     fn reader(&self, spec: ReadSpec) -> Result<Box<dyn Reader + '_>> {

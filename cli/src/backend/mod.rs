@@ -211,6 +211,8 @@ pub(crate) trait Backend {
         durability: pb::Durability,
         producer: Option<ProducerAt>,
     ) -> Result<Box<dyn Publisher + '_>>;
+    /// Destroys erasure keys.
+    fn erase_keys(&self, erasure_keys: &[String]) -> Result<pb::EraseKeysResponse>;
     /// To read a topic.
     fn reader(&self, spec: ReadSpec) -> Result<Box<dyn Reader + '_>>;
     /// To be called when all is done: what was done is safe in any case.

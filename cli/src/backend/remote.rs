@@ -8,7 +8,8 @@ use std::future::Future;
 
 use quipu_client::{
     Append, AppendSession, Appended, Client, ClientBuilder, CompactOptions, Condition, Event, ReadEvent,
-    Reading, Record, RecordBatch, Retry, SnapshotPut, Start, StoredRecord, Subscription, Ticket, Visibility,
+    Reading, Record, RecordBatch, Redaction, Retry, SnapshotPut, Start, StoredRecord, Subscription, Ticket,
+    Visibility,
 };
 use quipu_proto::v1 as pb;
 use tokio::runtime::Runtime;
@@ -164,8 +165,11 @@ impl Backend for Remote {
         progress: &mut dyn FnMut(pb::CompactionProgress),
     ) -> Result<pb::CompactionReport> {
         use pb::compact_topic_response::Event;
-        let options =
-            CompactOptions { dry_run: request.dry_run, bytes_per_second_max: request.bytes_per_second_max };
+        let options = CompactOptions {
+            dry_run: request.dry_run,
+            bytes_per_second_max: request.bytes_per_second_max,
+            erased_only: request.erased_only,
+        };
         let mut run = self.call(self.client.compact_topic(request.name, options))?;
         while let Some(response) = self.call(run.next())? {
             match response.event {
@@ -305,6 +309,10 @@ impl Backend for Remote {
             durability,
             requirements: Vec::new(),
         }))
+    }
+
+    fn erase_keys(&self, erasure_keys: &[String]) -> Result<pb::EraseKeysResponse> {
+        self.call(self.client.erase_keys(erasure_keys))
     }
 
     fn reader(&self, spec: ReadSpec) -> Result<Box<dyn Reader + '_>> {
@@ -447,6 +455,7 @@ fn to_client(record: pb::Record) -> Record {
         headers: record.headers.into_iter().map(|header| (header.name, header.value)).collect(),
         content_type: record.content_type,
         payload: record.payload,
+        erasure_key: record.erasure_key,
     }
 }
 
@@ -481,6 +490,12 @@ fn item(record: &StoredRecord) -> Item {
                 .collect(),
             content_type: record.content_type().into(),
             payload: record.payload_bytes(),
+            erasure_key: record.erasure_key().map(Into::into),
+            redacted: match record.redacted() {
+                None => 0,
+                Some(Redaction::Erased) => pb::record::Redaction::Erased.into(),
+                Some(_) => pb::record::Redaction::Locked.into(),
+            },
         },
     }
 }

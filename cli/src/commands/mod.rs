@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod demo;
+pub(crate) mod erase;
 pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod manual;
@@ -35,6 +36,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<()> {
         Command::Producers(args) => producers::run(&global, &args, out),
         Command::Streams(args) => streams::run(&global, &args, out),
         Command::Snapshot(args) => snapshot::run(&global, args, out),
+        Command::Erase(args) => erase::run(&global, &args, out),
         Command::Explain(args) => explain::run(&global, args, out),
         Command::Status(args) => status::run(&global, &args, out),
         Command::Export(args) => transfer::export(&global, &args, out),

@@ -89,6 +89,12 @@ pub(crate) struct PublishArgs {
     /// Field that becomes the payload, instead of the whole entry. null is a tombstone.
     #[arg(long, value_name = "FIELD")]
     payload_field: Option<FieldName>,
+    /// Seal all payloads with this erasure key: `quipu erase` makes them unreadable for good.
+    #[arg(long, value_name = "KEY")]
+    erasure_key: Option<String>,
+    /// Field with the erasure key.
+    #[arg(long, value_name = "FIELD", conflicts_with = "erasure_key")]
+    erasure_key_field: Option<FieldName>,
     /// A header of all records. May be given several times.
     #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
     headers: Vec<(String, String)>,
@@ -199,6 +205,7 @@ impl PublishArgs {
                 .map(|(name, value)| pb::Header { name: name.clone(), value: value.clone().into() })
                 .collect(),
             content_type: self.content_type.clone(),
+            erasure_key: self.erasure_key.clone(),
             ..pb::Record::default()
         };
         Mapping {
@@ -207,6 +214,7 @@ impl PublishArgs {
             time: self.time_field.clone(),
             id: self.id_field.clone(),
             payload: self.payload_field.clone(),
+            erasure_key: self.erasure_key_field.clone(),
             tags: self.tag_fields.clone(),
             headers: self.header_fields.clone(),
             key_separator: self.key_separator.clone(),

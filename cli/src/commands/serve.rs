@@ -34,6 +34,8 @@ const HANGING_TIME_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 #[command(
     after_help = "--data DIR is the store's directory, which is made if there is none [default: quipu-data] [env: QUIPU_DATA].
+--master-key FILE is what payloads are sealed with, a file outside of the store [default: none] [env: QUIPU_MASTER_KEY].
+--create-master-key makes it if there is none and the store has none [default: false] [env: QUIPU_CREATE_MASTER_KEY].
 
 A setting is taken from its flag, else from the environment, else from the file, else it has its default.
 In the file it is called like its flag, with _ for -.
@@ -66,6 +68,11 @@ pub(crate) fn run(global: &Global, mut args: ServeArgs, out: &mut Output) -> Res
         None => None,
         Some(dir) => Some(dir.to_str().ok_or_else(|| Failure::usage("--data must be UTF-8"))?.to_owned()),
     };
+    if let Some(path) = &global.master_key {
+        let path = path.to_str().ok_or_else(|| Failure::usage("--master-key must be UTF-8"))?;
+        args.flags.master_key = Some(path.to_owned());
+    }
+    args.flags.create_master_key = global.create_master_key.then(|| "true".to_owned());
     let file = args.config.or_else(|| std::env::var_os("QUIPU_CONFIG").map(PathBuf::from));
     // What is not UTF-8 is nothing that we could take.
     let variables = std::env::vars_os()
@@ -128,7 +135,11 @@ async fn start(settings: &Settings, server: &Config) -> Result<(Listeners, Store
         },
     };
     let (data, store_settings) = (settings.data.clone(), settings.store());
-    let open = move || Store::builder().settings(store_settings).open(data);
+    let mut builder = Store::builder().settings(store_settings);
+    if let Some(path) = settings.master_key.clone().value() {
+        builder = builder.master_key(path).create_master_key(settings.create_master_key);
+    }
+    let open = move || builder.open(data);
     let store = tokio::task::spawn_blocking(open).await.map_err(|error| {
         Failure::new(Exit::Failure, "INTERNAL", format!("cannot open the store: {error}"))
     })??;

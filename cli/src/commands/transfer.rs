@@ -20,8 +20,9 @@ use super::progress::bytes_bar;
 use super::show::warn_of_unsynced;
 use crate::archive::{Entry, Source, ndjson, segments};
 use crate::args::Global;
-use crate::backend::{Backend, Direction, Embedded, Item, Publisher, ReadSpec, Step};
+use crate::backend::{Backend, Direction, Item, Publisher, ReadSpec, Step};
 use crate::exit::{Exit, Failure, Result};
+use crate::format::redacted;
 use crate::output::{Output, Shown};
 use crate::position::Position;
 use crate::units::{counted, now_ms};
@@ -182,7 +183,7 @@ pub(crate) fn import(global: &Global, args: &ImportArgs, out: &mut Output) -> Re
     let (mut source, bytes) = open(args)?;
     let clock = Arc::new(ImportClock::default());
     let backend: Box<dyn Backend> = match &global.data {
-        Some(dir) => Box::new(Embedded::new(dir).with_clock(Arc::clone(&clock) as Arc<dyn Clock>)),
+        Some(dir) => Box::new(global.embedded(dir).with_clock(Arc::clone(&clock) as Arc<dyn Clock>)),
         None => global.backend()?,
     };
     let bar = bytes_bar(out, bytes);
@@ -281,6 +282,13 @@ fn load(
     let outcome = (|| {
         let mut next_offset = 0_u64;
         while let Some(Entry { offset, append_time_ms, record }) = source.next()? {
+            // It would become the deletion of its key.
+            if let Some(why) = redacted(&record) {
+                let at = offset.map_or_else(String::new, |offset| format!(" of offset {offset}"));
+                return Err(
+                    source.invalid(&format!("the payload of the record{at} is {why}: it cannot be imported"))
+                );
+            }
             bar.set_position(source.bytes_read());
             if let Some(offset) = offset.filter(|offset| *offset != next_offset && !renumbers) {
                 let message = format!(

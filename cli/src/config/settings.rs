@@ -76,6 +76,10 @@ macro_rules! settings {
 settings! {
     "The directory of the store; made if there is none" [skip]
     data: PathBuf = "quipu-data";
+    "The master key that payloads are sealed with, a file outside of the store; none: nothing is sealed" [skip]
+    master_key: OrNone<PathBuf> = "none";
+    "Make the master key if there is none and the store has none" [skip]
+    create_master_key: bool = "false";
     "Address and port for clients" [long, value_name = "ADDRESS"]
     listen: SocketAddr = "127.0.0.1:7878";
     "Address and port for Prometheus, over plain HTTP; none: no metrics" [long, value_name = "ADDRESS"]

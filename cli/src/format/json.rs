@@ -5,7 +5,8 @@
 //!  "tags":["eu"],"headers":[{"name":"n","value":"v"}],"content_type":"text/plain","payload":"…"}
 //! ```
 //!
-//! What is absent or empty is left out, and exports have no topic and no revision; without `payload` it is a tombstone. A key, header value or payload that is not
+//! What is absent or empty is left out, and exports have no topic and no revision; without `payload` it is a tombstone,
+//! or with `"redacted":"erased"` (or `"locked"`) one whose payload cannot be read. `erasure_key` says whose data it is. A key, header value or payload that is not
 //! UTF-8 stands as base64 under `key_base64`, `value_base64` or `payload_base64` instead.
 
 use std::borrow::Cow;
@@ -49,6 +50,10 @@ pub(crate) struct Line<'a> {
     payload: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    erasure_key: Option<Cow<'a, str>>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    redacted: Option<Cow<'a, str>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -93,6 +98,8 @@ pub(crate) fn write(out: &mut impl Write, topic: Option<&str>, item: &Item) -> i
         content_type: Cow::Borrowed(&record.content_type),
         payload,
         payload_base64,
+        erasure_key: record.erasure_key.as_deref().map(Cow::Borrowed),
+        redacted: super::redacted(record).map(Cow::Borrowed),
     };
     serde_json::to_writer(&mut *out, &line).map_err(io::Error::from)?;
     out.write_all(b"\n")
@@ -110,6 +117,9 @@ impl<'a> Line<'a> {
 
     /// The record, and its append time if the line says one.
     pub(crate) fn into_record(self) -> Result<(Record, Option<u64>), String> {
+        if let Some(why) = &self.redacted {
+            return Err(format!("its payload is {why}: there is nothing to append"));
+        }
         let append_time = self.append_time.as_deref().map(|time| {
             let shown = time.parse().ok().or_else(|| parse_time(time));
             shown.ok_or_else(|| format!("append_time {time:?} is no time"))
@@ -126,6 +136,8 @@ impl<'a> Line<'a> {
             headers: headers.collect::<Result<_, String>>()?,
             content_type: self.content_type.into_owned(),
             payload: bytes_of("payload", self.payload, self.payload_base64)?,
+            erasure_key: self.erasure_key.map(Cow::into_owned),
+            redacted: 0,
         };
         Ok((record, append_time.transpose()?))
     }
@@ -187,6 +199,8 @@ mod tests {
                 Header { name: "n".into(), value: Bytes::new() },
             ],
             content_type: "x/y".into(),
+            erasure_key: Some("customer-17".into()),
+            redacted: 0,
             payload: Some(Bytes::from_static(b"{\"a\":\xfe}")),
         });
     }
@@ -199,6 +213,7 @@ mod tests {
             r#"{"id":"12"}"#,
             r#"{"id":"zz"}"#,
             r#"{"append_time":"soon"}"#,
+            r#"{"redacted":"erased"}"#,
             r#"{"colour":1}"#,
             "[]",
         ] {

@@ -5,6 +5,8 @@ mod readable;
 
 use std::io::Write;
 
+use quipu_proto::v1 as pb;
+
 use crate::backend::Item;
 use crate::exit::Result;
 use crate::output::Output;
@@ -25,8 +27,17 @@ pub(crate) enum Format {
     Template(Template),
 }
 
+/// Why the payload of a record cannot be read although it has one.
+pub(crate) fn redacted(record: &pb::Record) -> Option<&'static str> {
+    match record.redacted() {
+        pb::record::Redaction::Unspecified => None,
+        pb::record::Redaction::Erased => Some("erased"),
+        pb::record::Redaction::Locked => Some("locked"),
+    }
+}
+
 impl Format {
-    /// Prints a record. A tombstone has no payload: raw forms leave it out.
+    /// Prints a record. A tombstone has no payload, nor has one that is erased or locked: raw forms leave it out.
     pub(crate) fn write(&self, out: &mut Output, topic: &str, item: &Item) -> Result<()> {
         match self {
             Self::Readable => readable::write(out, item)?,

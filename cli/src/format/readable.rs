@@ -23,8 +23,9 @@ pub(super) fn write(out: &mut Output, item: &Item) -> io::Result<()> {
     for header in &record.headers {
         write!(out, "  {dim}{}={}{dim:#}", Shown(&header.name), ShownBytes(&header.value))?;
     }
-    match &record.payload {
-        Some(payload) => writeln!(out, "  {}", ShownBytes(payload)),
-        None => writeln!(out, "  {dim}(tombstone){dim:#}"),
+    match (&record.payload, super::redacted(record)) {
+        (Some(payload), _) => writeln!(out, "  {}", ShownBytes(payload)),
+        (None, Some(why)) => writeln!(out, "  {dim}({why}){dim:#}"),
+        (None, None) => writeln!(out, "  {dim}(tombstone){dim:#}"),
     }
 }

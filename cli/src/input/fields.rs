@@ -34,6 +34,7 @@ pub(crate) struct Mapping {
     pub(crate) time: Option<FieldName>,
     pub(crate) id: Option<FieldName>,
     pub(crate) payload: Option<FieldName>,
+    pub(crate) erasure_key: Option<FieldName>,
     pub(crate) tags: Vec<FieldName>,
     /// Name of the header, and the field.
     pub(crate) headers: Vec<(String, FieldName)>,
@@ -59,7 +60,7 @@ pub(crate) enum Value {
 impl Mapping {
     /// Every field that is named, in the order in which [`record`](Self::record) takes their values.
     pub(crate) fn fields(&self) -> Vec<&FieldName> {
-        let single = [&self.key, &self.kind, &self.time, &self.id, &self.payload];
+        let single = [&self.key, &self.kind, &self.time, &self.id, &self.payload, &self.erasure_key];
         let single = single.into_iter().flatten();
         single.chain(&self.tags).chain(self.headers.iter().map(|(_, field)| field)).collect()
     }
@@ -100,6 +101,11 @@ impl Mapping {
                 Value::Null => None,
                 value => one(field, value)?,
             };
+        }
+        if let Some(field) = &self.erasure_key
+            && let Some(erasure_key) = one(field, next())?
+        {
+            record.erasure_key = Some(text(field, &erasure_key)?);
         }
         for field in &self.tags {
             match next() {

@@ -34,7 +34,9 @@ impl Server {
             append_bytes_max: 512 << 10,
             ..StoreSettings::default()
         };
-        let store = Store::builder().settings(settings).open(dir.path()).unwrap();
+        let keys = dir.path().join("master.key");
+        let builder = Store::builder().settings(settings).master_key(keys).create_master_key(true);
+        let store = builder.open(dir.path().join("data")).unwrap();
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();

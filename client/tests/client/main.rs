@@ -5,6 +5,7 @@
 mod aggregates;
 mod calls;
 mod common;
+mod erasure;
 mod following;
 mod projections;
 mod relay;

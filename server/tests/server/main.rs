@@ -5,6 +5,7 @@
 mod bounds;
 mod common;
 mod conditions;
+mod erasure;
 mod errors;
 mod lifecycle;
 mod log;

@@ -109,8 +109,12 @@ async fn compaction_tells_first_what_it_would_do_and_then_does_it() {
     superseded(&server).await;
     let mut topics = server.topics().await;
     let mut compact = async |dry_run: bool| {
-        let request =
-            pb::CompactTopicRequest { name: "profiles".into(), dry_run, bytes_per_second_max: Some(0) };
+        let request = pb::CompactTopicRequest {
+            name: "profiles".into(),
+            dry_run,
+            bytes_per_second_max: Some(0),
+            erased_only: false,
+        };
         let mut responses = topics.compact_topic(request).await.unwrap().into_inner();
         let mut last = None;
         while let Some(response) = responses.message().await.unwrap() {

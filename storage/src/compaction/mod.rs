@@ -25,10 +25,13 @@
 //! - C8 A revision never goes back: when the last records of a key go, which are old tombstones or were trimmed, its last
 //!   revision is kept first ([`crate::terms::past`]).
 //!
+//! - C9 A payload that was erased loses its sealed bytes when its segment is rewritten, whatever else happens to its record:
+//!   from then on it reads as erased for ever. It is the only change that compaction makes to a record.
+//!
 //! Keys are told apart by a hash of 128 bits with a random key: SipHash of the key under two prefixes. Among 2^40 keys
 //! the chance that any two have the same hash is below 2^-48, so it is not looked at whether they do.
 //!
-//! Memory: the hashes of at most [`CompactOptions::keys_max`] keys, whatever their length, and two bits a record. If
+//! Memory: the hashes of at most [`CompactOptions::keys_max`] keys, whatever their length, and two bits a record, three where payloads were erased. If
 //! there are more keys, the topic is read once more for each further share of them.
 
 mod control;
@@ -63,11 +66,14 @@ pub struct CompactOptions {
     /// Most keys that are held in memory at once, about 30 bytes each. 917,504; at least 16. If the topic has more,
     /// it is read several times.
     pub keys_max: usize,
+    /// Only remove the sealed bytes of payloads that were [erased](crate::Store::erase), and no record. `false`. Any topic
+    /// may be compacted so; it takes the master key to know what was erased.
+    pub erased_only: bool,
 }
 
 impl Default for CompactOptions {
     fn default() -> Self {
-        Self { dry_run: false, compaction: None, keys_max: KEYS_MAX }
+        Self { dry_run: false, compaction: None, keys_max: KEYS_MAX, erased_only: false }
     }
 }
 
@@ -78,6 +84,8 @@ struct Rules {
     lag_min: u64,
     tombstone_age_max: u64,
     now: Timestamp,
+    /// No record goes for the sake of its key.
+    erased_only: bool,
 }
 
 impl Rules {
@@ -87,6 +95,7 @@ impl Rules {
             lag_min: millis(compaction.lag_min),
             tombstone_age_max: millis(compaction.tombstone_age_max),
             now,
+            erased_only: false,
         }
     }
 
@@ -133,8 +142,12 @@ impl StoreInner {
             let rule = "on disk: a topic in memory has nothing to compact".into();
             return Err(Error::InvalidSetting { setting: "storage", value: "in memory".into(), rule });
         }
+        if options.erased_only && self.context.master_key().is_none() {
+            return Err(Error::MasterKeyMissing);
+        }
+        let of_topic = options.compaction.or(topic.settings.load().compaction);
         // Without settings nobody has said that this topic's history may go.
-        let Some(compaction) = options.compaction.or(topic.settings.load().compaction) else {
+        let Some(compaction) = of_topic.or(options.erased_only.then(Compaction::default)) else {
             let rule = "given, in the topic's settings or for this run".into();
             return Err(Error::InvalidSetting { setting: "compaction", value: "none".into(), rule });
         };
@@ -198,7 +211,8 @@ impl StoreInner {
         control: &CompactionControl,
     ) -> Result<CompactionReport> {
         let begun = Instant::now();
-        let rules = Rules::new(compaction, self.context.clock.now());
+        let now = self.context.clock.now();
+        let rules = Rules { erased_only: options.erased_only, ..Rules::new(compaction, now) };
         let mut report = CompactionReport::new(topic.name.clone(), rules.now, options.dry_run);
         let mut pace = Pace::new(control, topic, compaction.bytes_per_second_max);
         topic.check_files()?;
@@ -214,7 +228,7 @@ impl StoreInner {
             report.clean_end = Offset::ZERO;
         }
         report.duration = begun.elapsed();
-        if !options.dry_run {
+        if !options.dry_run && !options.erased_only {
             *topic.last_compaction.lock().expect("no panic under this lock") = Some(report.clone());
         }
         outcome.map(|()| report)

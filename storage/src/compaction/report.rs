@@ -34,6 +34,10 @@ pub struct CompactionReport {
     pub records_before: u64,
     /// Records that went, by reason.
     pub records_removed: RecordsRemoved,
+    /// Records that lost the sealed bytes of a payload that was erased, and stayed.
+    pub payloads_erased: u64,
+    /// Sealed bytes of erased payloads that went, also with their record.
+    pub payload_bytes_erased: u64,
     /// Records that stayed, by reason.
     pub records_kept: RecordsKept,
     /// Different keys in the topic, as far as it is in segments.
@@ -112,6 +116,8 @@ impl CompactionReport {
             bytes_after: 0,
             records_before: 0,
             records_removed: RecordsRemoved::default(),
+            payloads_erased: 0,
+            payload_bytes_erased: 0,
             records_kept: RecordsKept::default(),
             keys: 0,
             passes: 0,

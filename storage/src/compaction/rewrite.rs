@@ -1,5 +1,6 @@
 //! Writing what stays of some neighbouring segments into a new one, and putting it in their place.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::ops::Range;
@@ -13,6 +14,7 @@ use super::control::Pace;
 use super::report::CompactionReport;
 use super::survey::{Known, Read, State, Survey, file_bytes};
 use crate::disk::{File, OpenMode};
+use crate::erasure::seal;
 use crate::error::{Error, Result};
 use crate::format::batch::{Batch, BatchHeader};
 use crate::format::checkpoint::SealedSegment;
@@ -228,24 +230,34 @@ fn copy_segment(
         report.bytes_read += bytes;
         let goes = std::mem::take(&mut survey.segments[number].pieces[piece].goes);
         let expired = std::mem::take(&mut survey.segments[number].pieces[piece].expired);
+        let erased = std::mem::take(&mut survey.segments[number].pieces[piece].erased);
         let (seed, log_start) = (survey.topic.seed, survey.log_start);
         let mut record = 0;
         let read = survey.read(number, piece, |batch| {
             let from = record;
             record += batch.header().record_count;
-            if !(from..record).any(|record| goes.get(record)) {
+            if !(from..record).any(|record| goes.get(record) || erased.get(record)) {
                 output.push(batch);
                 return Ok(());
             }
             output.note_removed(batch, |number, offset| offset < log_start || expired.get(from + number))?;
-            let mut stays = (from..record).map(|record| !goes.get(record));
-            if let Some(bytes) = batch.thin(seed, || stays.next().unwrap_or(true))? {
+            let mut numbers = from..record;
+            let each = |bytes| {
+                let number = numbers.next().unwrap_or(record);
+                if goes.get(number) {
+                    return Ok(None);
+                }
+                let stays = if erased.get(number) { seal::reclaimed(bytes)? } else { Cow::Borrowed(bytes) };
+                Ok(Some(stays))
+            };
+            if let Some(bytes) = batch.rewrite(seed, each)? {
                 output.push_encoded(&bytes, seed);
             }
             Ok(())
         });
         survey.segments[number].pieces[piece].goes = goes;
         survey.segments[number].pieces[piece].expired = expired;
+        survey.segments[number].pieces[piece].erased = erased;
         match read? {
             Read::Whole => output.write_if_long()?,
             other => return Ok(other),

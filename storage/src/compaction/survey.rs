@@ -9,6 +9,7 @@ use super::Rules;
 use super::control::Pace;
 use super::keys::{KeyHash, KeyHasher, Keys, Verdict};
 use super::report::{CompactionReport, DamagedRange};
+use crate::erasure::seal;
 use crate::error::{Error, Result};
 use crate::format::Invalid;
 use crate::format::batch::Batch;
@@ -46,6 +47,11 @@ impl Bits {
         self.0.iter_mut().zip(&others.0).for_each(|(word, other)| *word &= !other);
     }
 
+    fn count_without(&self, others: &Self) -> u64 {
+        let others = others.0.iter().copied().chain(std::iter::repeat(0));
+        self.0.iter().zip(others).map(|(word, other)| u64::from((word & !other).count_ones())).sum()
+    }
+
     fn count(&self) -> u64 {
         self.0.iter().map(|word| u64::from(word.count_ones())).sum()
     }
@@ -62,6 +68,8 @@ pub(super) struct Piece {
     pub(super) goes: Bits,
     /// Those of them that are tombstones which were the latest of their key.
     pub(super) expired: Bits,
+    /// The records whose payload was erased, and which stay unless they go for another reason.
+    pub(super) erased: Bits,
 }
 
 /// What a segment has come to.
@@ -90,12 +98,13 @@ pub(super) struct Known {
     record_bytes: u64,
     removed_bytes: u64,
     trimmed: u64,
+    erased_bytes: u64,
 }
 
 impl Known {
-    /// Whether a record goes.
+    /// Whether a record goes, or a payload.
     pub(super) fn is_thinner(&self) -> bool {
-        self.removed_bytes > 0
+        self.removed_bytes + self.erased_bytes > 0
     }
 
     /// How many bytes of batches stay, about.
@@ -104,7 +113,8 @@ impl Known {
         if !self.is_thinner() {
             return data;
         }
-        let stays = u128::from(data) * u128::from(self.record_bytes - self.removed_bytes);
+        let stays = u128::from(data)
+            * u128::from(self.record_bytes.saturating_sub(self.removed_bytes + self.erased_bytes));
         u64::try_from(stays / u128::from(self.record_bytes)).unwrap_or(data)
     }
 
@@ -118,6 +128,9 @@ impl Known {
         report.records_removed.superseded += self.going() - expired - self.trimmed;
         report.records_removed.tombstone_expired += expired;
         report.records_removed.trimmed += self.trimmed;
+        let erased = |piece: &Piece| piece.erased.count_without(&piece.goes);
+        report.payloads_erased += self.pieces.iter().map(erased).sum::<u64>();
+        report.payload_bytes_erased += self.erased_bytes;
     }
 }
 
@@ -184,6 +197,7 @@ impl Survey {
                 first_offset,
                 goes: Bits::default(),
                 expired: Bits::default(),
+                erased: Bits::default(),
             });
             let sealed = segment.sealed().filter(|sealed| sealed.next_offset <= covered_end);
             if let Some(sealed) = sealed {
@@ -204,6 +218,7 @@ impl Survey {
                 record_bytes: 0,
                 removed_bytes: 0,
                 trimmed: 0,
+                erased_bytes: 0,
             });
         }
         Ok(survey)
@@ -314,11 +329,18 @@ impl Survey {
         let mut found = Vec::new();
         let read = read_piece(&mut self.reader, &topic, &known.segment, piece_bounds(piece), |batch| {
             let time = batch.append_time();
+            let master_key =
+                topic.context.master_key().filter(|_| is_first_pass && batch.header().has_sealed);
             for next in batch.records() {
                 let (offset, view) = next?;
                 let record = count;
                 count += 1;
                 let bytes = view.as_bytes().len() as u64;
+                let is_erased = |master_key| seal::is_reclaimable(master_key, &view);
+                if may_go && offset >= log_start && master_key.is_some_and(is_erased) {
+                    piece.erased.set(record);
+                    known.erased_bytes += view.sealed.map_or(0, |sealed| sealed.len() as u64);
+                }
                 if offset < log_start {
                     if may_go && is_first_pass && piece.goes.set(record) {
                         known.trimmed += 1;
@@ -329,7 +351,7 @@ impl Survey {
                         report.records_kept.too_young += 1;
                     }
                     let hash = hasher.hash(key);
-                    if keys.covers(&hash) {
+                    if !rules.erased_only && keys.covers(&hash) {
                         found.push(Keyed {
                             number: record,
                             hash,
@@ -415,7 +437,7 @@ impl Survey {
 }
 
 fn is_tombstone(view: &RecordView<'_>) -> bool {
-    view.payload.is_none()
+    view.is_tombstone()
 }
 
 fn is_listed(topic: &TopicInner, segment: &Arc<Segment>) -> bool {

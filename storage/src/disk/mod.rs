@@ -19,7 +19,7 @@ mod os;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -62,6 +62,12 @@ pub trait DirLock: fmt::Debug + Send + Sync {}
 
 /// A file system. See the [module](self) for what it promises.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// The path of an existing file or directory without symbolic links, so that two can be compared; as it is, on a disk
+    /// that has none.
+    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(path.into())
+    }
+
     /// Creates one directory, private to its owner. An existing directory is fine.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 

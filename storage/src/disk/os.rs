@@ -3,7 +3,7 @@
 use std::fs::{self, File as StdFile, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,6 +22,10 @@ const IN_PLACE_FILE_SYSTEMS: [i64; 3] =
 pub struct OsDisk;
 
 impl Disk for OsDisk {
+    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+        path.canonicalize()
+    }
+
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         match fs::DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),

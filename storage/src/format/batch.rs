@@ -17,7 +17,9 @@
 //! - `offset span`: last offset - base offset + 1. It stays when compaction takes records out, so that offsets do.
 //! - `encoding`: 1 = the body is protobuf `repeated Record records = 1`. Other values are reserved for batches
 //!   of other systems, to be stored and served verbatim.
-//! - `codec`: 0 none, 1 LZ4 block, 2 Zstandard. `flags`: 0; unknown flags are refused.
+//! - `codec`: 0 none, 1 LZ4 block, 2 Zstandard.
+//! - `flags`: 1 = some record has, or had, a sealed payload, which readers do not get as it is stored. Unknown flags are
+//!   refused.
 //!
 //! `ext` holds what the server knows about the records, protobuf-encoded:
 //!
@@ -34,6 +36,8 @@
 //! a repeated producer sequence or request id is still answered although the records it brought are gone. A new field
 //! about single records needs a rule here, and a required flag that keeps older versions from breaking it.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::record::{self, Record, RecordView, Records, put_record};
@@ -46,6 +50,8 @@ use crate::types::{Offset, Revision, Timestamp, Uid};
 pub const HEADER_BYTES: usize = 48;
 /// No batch is larger, stored or raw, whatever the settings: what a decoder may be made to allocate.
 pub const BATCH_BYTES_LIMIT: usize = 64 << 20;
+/// Some record of the batch has, or had, a sealed payload.
+const FLAG_SEALED: u16 = 1;
 /// The body holds protobuf records.
 pub const ENCODING_PROTOBUF: u8 = 1;
 
@@ -209,6 +215,7 @@ impl BatchBuilder {
             batch_bytes: HEADER_BYTES as u32,
             raw_bytes: 0,
             ext_bytes: 0,
+            has_sealed: false,
         };
         Self { bytes: Vec::new(), header }
     }
@@ -266,6 +273,7 @@ impl BatchBuilder {
             batch_bytes: small(bytes.len()),
             raw_bytes: small(raw_bytes),
             ext_bytes: small(ext_bytes),
+            has_sealed: false,
         };
         Self { bytes, header }
     }
@@ -279,6 +287,11 @@ impl BatchBuilder {
     /// Whether it has no bytes: never.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// Notes that some record has a sealed payload; before [`seal`](Self::seal).
+    pub fn note_sealed(&mut self) {
+        self.header.has_sealed = true;
     }
 
     /// Notes up to where the segment was synced (bare log); before [`seal`](Self::seal).
@@ -408,6 +421,8 @@ pub struct BatchHeader {
     pub(super) batch_bytes: u32,
     pub(super) raw_bytes: u32,
     pub(super) ext_bytes: u32,
+    /// Whether some record has, or had, a sealed payload.
+    pub(crate) has_sealed: bool,
 }
 
 impl BatchHeader {
@@ -444,6 +459,7 @@ impl BatchHeader {
             batch_bytes: u32_at(bytes, at::BATCH_BYTES),
             raw_bytes: u32_at(bytes, at::RAW_BYTES),
             ext_bytes: u32_at(bytes, at::EXT_BYTES),
+            has_sealed: u16_at(bytes, at::FLAGS) & FLAG_SEALED != 0,
         };
         let whole = header.batch_bytes as usize;
         if whole > BATCH_BYTES_LIMIT || header.raw_bytes as usize > BATCH_BYTES_LIMIT {
@@ -458,7 +474,7 @@ impl BatchHeader {
         if header.base_offset.0.checked_add(u64::from(header.offset_span)).is_none() {
             return Err(Invalid::new("an offset is out of range", at::BASE_OFFSET));
         }
-        if bytes[at::ENCODING] != ENCODING_PROTOBUF || u16_at(bytes, at::FLAGS) != 0 {
+        if bytes[at::ENCODING] != ENCODING_PROTOBUF || u16_at(bytes, at::FLAGS) & !FLAG_SEALED != 0 {
             return Err(Invalid::new("unknown encoding or flags", at::ENCODING));
         }
         Ok(header)
@@ -468,7 +484,8 @@ impl BatchHeader {
     #[inline]
     pub(super) fn words(&self) -> Words {
         let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        let kinds = u32::from(ENCODING_PROTOBUF) | u32::from(self.codec.code()) << 8;
+        let flags = if self.has_sealed { FLAG_SEALED } else { 0 };
+        let kinds = u32::from(ENCODING_PROTOBUF) | u32::from(self.codec.code()) << 8 | u32::from(flags) << 16;
         [
             pair(0, self.batch_bytes),
             self.base_offset.0,
@@ -584,15 +601,27 @@ impl Batch {
 
     /// The encoded batch with only those records for which `keep`, asked for each in order, answers `true`; `None` if
     /// that is none. Base offset, span, append time and codec stay.
-    pub(crate) fn thin(&self, seed: u32, keep: impl FnMut() -> bool) -> Result<Option<Bytes>, Invalid> {
-        let kept: Vec<bool> = std::iter::repeat_with(keep).take(self.header.record_count as usize).collect();
+    #[cfg(test)]
+    pub(crate) fn thin(&self, seed: u32, mut keep: impl FnMut() -> bool) -> Result<Option<Bytes>, Invalid> {
+        self.rewrite(seed, |bytes| Ok(keep().then_some(Cow::Borrowed(bytes))))
+    }
+
+    /// The encoded batch with what `each` makes of every record, asked in order; `None` leaves it out. `None` if none is
+    /// left. Base offset, span, append time and codec stay, and the revisions of the records that do.
+    pub(crate) fn rewrite<'a>(
+        &'a self,
+        seed: u32,
+        mut each: impl FnMut(&'a [u8]) -> Result<Option<Cow<'a, [u8]>>, Invalid>,
+    ) -> Result<Option<Bytes>, Invalid> {
+        let mut kept = Vec::with_capacity(self.header.record_count as usize);
         let mut deltas = Vec::new();
         let mut stay = Vec::new();
         let mut records = self.records();
-        for &is_kept in &kept {
-            let Some(next) = records.next_encoded() else { break };
+        while let Some(next) = records.next_encoded() {
             let (offset, bytes) = next?;
-            if is_kept {
+            let made = each(bytes)?;
+            kept.push(made.is_some());
+            if let Some(bytes) = made {
                 let delta = offset - self.header.base_offset;
                 deltas.push(u32::try_from(delta).expect("an offset lies within the span of its batch"));
                 stay.push(bytes);
@@ -605,8 +634,34 @@ impl Batch {
             stay.iter().for_each(|bytes| put_bytes(body, record::field::RECORD, bytes));
         });
         builder.put_ext(&self.thin_ext(&kept)?);
+        builder.header.has_sealed = self.header.has_sealed;
         builder.seal(seed, self.header.base_offset, self.header.append_time);
         Ok(Some(builder.into_bytes()))
+    }
+
+    /// The batch with what `each` makes of every record in its place, not compressed and with nothing sealed: as if it had
+    /// been stored so.
+    pub(crate) fn with_records<'a, E: From<Invalid>>(
+        &'a self,
+        seed: u32,
+        mut each: impl FnMut(&'a [u8], &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut bytes = Vec::with_capacity(self.header.body_at() + self.body.len());
+        bytes.extend_from_slice(&self.bytes[..self.header.body_at()]);
+        let mut records = self.records();
+        let mut record = Vec::new();
+        while let Some(next) = records.next_encoded() {
+            record.clear();
+            each(next?.1, &mut record)?;
+            put_bytes(&mut bytes, record::field::RECORD, &record);
+        }
+        let BatchHeader { ext_bytes, record_count, offset_span, base_offset, append_time, .. } = self.header;
+        let mut builder =
+            BatchBuilder::finish(bytes, ext_bytes as usize, record_count, offset_span, Codec::None);
+        builder.seal(seed, base_offset, append_time);
+        let (header, bytes) = (builder.header, builder.into_bytes());
+        let body = bytes.slice(header.body_at()..);
+        Ok(Self { header, bytes, body })
     }
 
     /// What stays of `ext` but for the offset gaps, when the records stay that `kept` says.

@@ -24,6 +24,7 @@
 //! | 6 | each deleted topic whose files may still be there: its id |
 //! | 7 | each producer: 1 name, 2 epoch, 3 last sequence, 4 each kept answer, the last one being that of the last sequence: 1 hash of the append's topics and records, 2 the [answer](super::answer) |
 //! | 8 | each kept request id, the oldest first: 1 id, 2 and 3 as 1 and 2 of a producer's answer |
+//! | 9 | the master key, if the store has one: 1 uid, 2 how many of its keys were destroyed |
 
 use std::sync::Arc;
 
@@ -146,6 +147,34 @@ pub struct RequestState {
     pub answer: Answer,
 }
 
+/// The master key of a store, as the checkpoint and the journal have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MasterKeyState {
+    /// Which one.
+    pub uid: Uid,
+    /// How many of its keys were destroyed at least. A file with fewer is an old copy.
+    pub destroyed: u64,
+}
+
+impl MasterKeyState {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_bytes(out, 1, &self.uid.0);
+        put_number(out, 2, self.destroyed);
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        let (mut key, mut destroyed) = (None, 0);
+        for field in Fields::new(bytes) {
+            match field? {
+                (1, value) => key = Some(uid(value.bytes()?)?),
+                (2, value) => destroyed = value.number()?,
+                _ => return Err(Invalid::new("unknown field of a master key", 0)),
+            }
+        }
+        Ok(Self { uid: key.ok_or(Invalid::new("a master key has no uid", 0))?, destroyed })
+    }
+}
+
 /// The state of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -165,6 +194,8 @@ pub struct Checkpoint {
     pub producers: Vec<Arc<ProducerState>>,
     /// The kept request ids, the oldest first.
     pub request_ids: Vec<Arc<RequestState>>,
+    /// The master key, if the store has one.
+    pub master_key: Option<MasterKeyState>,
 }
 
 /// How the copies of a checkpoint were found.
@@ -250,6 +281,9 @@ impl Checkpoint {
         for request in &self.request_ids {
             put_message(out, 8, |out| request.encode(out));
         }
+        if let Some(master_key) = &self.master_key {
+            put_message(out, 9, |out| master_key.encode(out));
+        }
     }
 
     fn decode_content(content: &[u8]) -> Result<Self, Invalid> {
@@ -262,6 +296,7 @@ impl Checkpoint {
             deleted: Vec::new(),
             producers: Vec::new(),
             request_ids: Vec::new(),
+            master_key: None,
         };
         for field in Fields::new(content) {
             match field? {
@@ -282,6 +317,7 @@ impl Checkpoint {
                 }
                 (7, value) => checkpoint.producers.push(Arc::new(ProducerState::decode(value.bytes()?)?)),
                 (8, value) => checkpoint.request_ids.push(Arc::new(RequestState::decode(value.bytes()?)?)),
+                (9, value) => checkpoint.master_key = Some(MasterKeyState::decode(value.bytes()?)?),
                 _ => return Err(Invalid::new("unknown field", 0)),
             }
         }
@@ -520,6 +556,7 @@ mod tests {
                 }),
             ],
             request_ids: vec![Arc::new(RequestState { id: vec![0, 1], body_hash: 5, answer: answer(9) })],
+            master_key: Some(MasterKeyState { uid: Uid([5; 16]), destroyed: 3 }),
         }
     }
 

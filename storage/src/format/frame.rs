@@ -47,13 +47,14 @@
 //! | 9 | an append with a request id was answered | 1 id, 4 and 5 as in field 8 |
 //! | 10 | a topic's fencing token was raised | 1 id, 2 token |
 //! | 11 | a producer was forgotten | 1 name |
+//! | 16 | the store has a master key, or keys of it were destroyed | 1 uid, 2 how many were |
 //!
 //! Fields 12 to 15 are reserved for acknowledgements and leases.
 
 use bytes::Bytes;
 
 use super::answer::{Answer, Answered, Identity, Producer};
-use super::checkpoint::SealedSegment;
+use super::checkpoint::{MasterKeyState, SealedSegment};
 use super::wire::{Fields, Value, put_bytes, put_message, put_number};
 use super::{HeaderProblem, Invalid, aligned, check_preamble, crc, put_preamble, u32_at, u64_at};
 use crate::settings::TopicSettings;
@@ -66,7 +67,7 @@ pub const FRAME_HEADER_BYTES: usize = 40;
 /// No frame is larger.
 pub const FRAME_BYTES_LIMIT: usize = 128 << 20;
 /// The highest number of a change that is known here.
-pub(crate) const CHANGE_NUMBER_MAX: u32 = 11;
+pub(crate) const CHANGE_NUMBER_MAX: u32 = 16;
 
 const MAGIC: &[u8; 8] = b"QUIPUJNL";
 const ENCODED_HEADER_BYTES: usize = 72;
@@ -201,6 +202,8 @@ pub enum Change {
         /// Its name.
         name: String,
     },
+    /// The store has a master key, or keys of it were destroyed.
+    MasterKey(MasterKeyState),
 }
 
 /// A batch to be put into a frame.
@@ -296,6 +299,7 @@ impl FrameBuilder {
             Change::ProducerForgotten { name } => {
                 put_message(out, 11, |out| put_bytes(out, 1, name.as_bytes()));
             }
+            Change::MasterKey(state) => put_message(out, 16, |out| state.encode(out)),
         }
     }
 
@@ -376,6 +380,10 @@ impl FrameHeader {
             let (number, value) = field?;
             match number {
                 1..=7 | 10 => {}
+                16 => {
+                    changes.push(Change::MasterKey(MasterKeyState::decode(value.bytes()?)?));
+                    continue;
+                }
                 8 | 9 | 11 => {
                     changes.push(decode_named(number, value.bytes()?)?);
                     continue;
@@ -596,6 +604,7 @@ mod tests {
             Change::Answered(answered(Identity::RequestId(vec![0, 255]))),
             Change::Fenced { topic, token: u64::MAX },
             Change::ProducerForgotten { name: "writer".into() },
+            Change::MasterKey(MasterKeyState { uid: Uid([7; 16]), destroyed: u64::MAX }),
         ]
     }
 

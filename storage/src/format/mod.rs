@@ -10,6 +10,7 @@
 //! | [`frame`] | a frame of the journal, and the header of its files |
 //! | [`checkpoint`] | the state of the whole store at one journal position |
 //! | [`answer`] | what an append is known by, and what it was answered |
+//! | [`master_key`] | what the keys of sealed payloads are derived from; not a file of the store |
 //! | [`live`] | how far the writer is, for readers in other processes |
 //!
 //! All numbers are little-endian. `docs/format.md` is the specification; a decoder answers [`Invalid`] to
@@ -20,6 +21,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod frame;
 pub mod live;
+pub mod master_key;
 pub(crate) mod payload;
 pub mod record;
 pub mod segment;

@@ -36,6 +36,7 @@ impl<'a> PayloadBatch<'a> {
             batch_bytes: (HEADER_BYTES + raw_bytes) as u32,
             raw_bytes: raw_bytes as u32,
             ext_bytes: 0,
+            has_sealed: false,
         };
         let header_crc = short_crc::of_rest(seed, &header.words());
         Some(Self { payload, prefix, header, header_crc })

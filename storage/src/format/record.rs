@@ -9,6 +9,9 @@
 //!   repeated Header headers = 5;   // message Header { string name = 1; bytes value = 2; }
 //!   string content_type = 6;
 //!   bytes  payload      = 7;   // absent: a tombstone
+//!   string erasure_key  = 8;   // absent: the payload is not sealed
+//!   bytes  sealed       = 9;   // in the place of a payload, on disk only: the drawing is in `crate::erasure::seal`
+//!   enum   redacted     = 10;  // in the place of a payload that cannot be read, on the wire only
 //! }
 //! ```
 //!
@@ -28,6 +31,9 @@ pub mod field {
     pub const HEADER: u32 = 5;
     pub const CONTENT_TYPE: u32 = 6;
     pub const PAYLOAD: u32 = 7;
+    pub const ERASURE_KEY: u32 = 8;
+    pub const SEALED: u32 = 9;
+    pub const REDACTED: u32 = 10;
     pub const HEADER_NAME: u32 = 1;
     pub const HEADER_VALUE: u32 = 2;
     /// Field number of a record in the body of a batch.
@@ -54,6 +60,34 @@ pub mod limit {
     pub const HEADER_VALUE_BYTES_MAX: usize = 64 << 10;
     /// Bytes of a content type.
     pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
+    /// Bytes of an erasure key; it has one at least.
+    pub const ERASURE_KEY_BYTES_MAX: usize = 255;
+}
+
+/// Why a payload that was there cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Redaction {
+    /// Its erasure key was destroyed: it is gone for good.
+    Erased,
+    /// It is sealed, and whoever reads has no master key.
+    Locked,
+}
+
+impl Redaction {
+    pub(crate) const fn code(self) -> u64 {
+        match self {
+            Self::Erased => 1,
+            Self::Locked => 2,
+        }
+    }
+
+    fn from_code(code: u64) -> Result<Self, Invalid> {
+        match code {
+            1 => Ok(Self::Erased),
+            2 => Ok(Self::Locked),
+            _ => Err(Invalid::new("an unknown redaction", 0)),
+        }
+    }
 }
 
 /// A record to append.
@@ -75,6 +109,9 @@ pub struct Record {
     pub content_type: String,
     /// The content, or `None` for a tombstone.
     pub payload: Option<Vec<u8>>,
+    /// Whose data the payload is, 1 to 255 bytes: it is sealed with a key of this name, and unreadable in every copy once
+    /// [`Store::erase`](crate::Store::erase) has destroyed it. Everything else of the record stays as it is.
+    pub erasure_key: Option<String>,
 }
 
 impl Record {
@@ -91,6 +128,13 @@ impl Record {
     /// The deletion of a key.
     pub fn tombstone(key: impl Into<Vec<u8>>) -> Self {
         Self { key: Some(key.into()), ..Self::default() }
+    }
+
+    /// The same record with its payload sealed with this key.
+    #[must_use]
+    pub fn with_erasure_key(mut self, erasure_key: impl Into<String>) -> Self {
+        self.erasure_key = Some(erasure_key.into());
+        self
     }
 
     /// The same record with a type.
@@ -127,7 +171,8 @@ impl Record {
             && self.record_type.is_empty()
             && self.tags.is_empty()
             && self.headers.is_empty()
-            && self.content_type.is_empty();
+            && self.content_type.is_empty()
+            && self.erasure_key.is_none();
         self.payload.as_deref().filter(|_| is_alone)
     }
 
@@ -145,6 +190,7 @@ impl Record {
             + headers
             + text(&self.content_type)
             + self.payload.as_ref().map_or(0, |payload| of(payload.len()))
+            + self.erasure_key.as_ref().map_or(0, |key| of(key.len()))
     }
 
     /// The first bound that the record breaks: what, its size, and the limit.
@@ -154,6 +200,7 @@ impl Record {
             [&self.record_type, &self.content_type],
             self.tags.iter().map(String::len),
             self.headers.iter().map(|(name, value)| (name.len(), value.len())),
+            self.erasure_key.as_deref(),
         )
     }
 
@@ -184,6 +231,9 @@ impl Record {
         if let Some(payload) = &self.payload {
             put_bytes(out, field::PAYLOAD, payload);
         }
+        if let Some(erasure_key) = &self.erasure_key {
+            put_bytes(out, field::ERASURE_KEY, erasure_key.as_bytes());
+        }
     }
 }
 
@@ -200,6 +250,12 @@ pub struct RecordView<'a> {
     pub content_type: &'a str,
     /// See [`Record::payload`].
     pub payload: Option<&'a [u8]>,
+    /// See [`Record::erasure_key`].
+    pub erasure_key: Option<&'a str>,
+    /// Why there is no payload although there was one.
+    pub redacted: Option<Redaction>,
+    /// The payload as it is stored, sealed; readers never see it. Empty: compaction has removed it.
+    pub(crate) sealed: Option<&'a [u8]>,
     bytes: &'a [u8],
 }
 
@@ -221,6 +277,12 @@ impl<'a> RecordView<'a> {
                 field::TYPE => view.record_type = value.text().map_err(at)?,
                 field::CONTENT_TYPE => view.content_type = value.text().map_err(at)?,
                 field::PAYLOAD => view.payload = Some(value.bytes().map_err(at)?),
+                field::ERASURE_KEY => view.erasure_key = Some(value.text().map_err(at)?),
+                field::SEALED => view.sealed = Some(value.bytes().map_err(at)?),
+                field::REDACTED => {
+                    let code = value.number().map_err(at)?;
+                    view.redacted = Some(Redaction::from_code(code).map_err(at)?);
+                }
                 field::TAG => drop(value.text().map_err(at)?),
                 field::HEADER => drop(header(value.bytes().map_err(at)?).map_err(at)?),
                 _ => {}
@@ -244,7 +306,12 @@ impl<'a> RecordView<'a> {
         self.repeated(field::HEADER).filter_map(|bytes| header(bytes).ok())
     }
 
-    /// A copy that stands alone.
+    /// Whether it says that its key was deleted: it has no payload, and never had one.
+    pub fn is_tombstone(&self) -> bool {
+        self.payload.is_none() && self.sealed.is_none() && self.redacted.is_none()
+    }
+
+    /// A copy that stands alone. One of a record whose payload cannot be read looks like a tombstone.
     pub fn to_record(&self) -> Record {
         Record {
             id: self.id,
@@ -254,6 +321,7 @@ impl<'a> RecordView<'a> {
             headers: self.headers().map(|(name, value)| (name.into(), value.to_vec())).collect(),
             content_type: self.content_type.into(),
             payload: self.payload.map(<[u8]>::to_vec),
+            erasure_key: self.erasure_key.map(Into::into),
         }
     }
 
@@ -264,6 +332,7 @@ impl<'a> RecordView<'a> {
             [self.record_type, self.content_type],
             self.tags().map(str::len),
             self.headers().map(|(name, value)| (name.len(), value.len())),
+            self.erasure_key,
         )
     }
 
@@ -280,12 +349,14 @@ fn check_bounds(
     [record_type, content_type]: [&str; 2],
     tags: impl Iterator<Item = usize>,
     headers: impl Iterator<Item = (usize, usize)>,
+    erasure_key: Option<&str>,
 ) -> Result<(), (&'static str, usize, usize)> {
     use limit::*;
     let bound = |what, actual, max| if actual > max { Err((what, actual, max)) } else { Ok(()) };
     bound("key", key.map_or(0, <[u8]>::len), KEY_BYTES_MAX)?;
     bound("type", record_type.len(), TYPE_BYTES_MAX)?;
     bound("content type", content_type.len(), CONTENT_TYPE_BYTES_MAX)?;
+    bound("erasure key", erasure_key.map_or(0, str::len), ERASURE_KEY_BYTES_MAX)?;
     let (mut tag_count, mut header_count) = (0, 0);
     for bytes in tags {
         bound("tag", bytes, TAG_BYTES_MAX)?;
@@ -422,15 +493,10 @@ pub(crate) mod tests {
             prop::collection::vec((text, any::<Vec<u8>>()), 0..4),
             text,
             any::<Option<Vec<u8>>>(),
+            prop::option::of("[a-z]{1,8}"),
         )
-            .prop_map(|(id, key, record_type, tags, headers, content_type, payload)| Record {
-                id,
-                key,
-                record_type,
-                tags,
-                headers,
-                content_type,
-                payload,
+            .prop_map(|(id, key, record_type, tags, headers, content_type, payload, erasure_key)| {
+                Record { id, key, record_type, tags, headers, content_type, payload, erasure_key }
             })
     }
 

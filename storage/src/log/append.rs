@@ -246,6 +246,11 @@ impl LogInner {
             return too_large("records", records.len() as u64, self.settings.append_records_max);
         }
         for (index, record) in records.iter().enumerate() {
+            if record.erasure_key.is_some() {
+                return Err(Box::new(Error::InvalidAppend {
+                    rule: "a bare log has no keys to seal payloads with",
+                }));
+            }
             record.check().map_err(|(what, actual, limit)| {
                 Box::new(Error::RecordTooLarge { index, what, actual, limit })
             })?;

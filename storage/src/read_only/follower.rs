@@ -412,7 +412,8 @@ impl Follower {
                 | Change::Trimmed { .. }
                 | Change::Answered(_)
                 | Change::Fenced { .. }
-                | Change::ProducerForgotten { .. } => {}
+                | Change::ProducerForgotten { .. }
+                | Change::MasterKey(_) => {}
             }
         }
         match self.state.apply(changes) {

@@ -1,7 +1,7 @@
 //! The way of an append.
 //!
-//! 1. Encode and sum the records ([`Append`]) and look up the revisions of their keys and what conditions ask for
-//!    ([`Prepared`]), in the caller's thread and outside of every lock.
+//! 1. Encode, seal and sum the records ([`Append`]) and look up the revisions of their keys and what conditions ask
+//!    for ([`Prepared`]), in the caller's thread and outside of every lock.
 //! 2. Take the writer lock; see whether it is a repeat, which is answered as the first time ([`super::repeat`]); whether
 //!    the revisions still hold, the conditions and the fencing tokens; wait for room if there is none.
 //! 3. Give offsets and times, seal the batches.
@@ -20,6 +20,7 @@ use super::repeat::{Repeat, Request};
 use super::ticket::{Postponed, Submission, Ticket};
 use super::{Store, StoreInner};
 use crate::condition::{Check, Condition, FailedCondition};
+use crate::erasure::seal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::aligned;
 use crate::format::answer::{ANSWER_BYTES_MAX, PRODUCER_NAME_BYTES_MAX, Producer};
@@ -62,6 +63,8 @@ pub(super) struct Part {
     record_count: u64,
     terms: BatchTerms,
     fencing_token: Option<u64>,
+    /// Whether a record names an erasure key.
+    has_erasure_keys: bool,
 }
 
 /// Where the records of an append are now.
@@ -115,6 +118,10 @@ impl Append {
                 actual,
                 limit,
             })?;
+            if let Some(erasure_key) = &record.erasure_key {
+                seal::check_name(erasure_key)?;
+                part.has_erasure_keys = true;
+            }
             put_record(&mut part.body, record);
             if record.has_terms() {
                 let tags = record.tags.iter().map(String::as_str);
@@ -134,6 +141,7 @@ impl Append {
         let part = self.part(topic);
         // Those of a body that is refused count for nothing.
         let mut terms = std::mem::take(&mut part.terms);
+        let mut has_erasure_keys = false;
         let mut records = Records::new(body);
         let mut count = 0;
         while let Some(record) = records.next() {
@@ -149,12 +157,20 @@ impl Append {
                 actual,
                 limit,
             })?;
+            if let Some(erasure_key) = view.erasure_key {
+                seal::check_name(erasure_key)?;
+                has_erasure_keys = true;
+            }
+            if view.sealed.is_some() || view.redacted.is_some() {
+                return Err(Error::InvalidAppend { rule: "no record has `sealed` or `redacted` in it" });
+            }
             terms.add(topic.inner.uid, part.record_count + count, view.key, view.record_type, view.tags());
             count += 1;
         }
         part.body.extend_from_slice(body);
         part.record_count += count;
         part.terms = terms;
+        part.has_erasure_keys |= has_erasure_keys;
         Ok(self)
     }
 
@@ -249,6 +265,7 @@ impl Append {
                 record_count: 0,
                 terms: BatchTerms::default(),
                 fencing_token: None,
+                has_erasure_keys: false,
             });
             self.parts.len() - 1
         });
@@ -283,17 +300,36 @@ impl Append {
         Ok(())
     }
 
+    /// Checks the bounds, seals payloads, and checks the bounds of what that has made.
+    fn check_and_seal(&mut self, store: &StoreInner) -> Result<()> {
+        self.check(store)?;
+        if !self.parts.iter().any(|part| part.has_erasure_keys) {
+            return Ok(());
+        }
+        let master_key = store.context.master_key().ok_or(Error::MasterKeyMissing)?;
+        for part in self.parts.iter_mut().filter(|part| part.has_erasure_keys) {
+            let sealed =
+                seal::seal_body(master_key, part.topic.inner.uid, &part.body[batch::HEADER_BYTES..])?;
+            part.body.truncate(batch::HEADER_BYTES);
+            part.body.extend_from_slice(&sealed);
+        }
+        self.check(store)
+    }
+
     /// Checks the bounds and makes the batches. Nothing is looked up yet.
-    pub(super) fn prepare(self, store: &StoreInner) -> Result<Prepared> {
+    pub(super) fn prepare(mut self, store: &StoreInner) -> Result<Prepared> {
         if self.parts.is_empty() {
             return Err(Error::InvalidAppend { rule: NO_RECORDS });
         }
-        self.check(store)?;
+        self.check_and_seal(store)?;
         let checks = Check::all(self.conditions)?;
         let parts = self.parts.into_iter().map(|part| {
             let codec = part.topic.inner.settings.load().codec;
             let count = u32::try_from(part.record_count).expect("checked against the limit");
-            let batch = BatchBuilder::from_body(part.body, count, codec);
+            let mut batch = BatchBuilder::from_body(part.body, count, codec);
+            if part.has_erasure_keys {
+                batch.note_sealed();
+            }
             PreparedPart::new(part.topic.inner, batch, part.record_count, part.terms, part.fencing_token)
         });
         Ok(Prepared { parts: parts.collect(), checks, durability: self.durability, request: None })
@@ -388,7 +424,7 @@ impl Store {
                 return Ok(());
             }
         }
-        append.check(inner)?;
+        append.check_and_seal(inner)?;
         let of_part = |part: &Part| (Arc::clone(&part.topic.inner), part.fencing_token);
         let topics: Vec<_> = append.parts.iter().map(of_part).collect();
         for (topic, _) in topics.iter().filter(|(topic, _)| !topic.is_in_memory()) {

@@ -124,6 +124,7 @@ impl StoreInner {
                 deleted: Vec::new(),
                 producers: Vec::new(),
                 request_ids: Vec::new(),
+                master_key: writer.master_key,
             };
             writer.producers.put_into(&mut checkpoint);
             (position, checkpoint, noted, writer.deleted.clone())

@@ -10,6 +10,7 @@
 //! | [`open`] | create, recover |
 //! | [`append`] | the way of an append, and waiting for it |
 //! | [`repeat`] | appends that are applied once, however often they come |
+//! | [`erase`] | the master key, and destroying keys of it |
 //! | [`manage`] | create, alter, trim and delete topics |
 //! | [`checkpoint`] | from the tails to synced segments, and journal files free again |
 //! | [`background`] | the threads that do that without being asked |
@@ -20,6 +21,7 @@
 pub(crate) mod append;
 pub(crate) mod background;
 pub(crate) mod checkpoint;
+mod erase;
 mod left_over;
 pub(crate) mod manage;
 pub(crate) mod open;
@@ -38,6 +40,7 @@ use crate::commit::Commit;
 use crate::context::Context;
 use crate::disk::DirLock;
 use crate::error::{Error, Result};
+use crate::format::checkpoint::MasterKeyState;
 use crate::format::frame::FrameBuilder;
 use crate::journal::Journal;
 use crate::journal::recovery::JournalEnd;
@@ -106,6 +109,8 @@ pub(crate) struct Writer {
     deleted: Vec<Deleted>,
     /// Which appends can be repeated.
     producers: Producers,
+    /// What the store knows of its master key.
+    master_key: Option<MasterKeyState>,
     /// Topics whose high watermark the next sync moves.
     unsynced: Vec<Arc<TopicInner>>,
 }
@@ -321,6 +326,8 @@ impl Store {
             batches_read: counters.batches_read.value(),
             records_read: counters.records_read.value(),
             bytes_read: counters.bytes_read.value(),
+            records_redacted: counters.records_redacted.value(),
+            erasure_keys_destroyed: context.master_key().map(|master_key| master_key.destroyed()),
             damage_found: counters.damage_found.value(),
             append_latency: counters.append_latency.snapshot(),
             read_latency: counters.read_latency.snapshot(),
@@ -385,6 +392,7 @@ impl Handle {
             drop(topic.terms.lock_writing());
         }
         *self.lock.lock().expect("no panic under this lock") = None;
+        inner.context.master_key().inspect(|master_key| master_key.release());
         *closed = Some(outcome.clone());
         drop(closed);
         // What is woken may close the store itself.

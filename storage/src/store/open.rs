@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IoSlice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
@@ -28,7 +28,7 @@ use crate::context::{Context, random};
 use crate::disk::{Disk, OpenMode, OsDisk};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
-use crate::format::checkpoint::{self, CLEAN_BYTES, Checkpoint, Decoded, TopicState};
+use crate::format::checkpoint::{self, CLEAN_BYTES, Checkpoint, Decoded, MasterKeyState, TopicState};
 use crate::format::frame::{Change, FrameBuilder};
 use crate::format::{FORMAT_VERSION, HeaderProblem, crc};
 use crate::journal::recovery::{self, FoundFile, Recovered};
@@ -54,6 +54,8 @@ pub struct StoreBuilder {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     create: bool,
+    master_key: Option<PathBuf>,
+    create_master_key: bool,
 }
 
 impl Default for StoreBuilder {
@@ -63,6 +65,8 @@ impl Default for StoreBuilder {
             disk: Arc::new(OsDisk),
             clock: Arc::new(SystemClock),
             create: true,
+            master_key: None,
+            create_master_key: false,
         }
     }
 }
@@ -93,6 +97,26 @@ impl StoreBuilder {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Opens the store with this master key, a file outside of its directory: with it, records may name an
+    /// [erasure key](crate::Record::erasure_key) and are read as they were appended. Without it, records that have one are
+    /// [locked](crate::Redaction::Locked), none can be appended, and everything else is as ever.
+    ///
+    /// A store has one master key from the first time on that it is opened with one, and a master key one store. Whoever
+    /// has a backup of the store and a copy of the master key from before a key was destroyed can read what was sealed
+    /// with it: keep it out of backups of the store, and keep no more old copies of it than you must.
+    #[must_use]
+    pub fn master_key(mut self, path: impl Into<PathBuf>) -> Self {
+        self.master_key = Some(path.into());
+        self
+    }
+
+    /// Whether to make the master key if there is no such file and the store has none. `false`.
+    #[must_use]
+    pub fn create_master_key(mut self, create: bool) -> Self {
+        self.create_master_key = create;
         self
     }
 
@@ -139,6 +163,9 @@ impl StoreBuilder {
             recovery::replay(&files, checkpoint.position, checkpoint.generation, is_clean, |changes| {
                 state.apply(changes)
             })?;
+        if let Some(path) = &self.master_key {
+            super::erase::open_master_key(&context, path, self.create_master_key, state.master_key)?;
+        }
         with_room(&*context.disk, dir, || recovery::settle(&context, &files, &recovered))?;
         if !is_clean || !damaged.is_empty() {
             settle_checkpoint(&context, &checkpoint)?;
@@ -180,6 +207,7 @@ impl StoreBuilder {
                 next_topic: state.next_topic,
                 deleted: state.deleted.into_iter().map(|topic| Deleted { topic, may_go: true }).collect(),
                 producers: state.producers,
+                master_key: state.master_key,
                 unsynced: Vec::new(),
             }),
             checkpointing: Mutex::new(()),
@@ -199,14 +227,16 @@ impl StoreBuilder {
             }
         });
         let background = inner.context.settings.background.then(|| Background::start(&inner)).transpose()?;
-        Ok(Store {
+        let store = Store {
             handle: Arc::new(Handle {
                 inner,
                 background: Mutex::new(background),
                 lock: Mutex::new(Some(lock)),
                 closed: Mutex::new(None),
             }),
-        })
+        };
+        store.handle.inner.settle_master_key()?;
+        Ok(store)
     }
 }
 
@@ -329,6 +359,7 @@ fn create(disk: &dyn Disk, dir: &Path, may_create: bool) -> Result<Checkpoint> {
         deleted: Vec::new(),
         producers: Vec::new(),
         request_ids: Vec::new(),
+        master_key: None,
     };
     write_checkpoint(disk, dir, &checkpoint)?;
     Ok(checkpoint)
@@ -454,6 +485,7 @@ pub(crate) struct Recovering {
     pub(crate) deleted: Vec<TopicId>,
     /// Empty in a store that is open for reading only.
     pub(crate) producers: Producers,
+    pub(crate) master_key: Option<MasterKeyState>,
     pub(crate) frames: u64,
     pub(crate) records: u64,
 }
@@ -469,6 +501,7 @@ impl Recovering {
                 .collect(),
             next_topic: checkpoint.next_topic,
             deleted: checkpoint.deleted.clone(),
+            master_key: checkpoint.master_key,
             producers: if context.is_read_only { Producers::default() } else { Producers::new(checkpoint) },
             frames: 0,
             records: 0,
@@ -570,6 +603,11 @@ impl Recovering {
                     }
                 }
                 Change::ProducerForgotten { name } => self.producers.forget(&name),
+                Change::MasterKey(state) => {
+                    let before = self.master_key.filter(|before| before.uid == state.uid);
+                    let destroyed = before.map_or(0, |before| before.destroyed).max(state.destroyed);
+                    self.master_key = Some(MasterKeyState { destroyed, ..state });
+                }
             }
         }
         Ok(true)

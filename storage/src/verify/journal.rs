@@ -361,7 +361,8 @@ impl Walk {
                 | Change::SegmentsReplaced { .. }
                 | Change::Answered(_)
                 | Change::Fenced { .. }
-                | Change::ProducerForgotten { .. } => {}
+                | Change::ProducerForgotten { .. }
+                | Change::MasterKey(_) => {}
             }
         }
     }

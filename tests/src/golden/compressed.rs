@@ -77,6 +77,7 @@ pub(super) fn zstandard() -> Golden {
         deleted: Vec::new(),
         producers: Vec::new(),
         request_ids: Vec::new(),
+        master_key: None,
     };
     let files = BTreeMap::from([
         (segment_path(PACKED.0, 0, 0), bytes),

@@ -2,11 +2,13 @@
 //!
 //! Made from the codecs alone, with fixed uids, salts and times, so that every run gives the same bytes. Of the first two
 //! stores one was closed properly; the other was killed: its journal has every kind of change, goes over two
-//! generations, and ends in a torn write. Another has producers and request ids, and another has a batch that not every build can read. The indexes of terms stand alone.
+//! generations, and ends in a torn write. Another has producers and request ids, and another has a batch that not every build can read. The indexes of terms stand alone. One
+//! has sealed payloads, and beside it is its master key.
 
 mod compressed;
 pub mod log;
 pub mod producers;
+pub mod sealed;
 pub mod terms;
 
 use std::collections::BTreeMap;
@@ -90,6 +92,7 @@ pub fn all() -> Vec<Golden> {
         .into_iter()
         .chain(logs())
         .chain([zstandard(), live().1, terms::golden(), producers::golden()])
+        .chain([sealed::golden(), sealed::master_key()])
         .collect()
 }
 
@@ -261,6 +264,7 @@ fn first_batches() -> [Made; 3] {
         headers: vec![("trace".into(), vec![0, 255, 10]), ("empty".into(), Vec::new())],
         content_type: "application/json".into(),
         payload: Some(b"{\"total\":1}".to_vec()),
+        erasure_key: None,
     };
     let records = [full, Record::new(""), Record::tombstone("order-1")];
     let topic = ORDERS.1;
@@ -338,6 +342,7 @@ fn closed() -> Golden {
         deleted: Vec::new(),
         producers: Vec::new(),
         request_ids: Vec::new(),
+        master_key: None,
     };
     files.insert("checkpoint".into(), checkpoint.encode());
     files.insert("clean".into(), encode_clean(checkpoint.position).to_vec());
@@ -402,6 +407,7 @@ fn killed() -> Golden {
         deleted: vec![DELETED],
         producers: Vec::new(),
         request_ids: Vec::new(),
+        master_key: None,
     };
     let created = |(id, uid): (TopicId, Uid), topic_name: &str| Change::TopicCreated {
         topic: id,

@@ -121,6 +121,7 @@ pub fn golden() -> Golden {
             state("writer", 3, &[&repeatable[0], &repeatable[1]]),
         ],
         request_ids: vec![Arc::new(RequestState { id: vec![0, 255], body_hash, answer })],
+        master_key: None,
     };
     for (one, batch) in repeatable.iter().zip(&batches).skip(4) {
         journal.frame(position, &one.changes(batch));

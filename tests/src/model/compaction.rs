@@ -120,6 +120,7 @@ impl Run {
             compaction: chance.0.chance(30).then(|| chance.any_rules()),
             // So few that a topic has to be read several times.
             keys_max: *chance.0.choose(&[16, 1000]),
+            ..CompactOptions::default()
         };
         let is_cancelled = chance.0.chance(5);
         let topic = self.store().topic(&name).map_err(|error| error.to_string())?;

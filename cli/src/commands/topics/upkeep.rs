@@ -13,6 +13,7 @@ use crate::units::{Size, about_bytes, batches, counted, grouped, time_text};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   quipu topics compact prices --dry-run
+  quipu topics compact orders --erased-only
   quipu topics compact prices --bytes-per-second-max 10MiB")]
 pub(super) struct CompactArgs {
     /// The topic.
@@ -20,6 +21,9 @@ pub(super) struct CompactArgs {
     /// Only say what would go.
     #[arg(long)]
     dry_run: bool,
+    /// Only free the room of payloads that were erased; no record goes. Any topic can be compacted so.
+    #[arg(long)]
+    erased_only: bool,
     /// Most bytes to read a second; 0: no limit. Default: as the topic's settings say.
     #[arg(long, value_name = "SIZE")]
     bytes_per_second_max: Option<Size>,
@@ -40,6 +44,7 @@ pub(super) fn compact(backend: &dyn Backend, args: CompactArgs, out: &mut Output
         name: args.topic,
         dry_run: args.dry_run,
         bytes_per_second_max: args.bytes_per_second_max.map(|size| size.0),
+        erased_only: args.erased_only,
     };
     let report = backend.compact_topic(request, &mut |progress| {
         bar.set_length(progress.bytes_to_read);
@@ -68,6 +73,13 @@ fn show(report: &pb::CompactionReport, out: &mut Output) -> Result<()> {
         report.segments_after,
         about_bytes(report.bytes_after),
     ))?;
+    if report.payload_bytes_erased > 0 {
+        let bytes = about_bytes(report.payload_bytes_erased);
+        out.line(format_args!(
+            "{bytes} of erased payloads {went}, {} stay",
+            counted(report.payloads_erased, "record")
+        ))?;
+    }
     if report.dry_run {
         out.line("this was a dry run: nothing was changed")?;
     }
@@ -167,6 +179,8 @@ pub(super) fn report_json(report: &pb::CompactionReport) -> Value {
         "records_removed": report.records_removed,
         "records_kept": report.records_kept,
         "keys": report.keys,
+        "payloads_erased": report.payloads_erased,
+        "payload_bytes_erased": report.payload_bytes_erased,
         "damaged": report.damaged.iter().map(finding_json).collect::<Vec<_>>(),
     })
 }

@@ -1,0 +1,217 @@
+//! The master key file: what is left of a tree of seeds from which the keys of sealed payloads are derived.
+//!
+//! ```text
+//!  0          16    32     64           72            76           80
+//!  | preamble | uid | salt | node count | content crc | header crc | node ... |
+//! node  | depth (1) | path (10) | seed (16) |
+//! ```
+//!
+//! - `uid`: random; the store whose payloads are sealed with it knows it by this.
+//! - `salt`: 32 random bytes, by which the place of an erasure key in the tree does not tell its name.
+//! - `content crc`: CRC-32 of all nodes. `header crc`: CRC-32 of the 76 bytes before it.
+//! - `path`: which way from the root to the node, one bit for each step, the first one highest; zeros behind `depth`.
+//!
+//! Nodes rise and are disjoint. What no node covers was destroyed: an untouched file has one node, the root, whose depth
+//! is 0. The file ends with its last node.
+
+use super::{HeaderProblem, Invalid, PREAMBLE_BYTES, check_preamble, crc, put_preamble, u32_at, u64_at};
+use crate::types::Uid;
+
+const MAGIC: &[u8; 8] = b"QUIPUKEY";
+/// Bytes before the first node.
+pub const HEADER_BYTES: usize = 80;
+/// Bytes of a node.
+pub const NODE_BYTES: usize = 1 + PATH_BYTES + SEED_BYTES;
+/// Bytes of a path.
+pub const PATH_BYTES: usize = 10;
+/// Steps from the root to a leaf.
+pub const DEPTH: u8 = 8 * PATH_BYTES as u8;
+/// Bytes of a seed.
+pub const SEED_BYTES: usize = 16;
+/// Most keys that can be destroyed.
+pub const ERASED_KEYS_MAX: u64 = 100_000;
+/// No file has more: each destroyed key leaves one at each step of its way at most.
+pub const NODES_MAX: u64 = ERASED_KEYS_MAX * DEPTH as u64;
+
+mod at {
+    pub(super) const UID: usize = 16;
+    pub(super) const SALT: usize = 32;
+    pub(super) const NODE_COUNT: usize = 64;
+    pub(super) const CONTENT_CRC: usize = 72;
+    pub(super) const HEADER_CRC: usize = 76;
+}
+const _: () = assert!(at::UID == PREAMBLE_BYTES && at::HEADER_CRC + 4 == HEADER_BYTES);
+
+/// Which way from the root to a node.
+pub type Path = [u8; PATH_BYTES];
+
+/// A subtree that is still there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Node {
+    /// Steps from the root.
+    pub depth: u8,
+    /// Which way.
+    pub path: Path,
+    /// What everything below is derived from.
+    pub seed: [u8; SEED_BYTES],
+}
+
+/// No seed is ever shown.
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Node({} steps along {:02x?})", self.depth, self.path)
+    }
+}
+
+/// A path as a number; the first step is bit 79.
+pub(crate) fn number(path: &Path) -> u128 {
+    path.iter().fold(0, |number, &byte| number << 8 | u128::from(byte))
+}
+
+impl Node {
+    /// The root of a tree.
+    pub const fn root(seed: [u8; SEED_BYTES]) -> Self {
+        Self { depth: 0, path: [0; PATH_BYTES], seed }
+    }
+
+    /// One past the last leaf below.
+    fn end(&self) -> u128 {
+        number(&self.path) + self.leaves()
+    }
+
+    /// How many leaves are below.
+    pub(crate) fn leaves(&self) -> u128 {
+        1 << (DEPTH - self.depth)
+    }
+}
+
+/// The content of the file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MasterKeyFile {
+    /// What tells it from every other.
+    pub uid: Uid,
+    /// See the drawing.
+    pub salt: [u8; 32],
+    /// What is left of the tree, in order.
+    pub nodes: Vec<Node>,
+}
+
+impl MasterKeyFile {
+    /// The whole file. Whoever has it wipes it.
+    pub fn encode(uid: Uid, salt: &[u8; 32], nodes: &[Node]) -> Vec<u8> {
+        let mut file = Vec::with_capacity(HEADER_BYTES + nodes.len() * NODE_BYTES);
+        file.resize(HEADER_BYTES, 0);
+        for node in nodes {
+            file.push(node.depth);
+            file.extend_from_slice(&node.path);
+            file.extend_from_slice(&node.seed);
+        }
+        put_preamble(MAGIC, &mut file[..PREAMBLE_BYTES]);
+        file[at::UID..at::SALT].copy_from_slice(&uid.0);
+        file[at::SALT..at::NODE_COUNT].copy_from_slice(salt);
+        file[at::NODE_COUNT..at::CONTENT_CRC].copy_from_slice(&(nodes.len() as u64).to_le_bytes());
+        let content_crc = crc(0, &file[HEADER_BYTES..]);
+        file[at::CONTENT_CRC..at::HEADER_CRC].copy_from_slice(&content_crc.to_le_bytes());
+        let header_crc = crc(0, &file[..at::HEADER_CRC]);
+        file[at::HEADER_CRC..HEADER_BYTES].copy_from_slice(&header_crc.to_le_bytes());
+        file
+    }
+
+    /// Decodes a whole file.
+    pub fn decode(file: &[u8]) -> Result<Self, HeaderProblem> {
+        let invalid = |detail, at| Err(HeaderProblem::Invalid(Invalid::new(detail, at)));
+        if file.len() < HEADER_BYTES {
+            return invalid("the master key is cut off", file.len());
+        }
+        if file[..HEADER_BYTES].iter().all(|&byte| byte == 0) {
+            return Err(HeaderProblem::Blank);
+        }
+        if crc(0, &file[..at::HEADER_CRC]) != u32_at(file, at::HEADER_CRC) {
+            return invalid("the checksum of the header does not match", at::HEADER_CRC);
+        }
+        check_preamble(MAGIC, file)?;
+        let content = &file[HEADER_BYTES..];
+        let count = u64_at(file, at::NODE_COUNT);
+        if count > NODES_MAX || content.len() as u64 != count * NODE_BYTES as u64 {
+            return invalid("the file has another length than its header says", at::NODE_COUNT);
+        }
+        if crc(0, content) != u32_at(file, at::CONTENT_CRC) {
+            return invalid("the checksum of the nodes does not match", at::CONTENT_CRC);
+        }
+        let mut nodes = Vec::with_capacity(content.len() / NODE_BYTES);
+        let mut end = 0;
+        for (index, bytes) in content.chunks_exact(NODE_BYTES).enumerate() {
+            let node = decode_node(bytes);
+            let is_in_place = node.depth <= DEPTH
+                && number(&node.path) >= end
+                && number(&node.path).is_multiple_of(node.leaves());
+            if !is_in_place {
+                return invalid("the nodes do not make a tree", HEADER_BYTES + index * NODE_BYTES);
+            }
+            end = node.end();
+            nodes.push(node);
+        }
+        Ok(Self {
+            uid: Uid(file[at::UID..at::SALT].try_into().expect("16 bytes")),
+            salt: file[at::SALT..at::NODE_COUNT].try_into().expect("32 bytes"),
+            nodes,
+        })
+    }
+}
+
+fn decode_node(bytes: &[u8]) -> Node {
+    let (path, seed) = bytes[1..].split_at(PATH_BYTES);
+    let (path, seed) = (path.try_into().expect("ten bytes"), seed.try_into().expect("16 bytes"));
+    Node { depth: bytes[0], path, seed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> Vec<u8> {
+        let left = Node { depth: 1, path: [0; PATH_BYTES], seed: [1; SEED_BYTES] };
+        let mut path = [0xff; PATH_BYTES];
+        path[PATH_BYTES - 1] = 0xfe;
+        let last_but_one = Node { depth: DEPTH, path, seed: [2; SEED_BYTES] };
+        MasterKeyFile::encode(Uid([3; 16]), &[4; 32], &[left, last_but_one])
+    }
+
+    #[test]
+    fn a_file_comes_back_as_it_was() {
+        let decoded = MasterKeyFile::decode(&file()).unwrap();
+        assert_eq!(MasterKeyFile::encode(decoded.uid, &decoded.salt, &decoded.nodes), file());
+        assert_eq!((decoded.uid, decoded.salt, decoded.nodes.len()), (Uid([3; 16]), [4; 32], 2));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let file = file();
+        for bit in 0..file.len() * 8 {
+            let mut damaged = file.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(MasterKeyFile::decode(&damaged).is_err(), "bit {bit}");
+        }
+        for cut in 0..file.len() {
+            assert!(MasterKeyFile::decode(&file[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_overlap_or_lie_beside_the_tree_are_refused() {
+        let node = |depth, first| {
+            let mut path = [0; PATH_BYTES];
+            path[0] = first;
+            Node { depth, path, seed: [0; SEED_BYTES] }
+        };
+        let decode = |nodes: &[Node]| {
+            MasterKeyFile::decode(&MasterKeyFile::encode(Uid([0; 16]), &[0; 32], nodes)).is_ok()
+        };
+        assert!(decode(&[]));
+        assert!(decode(&[node(1, 0), node(1, 0x80)]));
+        assert!(!decode(&[node(1, 0x80), node(1, 0)]));
+        assert!(!decode(&[node(0, 0), node(8, 1)]));
+        assert!(!decode(&[node(1, 0x40)]));
+        assert!(!decode(&[node(DEPTH + 1, 0)]));
+    }
+}
