@@ -15,6 +15,7 @@ use crate::filter;
 use crate::request::{self, StartAt};
 use crate::scan::{self, LOOK_BYTES, Puller, Scan, Then};
 use crate::shared::{Counted, Drain, Shared};
+use crate::stream;
 
 /// What a read sends.
 #[derive(Debug)]
@@ -213,9 +214,10 @@ async fn before(
     let start = if has_start { start } else { StartAt::Topic(Start::Latest) };
     let (start, is_behind) = match start {
         StartAt::Topic(Start::Latest) => (StartAt::Topic(Start::Latest), true),
-        // Before the first record behind it: that revision itself may have been removed.
         StartAt::Stream(key, StreamStart::Revision(revision)) => {
-            (StartAt::Stream(key, StreamStart::AfterRevision(revision)), true)
+            let topic = topic.clone();
+            let place = move || stream::place_backwards(&topic, &key, revision, visibility);
+            return shared.read(place).await?;
         }
         start => (start, false),
     };

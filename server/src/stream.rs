@@ -27,16 +27,44 @@ pub(crate) fn place(
         _ => None,
     };
     // Before its place is looked for: what comes meanwhile comes behind.
-    if let Some((revision, first)) = named.filter(|(_, first)| *first > Revision::ZERO) {
-        let head = topic.stream_with(key, visibility).map_err(status)?;
-        let next_revision = head.map_or(Revision::ZERO, |head| head.last_revision.saturating_add(1));
-        if first > next_revision {
-            let topic = topic.name().clone();
-            return Err(status(Error::RevisionUnwritten { topic, revision, next_revision }));
-        }
+    if let Some((revision, first)) = named {
+        check_written(topic, key, revision, first, visibility)?;
     }
     let cursor = topic.stream_cursor(key, start, visibility).map_err(status)?;
     Ok(cursor.next_offset())
+}
+
+/// The offset where reading a stream backwards begins, from a revision on. Looks into indexes.
+pub(crate) fn place_backwards(
+    topic: &Topic,
+    key: &[u8],
+    revision: Revision,
+    visibility: Visibility,
+) -> Result<Offset, Status> {
+    // That revision itself may have been removed.
+    let behind = revision.saturating_add(1);
+    check_written(topic, key, revision, behind, visibility)?;
+    topic.stream_end_before(key, behind, visibility).map_err(status)
+}
+
+/// Checks that a stream goes so far that `first` can come next; it was asked for as `revision`.
+fn check_written(
+    topic: &Topic,
+    key: &[u8],
+    revision: Revision,
+    first: Revision,
+    visibility: Visibility,
+) -> Result<(), Status> {
+    if first == Revision::ZERO {
+        return Ok(());
+    }
+    let head = topic.stream_with(key, visibility).map_err(status)?;
+    let next_revision = head.map_or(Revision::ZERO, |head| head.last_revision.saturating_add(1));
+    if first > next_revision {
+        let topic = topic.name().clone();
+        return Err(status(Error::RevisionUnwritten { topic, revision, next_revision }));
+    }
+    Ok(())
 }
 
 fn to_wire(key: Vec<u8>, head: &StreamHead) -> pb::Stream {

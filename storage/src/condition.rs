@@ -322,7 +322,7 @@ impl Check {
         }
         let topic = self.topic();
         let bounds = (topic.log_start(), topic.log_end());
-        let found = topic.with_parts(|parts| topic.offset_of_revision(parts, wanted, bounds, first))?;
+        let (_, found) = topic.with_parts(|parts| topic.offset_of_revision(parts, wanted, bounds, first))?;
         *offset = Some(found).filter(|found| *found < bounds.1);
         Ok(())
     }

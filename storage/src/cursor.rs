@@ -22,6 +22,7 @@ use crate::format::batch::{Batch, BatchHeader, BodyProblem, Codec};
 use crate::format::record::{RecordView, Redaction};
 use crate::segment::{Found, Segment, SegmentReader};
 use crate::store::visible_end;
+use crate::terms::lookup::Parts;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, Revision, Timestamp, Uid};
 
@@ -71,6 +72,18 @@ impl Source {
         }
         self.owner.refresh()?;
         Ok(self.owner.version() != version)
+    }
+
+    /// Looks at what knows of the terms; again, if another process has changed it meanwhile.
+    pub(crate) fn with_parts<T>(&self, mut look: impl FnMut(&Parts) -> Result<T>) -> Result<T> {
+        let mut looks = 0;
+        loop {
+            let version = self.owner.version();
+            match self.inner.with_parts(&mut look) {
+                Err(error) if self.has_moved_on(&mut looks, version, &error)? => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// What keeps it from being known whether there is more from `next` on, behind what is seen.

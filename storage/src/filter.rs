@@ -246,7 +246,7 @@ impl Search {
     pub(crate) fn first(&mut self, source: &Source, mut from: Offset, to: Offset) -> Result<Option<Offset>> {
         let topic = Arc::clone(&source.inner);
         let mut cursor: Option<Cursor> = None;
-        while let Some(offset) = topic.with_parts(|parts| self.candidate(&topic, parts, from, to))? {
+        while let Some(offset) = source.with_parts(|parts| self.candidate(&topic, parts, from, to))? {
             if !self.reads_records && !self.is_guess(offset) {
                 return Ok(Some(offset));
             }

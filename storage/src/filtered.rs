@@ -83,7 +83,7 @@ impl FilteredCursor {
             return self.cursor.rest();
         }
         let source = self.cursor.source().clone();
-        let found = look(&source, |parts| {
+        let found = source.with_parts(|parts| {
             let mut sealed = parts.sealed.iter().filter(|segment| segment.next_offset() > next);
             let to = sealed.nth(SEGMENTS_AT_ONCE - 1).map_or(end, |segment| segment.next_offset().min(end));
             self.candidates(&topic, parts, next, to)
@@ -180,18 +180,6 @@ impl FilteredCursor {
     }
 }
 
-/// Looks at what knows of the terms; again, if another process has changed it meanwhile.
-fn look<T>(source: &Source, mut look: impl FnMut(&Parts) -> Result<T>) -> Result<T> {
-    let mut looks = 0;
-    loop {
-        let version = source.owner.version();
-        match source.inner.with_parts(&mut look) {
-            Err(error) if source.has_moved_on(&mut looks, version, &error)? => {}
-            outcome => return outcome,
-        }
-    }
-}
-
 /// The same from the end to the beginning; made by
 /// [`Topic::filtered_backwards`](crate::Topic::filtered_backwards).
 #[derive(Debug)]
@@ -266,7 +254,7 @@ impl FilteredBackwards {
                 return Ok(None);
             }
             has_looked = true;
-            let (found, known_from) = look(&source, |parts| {
+            let (found, known_from) = source.with_parts(|parts| {
                 let mut sealed = parts.sealed.iter().rev().filter(|segment| segment.base_offset < before);
                 let furthest = sealed.nth(SEGMENTS_AT_ONCE - 1);
                 let from = furthest.map_or(start, |segment| segment.base_offset.max(start));

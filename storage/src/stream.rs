@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::terms::postings::Posting;
 use crate::format::terms::{Kind, hash::hash, term};
 use crate::store::visible_end;
-use crate::terms::lookup::{Postings, Wanted};
+use crate::terms::lookup::{Parts, Postings, Wanted};
 use crate::types::{Offset, Revision, Timestamp};
 
 /// Postings that are fetched at once.
@@ -77,16 +77,14 @@ pub(crate) fn head(source: &Source, key: &[u8], visibility: Visibility) -> Resul
     let topic = &source.inner;
     topic.check_alive()?;
     let wanted = wanted(source, key);
-    topic.with_parts(|parts| {
+    source.with_parts(|parts| {
         let (start, end) = (topic.log_start(), visible_end(topic, visibility));
         let Postings { mut found, unread } = topic.postings_before(parts, &wanted, (Offset::ZERO, end), 1)?;
         if let Some(unread) = unread {
             return Err(topic.keys_unknown(unread));
         }
         let Some(last) = found.pop() else {
-            let last_revision =
-                if topic.is_in_memory() { None } else { topic.past_revision(wanted.hash, &wanted.term)? };
-            return Ok(last_revision.map(|last_revision| StreamHead {
+            return Ok(topic.past_of(&wanted)?.map(|last_revision| StreamHead {
                 last_revision,
                 last_offset: None,
                 first_revision: None,
@@ -102,11 +100,28 @@ pub(crate) fn head(source: &Source, key: &[u8], visibility: Visibility) -> Resul
             from = unread.end;
         }
         Ok(Some(StreamHead {
-            last_revision: last.revision.unwrap_or_default(),
+            last_revision: last.revision.max(topic.past_of(&wanted)?).unwrap_or_default(),
             last_offset: first.map(|_| last.offset),
             first_revision: first.and_then(|first| first.revision),
             record_count: topic.count(parts, &wanted, start, end)?,
         }))
+    })
+}
+
+/// Below which offset all records of a key lie that have a revision below `before`, as far as such are known: where reading
+/// them backwards begins.
+pub(crate) fn end_before(
+    source: &Source,
+    key: &[u8],
+    before: Revision,
+    visibility: Visibility,
+) -> Result<Offset> {
+    let topic = &source.inner;
+    topic.check_alive()?;
+    let wanted = wanted(source, key);
+    source.with_parts(|parts| {
+        let bounds = (topic.log_start(), visible_end(topic, visibility));
+        Ok(topic.offset_of_revision(parts, &wanted, bounds, before)?.1)
     })
 }
 
@@ -159,7 +174,7 @@ pub(crate) fn page(
             page.next_after = after.map(|after| after[1..].to_vec());
             return Ok(page);
         }
-        let keys = topic.with_parts(|parts| topic.keys(parts, &prefix, after.as_deref(), wanted))?;
+        let keys = source.with_parts(|parts| topic.keys(parts, &prefix, after.as_deref(), wanted))?;
         let Some(last) = keys.last() else { return Ok(page) };
         after = Some(last.clone());
         looked_at += keys.len();
@@ -210,8 +225,9 @@ impl StreamCursor {
             StreamStart::AfterRevision(revision) => first_revision = revision.saturating_add(1),
             StreamStart::Last(count) => {
                 let end = cursor.visible_end();
-                let Postings { found, unread } =
-                    topic.with_parts(|parts| topic.postings_before(parts, &wanted, (next, end), count))?;
+                let Postings { found, unread } = cursor
+                    .source()
+                    .with_parts(|parts| topic.postings_before(parts, &wanted, (next, end), count))?;
                 let first = found.last().map_or(end, |posting| posting.offset);
                 // Some of the last may be among those that cannot be read.
                 next = unread.map_or(first, |unread| unread.start.max(next));
@@ -220,8 +236,8 @@ impl StreamCursor {
         }
         if first_revision > Revision::ZERO {
             let bounds = (next, cursor.visible_end());
-            next =
-                topic.with_parts(|parts| topic.offset_of_revision(parts, &wanted, bounds, first_revision))?;
+            let place = |parts: &Parts| topic.offset_of_revision(parts, &wanted, bounds, first_revision);
+            (next, _) = cursor.source().with_parts(place)?;
         }
         let ready = VecDeque::new();
         Ok(Self { cursor, wanted, next, first_revision, ready, known_to: next, held: None })
@@ -284,7 +300,7 @@ impl StreamCursor {
         }
         let bounds = (self.next, end);
         let Postings { found, unread } =
-            topic.with_parts(|parts| topic.postings(parts, &self.wanted, bounds, PAGE))?;
+            self.cursor.source().with_parts(|parts| topic.postings(parts, &self.wanted, bounds, PAGE))?;
         self.known_to = match (found.last(), &unread) {
             (Some(last), None) if found.len() >= PAGE => last.offset + 1,
             (_, Some(unread)) => unread.start.max(self.next),
@@ -427,9 +443,12 @@ impl StreamRecordsBackwards {
         before: Option<Revision>,
         visibility: Visibility,
     ) -> Result<Self> {
-        let start = before.map_or(StreamStart::Latest, StreamStart::Revision);
-        let points = StreamCursor::new(source, key, start, visibility)?;
-        let before = points.next_offset();
+        let end = match before {
+            Some(before) => Some(end_before(&source, key, before, visibility)?),
+            None => None,
+        };
+        let points = StreamCursor::new(source, key, StreamStart::Latest, visibility)?;
+        let before = end.unwrap_or(points.next_offset());
         Ok(Self { points, before, ready: VecDeque::new(), has_ended: false })
     }
 
@@ -439,9 +458,9 @@ impl StreamRecordsBackwards {
                 let topic = Arc::clone(self.points.cursor.topic());
                 topic.check_alive()?;
                 let bounds = (topic.log_start(), self.before);
-                let wanted = &self.points.wanted;
+                let (source, wanted) = (self.points.cursor.source(), &self.points.wanted);
                 let Postings { found, unread } =
-                    topic.with_parts(|parts| topic.postings_before(parts, wanted, bounds, PAGE))?;
+                    source.with_parts(|parts| topic.postings_before(parts, wanted, bounds, PAGE))?;
                 self.ready.extend(found);
                 match unread.filter(|_| self.ready.is_empty()) {
                     Some(unread) => self.points.read_unread(unread.start.max(bounds.0))?,

@@ -227,6 +227,20 @@ impl Topic {
         StreamRecordsBackwards::new(self.source(), key.as_ref(), before, Visibility::Synced)
     }
 
+    /// The offset below which all records of a key lie that have a revision below `before`, as far as they are known: where
+    /// reading them backwards begins.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn stream_end_before(
+        &self,
+        key: impl AsRef<[u8]>,
+        before: Revision,
+        visibility: Visibility,
+    ) -> Result<Offset> {
+        stream::end_before(&self.source(), key.as_ref(), before, visibility)
+    }
+
     /// The offset of the first record behind `after` that a filter matches; without `after`, of the first of all. Found
     /// through the indexes: of keys, types and tags no record is read, and what lies before costs nothing.
     ///

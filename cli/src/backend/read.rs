@@ -132,7 +132,8 @@ impl AnyTopic {
         }?)
     }
 
-    /// The offset where the records of a key with this revision and higher begin; or, `behind` it.
+    /// The offset where the records of a key with this revision and higher begin; or those with higher ones, to read from
+    /// `behind` it.
     fn offset_of_revision(
         &self,
         key: &[u8],
@@ -147,11 +148,14 @@ impl AnyTopic {
             let hint = "`quipu streams` shows the last revision of each key";
             return Err(Failure::new(Exit::OutOfRange, "REVISION_UNWRITTEN", message).hint(hint));
         }
-        let start = match behind {
-            true => StreamStart::AfterRevision(Revision(revision)),
-            false => StreamStart::Revision(Revision(revision)),
-        };
-        Ok(self.stream_cursor(key, start, visibility)?.next_offset())
+        if behind {
+            let before = Revision(revision.saturating_add(1));
+            return Ok(match self {
+                Self::Writable(topic) => topic.stream_end_before(key, before, visibility),
+                Self::ReadOnly(topic) => topic.stream_end_before(key, before, visibility),
+            }?);
+        }
+        Ok(self.stream_cursor(key, Revision(revision).into(), visibility)?.next_offset())
     }
 
     fn log_start_offset(&self) -> Offset {

@@ -165,6 +165,19 @@ impl ReadOnlyTopic {
         StreamCursor::new(self.source(), key.as_ref(), start.into(), visibility)
     }
 
+    /// See [`Topic::stream_end_before`](crate::Topic::stream_end_before).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stream_end_before(
+        &self,
+        key: impl AsRef<[u8]>,
+        before: Revision,
+        visibility: Visibility,
+    ) -> Result<Offset> {
+        stream::end_before(&self.source(), key.as_ref(), before, visibility)
+    }
+
     /// See [`Topic::first_match`](crate::Topic::first_match).
     ///
     /// # Errors

@@ -179,15 +179,22 @@ impl TopicInner {
             seen.doubt = seen.doubt.and(doubt);
             if let Some(summary) = summary {
                 match summary.revisions {
-                    Some((_, last)) => return Ok(LastSeen { revision: Some(last), ..seen }),
+                    Some((_, last)) => {
+                        seen.revision = Some(last);
+                        break;
+                    }
                     None => seen.unnumbered += summary.count,
                 }
             }
         }
-        if !self.is_in_memory() {
-            seen.revision = self.past_revision(wanted.hash, &wanted.term)?;
-        }
+        // Also if a record was found: it may be a trimmed one, and a later one that compaction took out is in the past.
+        seen.revision = seen.revision.max(self.past_of(wanted)?);
         Ok(seen)
+    }
+
+    /// The last revision of a key in the past. A topic in memory has none.
+    pub(crate) fn past_of(&self, wanted: &Wanted) -> Result<Option<Revision>> {
+        if self.is_in_memory() { Ok(None) } else { self.past_revision(wanted.hash, &wanted.term) }
     }
 
     /// Which keys records have cannot be told.
@@ -197,7 +204,7 @@ impl TopicInner {
 
     /// That, if it leaves a last revision in doubt.
     pub(crate) fn check_doubt(&self, doubt: Doubt) -> Result<()> {
-        doubt.offsets.map_or(Ok(()), |(from, to)| Err(self.keys_unknown(from..to)))
+        doubt.0.map_or(Ok(()), |(from, to)| Err(self.keys_unknown(from..to)))
     }
 
     /// The postings of a term in offsets `from..to`, in order: so many, or all.
@@ -354,39 +361,51 @@ impl TopicInner {
         Ok(())
     }
 
-    /// The first offset in `from..to` of a record of the key whose revision is `revision` or higher; `to` if there is none.
-    /// Where records before it cannot be read that may be the one: of these.
+    /// Where in `from..to` the records of the key begin whose revision is `revision` or higher: before which offset there is
+    /// certainly none, and the offset of the first one that is known; `to` if there is none. Between them are records that
+    /// cannot be read.
     pub(crate) fn offset_of_revision(
         &self,
         parts: &Parts,
         wanted: &Wanted,
         (from, to): (Offset, Offset),
         revision: Revision,
-    ) -> Result<Offset> {
+    ) -> Result<(Offset, Offset)> {
         let all: Vec<_> = parts.all().collect();
+        // The first ones that cannot be read, behind the last known record of a lower revision.
         let mut in_doubt: Option<Offset> = None;
         for (number, part) in all.iter().enumerate() {
-            if ends_before(*part, from) {
+            if ends_before(*part, from) || begins_behind(*part, to) {
                 continue;
             }
-            let (may_have, unread) = self.glance(*part, wanted, |map| map.unread_from(from))?;
-            in_doubt = in_doubt.or(unread.map(|unread| unread.start.max(from)));
-            if !may_have {
+            let unread_from = |offset: Offset| {
+                let (may_have, unread) = self.glance(*part, wanted, |map| map.unread_from(offset))?;
+                Ok::<_, Error>((may_have, unread.map(|unread| unread.start.max(from))))
+            };
+            let (may_have, unread) = unread_from(from)?;
+            let summary = if may_have { self.summary(*part, wanted)?.0 } else { None };
+            let Some(summary) = summary else {
+                in_doubt = in_doubt.or(unread);
                 continue;
-            }
-            let (Some(summary), _) = self.summary(*part, wanted)? else { continue };
+            };
             if summary.revisions.is_some_and(|(_, last)| last < revision) {
+                in_doubt = unread_from(summary.last.max(from))?.1;
                 continue;
             }
             let mut postings = self.postings_of(*part, wanted, from, usize::MAX)?;
             self.number(&all[..number], *part, wanted, &mut postings)?;
             let first = postings.partition_point(|posting| posting.revision < Some(revision));
+            in_doubt = match first.checked_sub(1) {
+                Some(lower) => unread_from(postings[lower].offset)?.1,
+                None => in_doubt.or(unread),
+            };
             if let Some(posting) = postings.get(first) {
+                let known = posting.offset.min(to);
                 let in_doubt = in_doubt.filter(|_| posting.revision != Some(revision));
-                return Ok(in_doubt.unwrap_or(to).min(posting.offset).min(to));
+                return Ok((in_doubt.map_or(known, |in_doubt| in_doubt.min(known)), known));
             }
         }
-        Ok(in_doubt.unwrap_or(to).min(to))
+        Ok((in_doubt.map_or(to, |in_doubt| in_doubt.min(to)), to))
     }
 
     /// How many records in offsets `from..to` are known to have the term.

@@ -53,19 +53,15 @@ pub(crate) struct TermMap {
     unread: Vec<Range<Offset>>,
 }
 
-/// Records that may have a key, behind the last one that is known to have it: they cannot be read.
+/// Records that may have a key, behind the last one that is known to have it, and cannot be read: the last of them, from an
+/// offset on and below another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Doubt {
-    /// No more than so many.
-    pub(crate) count: u64,
-    /// From here on, and below: the last ones of them.
-    pub(crate) offsets: Option<(Offset, Offset)>,
-}
+pub(crate) struct Doubt(pub(crate) Option<(Offset, Offset)>);
 
 impl Doubt {
     /// Both; those of `self` come last.
     pub(crate) fn and(self, older: Self) -> Self {
-        Self { count: self.count.saturating_add(older.count), offsets: self.offsets.or(older.offsets) }
+        Self(self.0.or(older.0))
     }
 }
 
@@ -213,12 +209,8 @@ impl TermMap {
     /// up.
     pub(crate) fn doubt(&self, last: Option<Offset>, log_start: Offset) -> Doubt {
         let known_to = last.map_or(log_start, |last| last.max(log_start));
-        let first = self.unread.partition_point(|range| range.end <= known_to);
-        let unread = &self.unread[first..];
-        Doubt {
-            count: unread.iter().map(|range| range.end - range.start).sum(),
-            offsets: unread.last().map(|range| (range.start, range.end)),
-        }
+        let last = self.unread.last().filter(|range| range.end > known_to);
+        Doubt(last.map(|range| (range.start, range.end)))
     }
 
     fn try_push_batch(&mut self, topic: Uid, batch: &Batch) -> Result<(), Invalid> {

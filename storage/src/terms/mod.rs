@@ -24,9 +24,9 @@
 //! - T2 The revisions of a key rise by one with each record of it, from 0, in the order of offsets. They stand in the batch,
 //!   under its checksum. They never go back, whatever retention, trimming and compaction remove.
 //! - T6 What an index that is made anew lacks, because batches are damaged, it knows by its offsets. Readers meet the damage
-//!   there as any reader does. An append gives a key that it cannot tell the last revision of one that it surely never had,
-//!   and counts each damaged record as one; a condition that rests on it is refused. With a trim (or retention) over them
-//!   these records are given up: a key that only they had begins anew.
+//!   there as any reader does. An append gives a key that it cannot tell the last revision of one that it surely never had:
+//!   the offset behind the damage, since no record has a revision above its offset. A condition that rests on it is refused.
+//!   With a trim (or retention) over them these records are given up: a key that only they had begins anew.
 //! - T3 No file is touched under the store's writer lock.
 //! - T4 A term that no record has costs a look at a filter in memory for each segment, and for about one segment in a
 //!   hundred a block of 4 KiB.

@@ -27,6 +27,8 @@ use crate::format::terms::{Content, TermsHeader, hash::hash};
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, Revision};
 
+/// How often the files are listed again because others removed one meanwhile.
+const LOOKS_MAX: u32 = 8;
 /// How much of a file is written at once.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -55,13 +57,17 @@ pub(crate) struct Past {
 impl TopicInner {
     /// The last revision of a key in the past.
     pub(crate) fn past_revision(&self, hash: u64, term: &[u8]) -> Result<Option<Revision>> {
+        let mut looks = 0;
         'again: loop {
+            looks += 1;
             let mut last = None;
             for (_, file) in self.past_files()? {
                 match file.find(hash, term) {
                     Ok(found) => last = last.max(found.and_then(|found| Some(found.entry.revisions?.1))),
                     // It was merged meanwhile.
-                    Err(Unusable::Absent) if !self.is_past_listed(&file) => continue 'again,
+                    Err(Unusable::Absent) if !self.is_past_listed(&file) && looks < LOOKS_MAX => {
+                        continue 'again;
+                    }
                     Err(unusable) => return Err(damaged(&file.path, unusable)),
                 }
             }
@@ -83,12 +89,26 @@ impl TopicInner {
 
     fn past_files(&self) -> Result<PastFiles> {
         let mut files = self.terms.past.files.lock().expect("no panic under this lock");
-        if let Some(files) = &*files {
+        if let Some(files) = files.as_ref().filter(|_| !self.context.is_read_only) {
             return Ok(files.clone());
         }
+        // What another process does to them nobody says: whoever only reads lists them each time.
+        let mut looks = 0;
+        let found = loop {
+            looks += 1;
+            match self.list_past() {
+                Ok(found) => break found,
+                Err(Unusable::Absent) if self.context.is_read_only && looks < LOOKS_MAX => {}
+                Err(unusable) => return Err(damaged(&self.dir, unusable)),
+            }
+        };
+        Ok(if self.context.is_read_only { found } else { files.insert(found).clone() })
+    }
+
+    fn list_past(&self) -> Result<PastFiles, Unusable> {
         let entries = match self.context.disk.list(&self.dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            entries => entries.map_err(|error| Error::io("list", &self.dir, error))?,
+            entries => entries.map_err(|error| Unusable::Io(Error::io("list", &self.dir, error)))?,
         };
         let mut found = Vec::new();
         for entry in entries.iter().filter(|entry| entry.kind == EntryKind::File) {
@@ -97,13 +117,15 @@ impl TopicInner {
             }
         }
         found.sort_by_key(|(number, _)| *number);
-        Ok(files.insert(found).clone())
+        Ok(found)
     }
 
-    fn open_past(&self, path: &Path) -> Result<Arc<TermsFile>> {
+    fn open_past(&self, path: &Path) -> Result<Arc<TermsFile>, Unusable> {
         let is_wanted = |header: &TermsHeader| header.content == Content::Past && header.topic == self.uid;
-        let opened = TermsFile::open(&self.context.disk, path, is_wanted);
-        opened.map(Arc::new).map_err(|unusable| damaged(path, unusable))
+        match TermsFile::open(&self.context.disk, path, is_wanted).map(Arc::new) {
+            Err(Unusable::Absent) if self.context.is_read_only => Err(Unusable::Absent),
+            opened => opened.map_err(|unusable| Unusable::Io(damaged(path, unusable))),
+        }
     }
 
     /// Keeps the last revisions of all keys in segments that go when the log starts at `offset`. Durable when this returns.
@@ -250,7 +272,7 @@ impl TopicInner {
         context.disk.rename(&aside, &path).map_err(|error| Error::io("rename", &path, error))?;
         context.sync_dir(&self.dir)?;
         context.sync_dir(&context.topics_dir())?;
-        let file = self.open_past(&path)?;
+        let file = self.open_past(&path).map_err(|unusable| damaged(&path, unusable))?;
         let replaced: Vec<PathBuf> = {
             let mut listed = self.terms.past.files.lock().expect("no panic under this lock");
             let listed = listed.get_or_insert_default();

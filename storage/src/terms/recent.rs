@@ -125,14 +125,14 @@ pub(crate) struct LastSeen {
 }
 
 impl LastSeen {
-    /// The revision of the last record, all of them counted; those in doubt as well, each as one of this key. So a revision
-    /// that is given next was never given before.
+    /// The revision of the last record, all of them counted. In doubt it is the highest that it can be: no record has one
+    /// above its offset, because there is one less at each record of the key before. So what is given next was never given.
     pub(crate) fn last(self) -> Option<Revision> {
-        let counted = self.unnumbered.saturating_add(self.doubt.count);
-        match self.revision {
-            Some(revision) => Some(revision.saturating_add(counted)),
-            None => counted.checked_sub(1).map(Revision),
-        }
+        let known = match self.revision {
+            Some(revision) => Some(revision.saturating_add(self.unnumbered)),
+            None => self.unnumbered.checked_sub(1).map(Revision),
+        };
+        known.max(self.doubt.0.map(|(_, end)| Revision(end.0.saturating_sub(1))))
     }
 }
 
@@ -191,9 +191,10 @@ impl Recent {
             return;
         }
         state.version += u64::from(!terms.keys().is_empty());
+        let gone = state.gone;
         let map = state.map(segment);
         let mut map = map.write().expect("no panic under this lock");
-        let places = places.of(segment, terms);
+        let places = places.of((segment, gone), terms);
         map.push_terms(base_offset, terms, revisions.iter().copied(), places);
         self.is_full.store(map.memory_bytes() > MAP_BYTES_MAX, Ordering::Relaxed);
     }
@@ -248,7 +249,8 @@ impl TopicInner {
                 (tail.batches().cloned().collect::<Vec<_>>(), tail.first_offset())
             };
             let segments = self.segments();
-            let unsealed = segments.iter().find(|segment| segment.sealed().is_none());
+            // One before it is trimmed and only could not be removed.
+            let unsealed = segments.iter().rev().find(|segment| segment.sealed().is_none());
             let sealed_end = segments.iter().filter(|segment| segment.sealed().is_some());
             let sealed_end = sealed_end.map(|segment| segment.next_offset()).max().unwrap_or(Offset::ZERO);
             let from = unsealed.map_or(sealed_end, |segment| segment.base_offset);

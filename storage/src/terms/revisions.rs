@@ -24,19 +24,19 @@ pub(crate) struct Numbered {
     stamp: (u64, u64),
 }
 
-/// Where in the map of a segment the entries of an append's terms are, as far as that is known. It holds as long as the
-/// revisions do.
+/// Where in the map of a segment the entries of an append's terms are, as far as that is known.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
-    segment: Option<Offset>,
+    /// Which map it is: the segment's, and how often maps had gone by then. One that was gathered anew has other entries.
+    map: Option<(Offset, u64)>,
     entries: Vec<Option<u32>>,
 }
 
 impl Places {
-    /// Those in the map of this segment, by the numbers of the terms.
-    pub(crate) fn of(&mut self, segment: Offset, terms: &BatchTerms) -> &mut [Option<u32>] {
-        if self.segment != Some(segment) {
-            self.segment = Some(segment);
+    /// Those in this map, by the numbers of the terms.
+    pub(crate) fn of(&mut self, map: (Offset, u64), terms: &BatchTerms) -> &mut [Option<u32>] {
+        if self.map != Some(map) {
+            self.map = Some(map);
             self.entries.clear();
         }
         self.entries.resize(terms.count(), None);
@@ -156,7 +156,7 @@ fn recent(
         terms.keys().iter().for_each(|one| found[one.term as usize] = Some(LastSeen::default()));
         return found;
     };
-    let places = places.of(segment, terms);
+    let places = places.of((segment, state.gone), terms);
     for one in terms.keys() {
         let number = one.term as usize;
         if found[number].is_none() {
