@@ -158,6 +158,7 @@ fn conditions_are_explained_with_what_stands_against_them() {
         );
         explain(&[]).fails(2);
         explain(&["--no-match", "colour=red"]).fails(2);
+        explain(&["--no-match", "tag="]).fails(2);
     }
 }
 
@@ -196,6 +197,19 @@ fn a_snapshot_is_kept_found_and_read_on_from() {
         );
         // Of another key there is none.
         target.run(&["snapshot", "get", "t", "--key", "a"]).fails(3);
+    }
+}
+
+/// Records between the snapshot and what is left were passed over without a word.
+#[test]
+fn records_that_were_trimmed_behind_a_snapshot_are_told() {
+    for target in Target::filled() {
+        let read = || target.run(&["read", "t", "--key", "ab", "--from-snapshot", "-f", "%r\n"]).ok();
+        target.feed(&["snapshot", "put", "t", "--key", "ab", "--revision", "0"], "zero").ok();
+        assert!(!read().stderr.contains("missing"));
+        target.run(&["topics", "trim", "t", "--before", "8"]).ok();
+        let ran = read().says("revisions 1 to 2 were removed");
+        assert_eq!(ran.lines(), ["0", "3"]);
     }
 }
 

@@ -120,7 +120,9 @@ impl Client {
         self.get_snapshot(topic.into(), key.into(), Some(revision)).await
     }
 
-    /// The latest snapshot of a stream, if there is one, and the records behind it; without one, all there are.
+    /// The latest snapshot of a stream, if there is one, and the records behind it; without one, all there are. Records that
+    /// were trimmed are not among them: whether the first one is the next revision its
+    /// [`revision`](crate::StoredRecord::revision) says. An [aggregate](Self::aggregates) looks by itself.
     ///
     /// # Errors
     /// As [`snapshot`](Self::snapshot), and as [`Read::records`](crate::Read::records).

@@ -49,7 +49,8 @@ pub enum Condition {
     NoMatch {
         /// Which records would contradict.
         filter: Filter,
-        /// Those at this offset and before were known. None: none were.
+        /// Those at this offset and before were known. None: none were. One that is not written yet counts as known: what
+        /// comes up to it does not contradict.
         after_offset: Option<Offset>,
     },
 }

@@ -117,6 +117,10 @@ impl Filter {
         if self.types.iter().any(String::is_empty) {
             return invalid("a type is not empty");
         }
+        // No record has one: what comes of a variable that is not set must not look like an answer.
+        if self.tags.iter().flatten().any(String::is_empty) {
+            return invalid("a tag is not empty");
+        }
         if parts > Self::PARTS_MAX {
             return invalid("it has at most 256 keys, prefixes, types, tags and headers together");
         }

@@ -373,7 +373,7 @@ impl Topic {
     /// refused. So a writer that takes over shuts out the one before it, before it reads what that one left.
     ///
     /// # Errors
-    /// [`Error::TopicFenced`] if the topic has a higher one.
+    /// [`Error::TopicFenced`](crate::Error::TopicFenced) if the topic has a higher one.
     pub fn fence(&self, token: u64) -> Result<()> {
         let _working = self.handle.inner.begin_work()?;
         self.handle.inner.fence(&self.inner, token)

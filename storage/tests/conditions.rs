@@ -160,6 +160,7 @@ fn a_filter_that_breaks_a_bound_is_refused() {
     for filter in [
         Filter::new().tags(no_tags),
         Filter::new().record_type(""),
+        Filter::new().tags(["a", ""]),
         Filter::new().key(vec![0; Filter::BYTES_MAX + 1]),
         (0..=Filter::PARTS_MAX).fold(Filter::new(), |filter, n| filter.key(n.to_le_bytes())),
     ] {

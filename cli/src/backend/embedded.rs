@@ -232,6 +232,11 @@ impl Backend for Embedded {
         }
     }
 
+    fn stream(&self, topic: &str, key: &[u8]) -> Result<Option<pb::Stream>> {
+        let head = self.topic_to_read(topic)?.stream(key)?;
+        Ok(head.map(|head| convert::stream(quipu_storage::StreamInfo { key: key.to_vec(), head })))
+    }
+
     fn unmet(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<Unmet>> {
         // Without the lock of whoever writes.
         let topic = self.topic_to_read(topic)?;

@@ -185,6 +185,8 @@ pub(crate) trait Backend {
         prefix: &[u8],
         each: &mut dyn FnMut(pb::Stream) -> Result<()>,
     ) -> Result<()>;
+    /// What is known of the stream of a key, if a record ever had it.
+    fn stream(&self, topic: &str, key: &[u8]) -> Result<Option<pb::Stream>>;
     /// Which of these do not hold now; appends nothing.
     fn unmet(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<Unmet>>;
     /// How far a producer is; `None` if there is none of that name.

@@ -241,6 +241,10 @@ impl Backend for Remote {
         Ok(())
     }
 
+    fn stream(&self, topic: &str, key: &[u8]) -> Result<Option<pb::Stream>> {
+        self.call(self.client.stream(topic, key))
+    }
+
     fn unmet(&self, topic: &str, requirements: &[Requirement]) -> Result<Vec<Unmet>> {
         let conditions = requirements.iter().map(|one| condition(topic, one));
         match self.runtime.block_on(self.client.check(conditions)) {
@@ -742,6 +746,9 @@ impl From<quipu_client::Error> for Failure {
             E::Disconnected { .. } | E::TimedOut { .. } => of(Exit::Unavailable, "UNREACHABLE"),
             E::Unknown { .. } => of(Exit::Unavailable, "OUTCOME_UNKNOWN")
                 .hint("some of these records may be there: read the end of the topic before you publish them again"),
+            E::AppendedBefore => of(Exit::Conflict, "APPENDED_BEFORE").hint(
+                "another publisher of this name is at work: when it has ended, the same command goes on where it did",
+            ),
             E::NotSent { cause } => Self::from(*cause),
             _ => of(Exit::Failure, "INTERNAL"),
         }

@@ -99,7 +99,8 @@ pub(crate) fn run(global: &Global, mut args: ReadArgs, out: &mut Output) -> Resu
     Ok(())
 }
 
-/// Prints the latest snapshot of the one key, if there is one; says where the records behind it begin.
+/// Prints the latest snapshot of the one key, if there is one; says where the records behind it begin, and which are
+/// missing.
 fn print_snapshot(
     backend: &dyn Backend,
     spec: &ReadSpec,
@@ -111,11 +112,25 @@ fn print_snapshot(
         Exit::Damaged => failure.hint("without --from-snapshot all records of the key are read"),
         _ => failure,
     })?;
-    let Some(found) = found else {
-        out.note("there is no snapshot: all records of the key follow");
-        return Ok(Position::Earliest);
+    let next = match &found {
+        Some(found) => {
+            format.write(out, &snapshot::topic_of(&spec.topic), found)?;
+            found.revision.map_or(0, |revision| revision.saturating_add(1))
+        }
+        None => {
+            out.note("there is no snapshot: the records of the key follow");
+            0
+        }
     };
-    format.write(out, &snapshot::topic_of(&spec.topic), &found)?;
-    let next = found.revision.map_or(0, |revision| revision.saturating_add(1));
-    Ok(Position::Revision(next))
+    // What compaction took out is superseded; what was trimmed is missing. Which of the two it was nobody knows any more.
+    if let Some(stream) = backend.stream(&spec.topic, key)? {
+        let first = stream.first_revision.unwrap_or(stream.last_revision.saturating_add(1));
+        if next < first {
+            let last = first - 1;
+            out.warn(format_args!(
+                "records of the key with revisions {next} to {last} were removed and are missing here"
+            ));
+        }
+    }
+    Ok(if found.is_some() { Position::Revision(next) } else { Position::Earliest })
 }
