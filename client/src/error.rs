@@ -307,8 +307,9 @@ pub enum Error {
         /// The first revision that is missing.
         from: u64,
     },
-    /// Another runner of the projection has moved its position, or the last commit was given up before its answer: what
-    /// this one has in mind may be outdated. Open the projection anew.
+    /// Another runner of the projection has moved its position: what this one has in mind may be outdated. Open the projection
+    /// anew. Also of a commit behind one of which nobody knows whether it was applied: the next call of
+    /// [`Projection::next`](crate::Projection::next) finds that out.
     #[error("projection {name:?} has moved on without this runner; open it anew")]
     ProjectionReplaced {
         /// Its name.
