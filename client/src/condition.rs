@@ -107,6 +107,19 @@ pub enum Expected {
     Other,
 }
 
+impl FailedCondition {
+    /// Whether it never holds again: revisions and offsets only rise. A revision or offset that is still to come, and a match
+    /// that compaction may take out, are not final.
+    pub(crate) fn is_final(&self) -> bool {
+        match (self.expected, self.actual) {
+            (Expected::Revision(ExpectedRevision::NoStream), Some(_)) => true,
+            (Expected::Revision(ExpectedRevision::Exact(expected)), Some(actual))
+            | (Expected::NextOffset(expected), Some(actual)) => actual > expected,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for FailedCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "condition {} on topic {}: ", self.number, self.topic)?;

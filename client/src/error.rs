@@ -307,8 +307,9 @@ pub enum Error {
         /// The first revision that is missing.
         from: u64,
     },
-    /// Another runner of the projection has moved its position, or the last commit was given up before its answer: what
-    /// this one has in mind may be outdated. Open the projection anew.
+    /// Another runner of the projection has moved its position: what this one has in mind may be outdated. Open the projection
+    /// anew. Also of a commit behind one of which nobody knows whether it was applied: the next call of
+    /// [`Projection::next`](crate::Projection::next) finds that out.
     #[error("projection {name:?} has moved on without this runner; open it anew")]
     ProjectionReplaced {
         /// Its name.
@@ -370,10 +371,13 @@ impl Error {
         }
     }
 
-    /// Whether it tells of an append that no earlier try of it was applied, too.
+    /// Whether it tells of an append that no earlier try of it was applied either, nor will be.
     pub(crate) fn denies_earlier(&self) -> bool {
-        // Conditions are looked at only if it was not.
-        matches!(self, Self::ConditionFailed { .. })
+        // Conditions are looked at only if it was not. It may still be under way, though, so one of them has to fail for good.
+        match self {
+            Self::ConditionFailed { failed, .. } => failed.iter().any(FailedCondition::is_final),
+            _ => false,
+        }
     }
 
     pub(crate) fn protocol(detail: impl Into<String>) -> Self {
@@ -546,5 +550,43 @@ mod tests {
     fn a_refused_storage_failure_of_which_nothing_was_applied_keeps_its_reason() {
         let error = refused(Code::Internal, "STORAGE_FAILED", &[("outcome", "NOT_APPLIED")]);
         assert!(matches!(error, Error::StorageFailed { .. }), "{error:?}");
+    }
+
+    /// A try whose answer was lost may be waiting in the server. That the conditions of the next try did not hold was taken
+    /// for a proof that the first would never be applied, also where they could hold a moment later.
+    #[test]
+    fn failed_conditions_deny_an_earlier_try_only_if_they_can_never_hold_again() {
+        use crate::condition::{Expected, ExpectedRevision};
+
+        let denies = |conditions: &[(Expected, Option<u64>)]| {
+            let failed = conditions.iter().enumerate().map(|(number, &(expected, actual))| FailedCondition {
+                number,
+                topic: "t".into(),
+                expected,
+                actual,
+                first_conflicting_offset: None,
+            });
+            let (failed, message) = (failed.collect::<Vec<_>>(), "words".into());
+            Error::ConditionFailed { failed_count: failed.len(), failed, message }.denies_earlier()
+        };
+        let exact = |revision| Expected::Revision(ExpectedRevision::Exact(revision));
+        let no_stream = Expected::Revision(ExpectedRevision::NoStream);
+        let passed = [(exact(3), Some(4)), (no_stream, Some(0)), (Expected::NextOffset(3), Some(4))];
+        let to_come = [
+            (exact(3), Some(2)),
+            (exact(0), None),
+            (Expected::Revision(ExpectedRevision::Exists), None),
+            (Expected::NextOffset(3), Some(2)),
+            (Expected::NoMatch, None),
+            (Expected::Other, Some(9)),
+        ];
+        for condition in passed {
+            assert!(denies(&[condition]), "{condition:?}");
+            assert!(denies(&[to_come[0], condition]), "one is enough: {condition:?}");
+        }
+        for condition in to_come {
+            assert!(!denies(&[condition]), "{condition:?}");
+        }
+        assert!(!denies(&[]));
     }
 }

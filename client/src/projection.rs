@@ -11,6 +11,8 @@
 //!   results.
 //! - **Effects elsewhere happen at least once**: they come first, and then the position
 //!   ([`Projection::commit_position`]). A runner that is killed in between repeats them.
+//! - **What was not committed is handed out again.** Whatever ends a run or a commit, the next call of [`Projection::next`] or
+//!   [`Projection::run`] goes on exactly behind what is committed; if nobody knows what that is, it looks first.
 
 use futures_util::FutureExt;
 use quipu_proto::v1;
@@ -24,7 +26,7 @@ use crate::read::{Filter, Visibility};
 use crate::record::Record;
 use crate::settled::Sent;
 use crate::start::Start;
-use crate::subscribe::{Event, Subscription};
+use crate::subscribe::{Event, Subscribe, Subscription};
 use crate::upcast::{EventError, EventRecord, Upcasters, not_understood};
 
 /// Where positions are, unless the caller says otherwise.
@@ -59,7 +61,9 @@ pub struct Projection {
     upcasters: Upcasters,
     events_max: usize,
     ends: bool,
-    subscription: Subscription,
+    subscribe: Subscribe,
+    /// None: to be made anew, from `handed` on.
+    subscription: Option<Subscription>,
     /// What came last, as far as it was not handed out, and the offset behind it.
     batch: Option<(Records, u64)>,
     /// What comes before anything else.
@@ -67,11 +71,26 @@ pub struct Projection {
     is_caught_up: bool,
     /// Everything before was handed out or is not wanted.
     handed: u64,
+    /// The first event that was handed out and is not committed.
+    uncommitted: Option<u64>,
+    /// What is not committed is to be handed out again.
+    goes_back: bool,
     /// The position that is stored.
     committed: u64,
-    /// What the position's last revision is. None: not known, for a commit was given up.
-    expected: Option<ExpectedRevision>,
+    /// What the position's last revision is, unless the open commit was applied.
+    expected: ExpectedRevision,
+    /// Nobody knows whether it was applied.
+    open_commit: Option<Commit>,
+    /// By another runner, for good.
+    is_replaced: bool,
     ids: RecordIds,
+}
+
+/// A position that is being stored.
+#[derive(Clone, Copy, Debug)]
+struct Commit {
+    id: [u8; 16],
+    position: u64,
 }
 
 /// Why it does not go on.
@@ -81,6 +100,8 @@ enum Obstacle {
     Gap { from: u64, to: u64 },
     /// Does not go away.
     Lasting(Error),
+    /// The subscription has ended. To be told once.
+    Ended(Error),
 }
 
 impl Client {
@@ -202,7 +223,8 @@ impl ProjectionBuilder {
             subscribe = subscribe.filter(filter);
         }
         let mut projection = Projection {
-            subscription: subscribe.send().await?,
+            subscription: Some(subscribe.clone().send().await?),
+            subscribe,
             client,
             name: self.name,
             positions: self.positions,
@@ -214,8 +236,12 @@ impl ProjectionBuilder {
             obstacle: None,
             is_caught_up: false,
             handed: position,
+            uncommitted: None,
+            goes_back: false,
             committed: position,
-            expected: Some(expected),
+            expected,
+            open_commit: None,
+            is_replaced: false,
             ids: RecordIds::new(),
         };
         if is_rebuild && last.is_some() {
@@ -235,10 +261,60 @@ impl Projection {
     /// The next events: at least one, for which it waits. `None` only of a projection that ends when it has
     /// [caught up](ProjectionBuilder::until_caught_up). May be dropped before it is ready: nothing is lost.
     ///
+    /// After a commit or a run that did not succeed, or was dropped, these are the events behind what is committed, once
+    /// more. If nobody knew whether a commit was applied, that is found out first.
+    ///
     /// # Errors
     /// [`Error::RecordsGone`] if events were trimmed, behind which it goes on: who has no use for the rest opens no further
-    /// commit. [`Error::EventNotUnderstood`], at which it stays; those of reading.
+    /// commit. [`Error::OffsetTrimmed`] if that happened to events that are to come once more;
+    /// [`Error::EventNotUnderstood`], at which it stays; [`Error::ProjectionReplaced`], after which it must be opened anew;
+    /// those of reading, after which the next call tries again.
     pub async fn next(&mut self) -> Result<Option<Vec<EventRecord>>> {
+        self.settle().await?;
+        let events = self.next_events().await?;
+        if let Some(first) = events.as_ref().and_then(|events| events.first()) {
+            self.uncommitted.get_or_insert(first.offset);
+        }
+        Ok(events)
+    }
+
+    /// After a failure: finds out what is committed, and goes back there.
+    async fn settle(&mut self) -> Result<()> {
+        if let Some(commit) = self.open_commit {
+            match last_position(&self.client, &self.positions, &self.name).await? {
+                Some((last, revision)) if last.id() == Some(commit.id) => {
+                    self.client.wait_for_revision(&self.positions, self.name.as_bytes(), revision).await?;
+                    self.committed(commit.position, revision);
+                }
+                // Should it come yet, it is refused behind the next one, or the next one behind it.
+                Some((_, revision)) if self.expected == ExpectedRevision::Exact(revision) => {
+                    self.open_commit = None;
+                }
+                None if self.expected == ExpectedRevision::NoStream => self.open_commit = None,
+                _ => self.is_replaced = true,
+            }
+        }
+        if self.is_replaced {
+            return Err(self.replaced());
+        }
+        if self.goes_back {
+            self.go_back();
+        }
+        Ok(())
+    }
+
+    /// To the first event that was handed out and is not committed.
+    fn go_back(&mut self) {
+        self.goes_back = false;
+        if let Some(first) = self.uncommitted.take() {
+            self.handed = first;
+            self.is_caught_up = false;
+            // All of it comes again.
+            (self.subscription, self.batch, self.obstacle) = (None, None, None);
+        }
+    }
+
+    async fn next_events(&mut self) -> Result<Option<Vec<EventRecord>>> {
         let mut events = Vec::new();
         loop {
             self.take(&mut events);
@@ -255,23 +331,34 @@ impl Projection {
                     self.obstacle = Some(Obstacle::Lasting(error.clone()));
                     return Err(error);
                 }
+                Some(Obstacle::Ended(error)) => {
+                    self.subscription = None;
+                    return Err(error);
+                }
                 None => {}
             }
             if self.ends && self.is_caught_up {
                 return Ok(Some(events).filter(|events| !events.is_empty()));
             }
+            let subscription = match &mut self.subscription {
+                Some(subscription) => subscription,
+                None => {
+                    let subscribe = self.subscribe.clone().start(Start::Offset(self.handed));
+                    self.subscription.insert(subscribe.send().await?)
+                }
+            };
             let event = if events.is_empty() {
-                self.subscription.next().await
+                subscription.next().await
             } else {
-                match self.subscription.next().now_or_never() {
+                match subscription.next().now_or_never() {
                     Some(event) => event,
                     None => return Ok(Some(events)),
                 }
             };
             match event {
                 Some(Ok(event)) => self.note(event),
-                Some(Err(error)) => self.obstacle = Some(Obstacle::Lasting(error)),
-                None => self.obstacle = Some(Obstacle::Lasting(Error::Closed)),
+                Some(Err(error)) => self.obstacle = Some(Obstacle::Ended(error)),
+                None => self.obstacle = Some(Obstacle::Ended(Error::Closed)),
             }
         }
     }
@@ -321,8 +408,9 @@ impl Projection {
     /// nothing. When this returns they are on the server's disk.
     ///
     /// # Errors
-    /// [`Error::ProjectionReplaced`], after which it must be opened anew; those of an append. What was handed out is not
-    /// handed out again by this runner: who does not commit it opens the projection anew.
+    /// [`Error::ProjectionReplaced`], after which it must be opened anew; those of an append. If nothing was applied, the
+    /// same may be committed once more, or [`next`](Self::next) hands the events out once more. If nobody knows
+    /// ([`Outcome::Unknown`]), nothing can be committed before `next` has found out.
     pub async fn commit<T: Into<String>>(
         &mut self,
         results: impl IntoIterator<Item = (T, Record)>,
@@ -343,7 +431,8 @@ impl Projection {
     }
 
     /// Runs: what `project` makes of each event, a topic and a record for each result, is committed with the position. Ends
-    /// with an error, or when it has [caught up](ProjectionBuilder::until_caught_up). May be dropped at any time.
+    /// with an error, or when it has [caught up](ProjectionBuilder::until_caught_up). May be dropped at any time, and run again
+    /// after an error: it goes on exactly behind what is committed, so `project` may see an event more than once.
     ///
     /// # Errors
     /// As [`next`](Self::next) and [`commit`](Self::commit); [`Error::EventNotUnderstood`] with what `project` says.
@@ -352,57 +441,90 @@ impl Projection {
         mut project: impl FnMut(&EventRecord) -> Result<Vec<(T, Record)>, EventError>,
     ) -> Result<()> {
         while let Some(events) = self.next().await? {
-            let mut results = Vec::new();
-            for event in &events {
-                results.extend(project(event).map_err(|error| not_understood(event.offset, &error))?);
+            // Until they are committed: whatever ends this, they come again.
+            self.goes_back = true;
+            let results: Result<Vec<_>> = events
+                .iter()
+                .map(|event| project(event).map_err(|error| not_understood(event.offset, &error)))
+                .collect();
+            let committed = match results {
+                Ok(results) => self.commit(results.into_iter().flatten()).await,
+                Err(error) => Err(error),
+            };
+            if committed.is_err() && self.open_commit.is_none() {
+                // At once: no commit of the caller's may pass over what was not done.
+                self.go_back();
             }
-            self.commit(results).await?;
+            committed?;
         }
         Ok(())
     }
 
+    fn committed(&mut self, position: u64, revision: u64) {
+        self.committed = position;
+        self.expected = ExpectedRevision::Exact(revision);
+        (self.open_commit, self.uncommitted, self.goes_back) = (None, None, false);
+    }
+
+    fn replaced(&self) -> Error {
+        Error::ProjectionReplaced { name: self.name.clone() }
+    }
+
     async fn store(&mut self, results: impl IntoIterator<Item = (String, Record)>) -> Result<()> {
-        let replaced = || Error::ProjectionReplaced { name: self.name.clone() };
+        if self.is_replaced || self.open_commit.is_some() {
+            return Err(self.replaced());
+        }
+        self.goes_back = true;
         let (position, id) = (self.handed, self.ids.make());
         let record = Record::keyed(self.name.clone(), position.to_string())
             .with_type(POSITION_TYPE)
             .with_id(id)
             .with_header(SOURCE_UID, hex(&self.source_uid));
-        let expected = self.expected.ok_or_else(replaced)?;
         let mut append = self.client.append_to(&*self.positions, [record])?.require(Condition::revision(
             &*self.positions,
             self.name.as_bytes(),
-            expected,
+            self.expected,
         ));
         for (topic, result) in results {
             append = append.and(topic, [result])?;
         }
         // For as long as the answer is out: if this is dropped, nobody knows.
-        self.expected = None;
+        self.open_commit = Some(Commit { id, position });
         let revision = match append.send_until_answered(&self.client).await {
             Ok(Sent::Applied(appended)) => {
                 let revision = appended.first().and_then(|appended| appended.revisions.first());
                 *revision.ok_or_else(|| Error::protocol("an answer without the revision"))?
             }
-            Ok(Sent::Conflict { actual: None, .. }) => return Err(replaced()),
-            Ok(Sent::Conflict { actual: Some(actual), .. }) => {
-                // An earlier try of this one, perhaps.
-                self.client.wait_for_revision(&self.positions, self.name.as_bytes(), actual).await?;
-                match last_position(&self.client, &self.positions, &self.name).await? {
-                    Some((last, revision)) if last.id() == Some(id) => revision,
-                    _ => return Err(replaced()),
+            // Perhaps by an earlier try of this one.
+            Ok(Sent::Conflict { actual: Some(actual), .. }) => match self.revision_of(id, actual).await {
+                Ok(Some(revision)) => revision,
+                Ok(None) => {
+                    self.is_replaced = true;
+                    return Err(self.replaced());
                 }
+                // That nothing could be read says nothing of what was appended.
+                Err(error) => return Err(Error::Unknown { cause: Box::new(error) }),
+            },
+            Ok(Sent::Conflict { actual: None, .. }) => {
+                self.is_replaced = true;
+                return Err(self.replaced());
             }
             Err(error) => {
                 if error.outcome() == Outcome::NotApplied {
-                    self.expected = Some(expected);
+                    self.open_commit = None;
                 }
                 return Err(error);
             }
         };
-        self.expected = Some(ExpectedRevision::Exact(revision));
-        self.committed = position;
+        self.committed(position, revision);
         Ok(())
+    }
+
+    /// The revision of the last position, once `actual` is synced, if it is the one with this id.
+    async fn revision_of(&self, id: [u8; 16], actual: u64) -> Result<Option<u64>> {
+        self.client.wait_for_revision(&self.positions, self.name.as_bytes(), actual).await?;
+        let last = last_position(&self.client, &self.positions, &self.name).await?;
+        Ok(last.filter(|(last, _)| last.id() == Some(id)).map(|(_, revision)| revision))
     }
 }
 

@@ -32,19 +32,25 @@ impl Append {
     /// Sends it until it is answered. The first of its conditions is on the revision of a key that it writes.
     pub(crate) async fn send_until_answered(&self, client: &Client) -> Result<Sent> {
         let mut backoff = Backoff::new(client.settings.retry);
+        // An earlier try may be there, or come to be.
+        let mut is_in_doubt = false;
         loop {
             let error = match self.clone().send().await {
                 Ok(appended) => return Ok(Sent::Applied(appended)),
                 Err(error) => error,
             };
             match &error {
-                Error::ConditionFailed { failed, .. } => {
+                Error::ConditionFailed { failed, .. } if !is_in_doubt || error.denies_earlier() => {
                     let of_key = failed.iter().find(|failed| failed.number == 0);
                     let actual = of_key.and_then(|failed| failed.actual);
                     return Ok(Sent::Conflict { actual, error });
                 }
                 // All else was tried again for as long as it may be.
-                _ if error.outcome() == Outcome::Unknown => backoff.wait(error).await?,
+                _ if error.outcome() == Outcome::Unknown => {
+                    is_in_doubt = true;
+                    backoff.wait(error).await?;
+                }
+                _ if is_in_doubt => return Err(Error::Unknown { cause: Box::new(error) }),
                 _ => return Err(error),
             }
         }

@@ -33,7 +33,7 @@ pub(super) struct Batch {
     pub(super) count: u64,
     /// Its number among the appends of the session's producer, from when it is first sent.
     pub(super) sequence: Option<u64>,
-    /// Whether it was given to a stream that was lost, so that nobody knows what became of it.
+    /// Whether it was given to a stream that was lost, or its answer made no sense: nobody knows what became of it.
     pub(super) is_in_doubt: bool,
     outcome: watch::Sender<Option<Result<Appended>>>,
 }

@@ -313,29 +313,32 @@ impl Driver {
 
     fn take(&mut self, response: &v1::AppendSessionResponse) -> Result<()> {
         let Some(answer) = &response.response else { return Ok(()) };
-        let (batch, _) =
+        let (mut batch, _) =
             self.sent.pop_front().ok_or_else(|| Error::protocol("an answer to nothing that was asked"))?;
         let appended = match answer.appended.first() {
-            Some(answer) => appended(answer),
-            None if answer.duplicate => {
-                self.backoff.succeeded();
-                resolve(&self.shared, batch, None);
-                return Ok(());
+            Some(answer) => {
+                let appended = appended(answer);
+                match appended.next_offset.checked_sub(appended.first_offset) == Some(batch.count) {
+                    true => Ok(Some(appended)),
+                    false => Err(Error::protocol("an answer for another number of records")),
+                }
             }
-            None => {
-                let error = Error::protocol("an answer without its topic");
-                batch.failed(&error);
-                return Err(error);
-            }
+            None if answer.duplicate => Ok(None),
+            None => Err(Error::protocol("an answer without its topic")),
         };
-        if appended.next_offset.checked_sub(appended.first_offset) != Some(batch.count) {
-            let error = Error::protocol("an answer for another number of records");
-            batch.failed(&error);
-            return Err(error);
+        match appended {
+            Ok(appended) => {
+                self.backoff.succeeded();
+                resolve(&self.shared, batch, appended);
+                Ok(())
+            }
+            Err(error) => {
+                // It was sent, and whatever this is says nothing of what became of it.
+                batch.is_in_doubt = true;
+                batch.failed(&error);
+                Err(error)
+            }
         }
-        self.backoff.succeeded();
-        resolve(&self.shared, batch, Some(appended));
-        Ok(())
     }
 
     /// Ends the session: everything that is not answered gets the error.
@@ -378,4 +381,47 @@ fn resolve(shared: &Shared, batch: Batch, appended: Option<Appended>) {
         None => batch.applied_somewhere(),
     }
     shared.room.notify_waiters();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+
+    /// A batch whose answer made no sense was reported as not sent, so that whoever appended it anew had it twice.
+    #[tokio::test]
+    async fn of_a_batch_with_an_answer_that_makes_no_sense_nobody_knows_whether_it_is_there() {
+        let client = Client::builder("http://127.0.0.1:1").connect_lazy().unwrap();
+        let of_two = v1::TopicAppended { first_offset: 7, next_offset: 9, ..Default::default() };
+        for appended in [vec![], vec![of_two]] {
+            let settings = client.append_session("t").settings;
+            let shared = Arc::new(Shared::new(settings, 1 << 20, 100));
+            let outcomes = {
+                let mut state = shared.state();
+                state.open.begin(tokio::time::Instant::now());
+                state.open.push(&Record::new("x"), None);
+                state.open.outcomes()
+            };
+            let batch = shared.state().open.seal().unwrap();
+            let mut driver = Driver {
+                backoff: Backoff::new(client.settings.retry),
+                client: client.clone(),
+                producer: shared.settings.producer.clone(),
+                shared,
+                epoch: 0,
+                next_sequence: 1,
+                has_lost: false,
+                stream: None,
+                sent: VecDeque::from([(batch, 1)]),
+                backlog: VecDeque::new(),
+            };
+            let response = Some(v1::AppendResponse { appended, duplicate: false });
+            let error =
+                driver.take(&v1::AppendSessionResponse { response, ..Default::default() }).unwrap_err();
+            assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
+            let outcome = outcomes.borrow().clone().unwrap().unwrap_err();
+            assert!(matches!(outcome, Error::Unknown { .. }), "{outcome:?}");
+            assert_eq!(outcome.outcome(), Outcome::Unknown);
+        }
+    }
 }

@@ -172,23 +172,7 @@ impl SessionBuilder {
         }
         // Whoever names one that is not there learns it at once.
         self.client.topic(&*settings.topic).await?;
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                open: OpenBatch::default(),
-                queued: std::collections::VecDeque::new(),
-                buffered_bytes: 0,
-                last: None,
-                is_flushing: false,
-                is_closing: false,
-                failed: None,
-                ids: RecordIds::new(),
-            }),
-            work: Notify::new(),
-            room: Notify::new(),
-            settings,
-            append_bytes_max,
-            append_records_max,
-        });
+        let shared = Arc::new(Shared::new(settings, append_bytes_max, append_records_max));
         let driver = Driver::start(self.client, Arc::clone(&shared)).await?;
         let driver = Some(tokio::spawn(driver.run()));
         Ok(AppendSession { shared, driver })
@@ -236,6 +220,21 @@ impl State {
 }
 
 impl Shared {
+    fn new(settings: SessionSettings, append_bytes_max: usize, append_records_max: usize) -> Self {
+        let state = Mutex::new(State {
+            open: OpenBatch::default(),
+            queued: std::collections::VecDeque::new(),
+            buffered_bytes: 0,
+            last: None,
+            is_flushing: false,
+            is_closing: false,
+            failed: None,
+            ids: RecordIds::new(),
+        });
+        let (work, room) = (Notify::new(), Notify::new());
+        Self { state, work, room, settings, append_bytes_max, append_records_max }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic under this lock")
     }

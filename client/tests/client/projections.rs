@@ -4,7 +4,10 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
-use quipu_client::{Client, Error, Event, Filter, Projection, ProjectionBuilder, Record, Retry, Upcasters};
+use quipu_client::{
+    Client, Error, Event, EventRecord, Filter, Outcome, Projection, ProjectionBuilder, Record, Retry,
+    Upcasters,
+};
 use quipu_storage::Offset;
 
 use crate::common::*;
@@ -45,10 +48,14 @@ fn copying(client: &Client) -> ProjectionBuilder {
     client.projection("copy", "source").events_max(2).until_caught_up()
 }
 
+fn copied(event: &EventRecord) -> Record {
+    Record::new(event.record.payload.clone().unwrap())
+}
+
 /// Copies each event into the topic of results.
 async fn copy(client: &Client) -> Result<(), Error> {
     let mut projection = copying(client).open().await?;
-    projection.run(|event| Ok(vec![("results", Record::new(event.record.payload.clone().unwrap()))])).await
+    projection.run(|event| Ok(vec![("results", copied(event))])).await
 }
 
 /// The same, once more if what was sent by a runner that is dead came in between.
@@ -286,4 +293,128 @@ async fn a_projection_follows_through_its_filter_and_upcasters_and_stops_at_what
     client.append("source", [typed("old", "3")]).await.unwrap();
     tokio::time::timeout(PATIENCE, follows).await.unwrap().unwrap();
     drop(server);
+}
+
+/// Runs it again after each error, as copying does. False: something that was on its way has come in between.
+async fn runs_to_the_end(projection: &mut Projection) -> bool {
+    loop {
+        match projection.run(|event| Ok(vec![("results", copied(event))])).await {
+            Ok(()) => return true,
+            Err(Error::ProjectionReplaced { .. }) => return false,
+            Err(error) => assert!(error.is_transient() || error.outcome() == Outcome::Unknown, "{error:?}"),
+        }
+    }
+}
+
+/// A runner whose handler had failed was run again: what had been handed out was passed over, and the position behind it was
+/// committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_runs_again_after_its_handler_failed_passes_over_nothing() {
+    let (_server, client) = server_with_topics().await;
+    fill(&client, 0..6).await;
+    let mut projection = copying(&client).open().await.unwrap();
+    // The first event of a batch, and the second one of the next.
+    for fails_at in [0, 3] {
+        let outcome = projection
+            .run(|event| match event.offset == fails_at {
+                true => Err("not now".into()),
+                false => Ok(vec![("results", copied(event))]),
+            })
+            .await;
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, Error::EventNotUnderstood { offset, .. } if offset == fails_at), "{error:?}");
+        // Not by a commit of the caller's either.
+        projection.commit_position().await.unwrap();
+        assert_eq!(projection.position(), fails_at / 2 * 2);
+    }
+    assert!(runs_to_the_end(&mut projection).await);
+    assert_eq!((payloads(&client, "results").await, projection.position()), (numbers(0..6), 6));
+}
+
+/// The same of a commit that was refused: its events did not come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_refused_commit_had_is_committed_once_more_or_handed_out_again() {
+    let (_server, client) = server_with_topics().await;
+    fill(&client, 0..6).await;
+    let mut projection = copying(&client).open().await.unwrap();
+    let events = projection.next().await.unwrap().unwrap();
+    let refused = events.iter().map(|event| ("missing", copied(event)));
+    let error = projection.commit(refused.clone()).await.unwrap_err();
+    assert!(matches!(error, Error::TopicNotFound { .. }), "{error:?}");
+    client.create_topic("missing").await.unwrap();
+    projection.commit(refused).await.unwrap();
+    assert_eq!((payloads(&client, "missing").await, projection.position()), (numbers(0..2), 2));
+    client.delete_topic("missing").await.unwrap();
+    let error = projection.run(|event| Ok(vec![("missing", copied(event))])).await.unwrap_err();
+    assert!(matches!(error, Error::TopicNotFound { .. }), "{error:?}");
+    assert!(runs_to_the_end(&mut projection).await);
+    assert_eq!((payloads(&client, "results").await, projection.position()), (numbers(2..6), 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_is_dropped_wherever_it_waits_can_be_run_again() {
+    let (_server, client) = server_with_topics().await;
+    let (mut drops, mut went_on) = (0, 0);
+    loop {
+        fill(&client, drops * 5..drops * 5 + 5).await;
+        let mut projection = copying(&client).open().await.unwrap();
+        let finished = killed_at(runs_to_the_end(&mut projection), drops as usize).await.is_some();
+        went_on += u64::from(runs_to_the_end(&mut projection).await);
+        copy_to_the_end(&client).await;
+        drops += 1;
+        if finished {
+            break;
+        }
+    }
+    assert!(drops > 3 && went_on > 1, "{drops} {went_on}");
+    assert_eq!(payloads(&client, "results").await, numbers(0..drops * 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_whose_connection_breaks_anywhere_can_be_run_again() {
+    use std::sync::atomic::Ordering;
+    let (server, client) = server_with_topics().await;
+    let (mut round, mut went_on) = (0, 0);
+    for bytes in (1..).step_by(97) {
+        fill(&client, round * 5..round * 5 + 5).await;
+        round += 1;
+        let relay = Relay::start(server.address).await;
+        let builder = Client::builder(format!("http://{}", relay.address)).retry(Retry::NEVER);
+        let mut projection = copying(&builder.connect().await.unwrap()).open().await.unwrap();
+        relay.bytes_max.store(bytes, Ordering::SeqCst);
+        let outcome = projection.run(|event| Ok(vec![("results", copied(event))])).await;
+        relay.bytes_max.store(0, Ordering::SeqCst);
+        went_on += u64::from(runs_to_the_end(&mut projection).await);
+        copy_to_the_end(&client).await;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    assert!(round > 3 && went_on > 1, "{round} {went_on}");
+    assert_eq!(payloads(&client, "results").await, numbers(0..round * 5));
+}
+
+/// The answer of a commit was lost for good: the runner could only be opened anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_does_not_know_whether_its_commit_was_applied_looks_before_it_goes_on() {
+    let (server, direct) = server_with_topics().await;
+    let relay = Relay::start(server.address).await;
+    let builder = Client::builder(format!("http://{}", relay.address)).retry(Retry::NEVER);
+    fill(&direct, 0..6).await;
+    let mut projection = copying(&builder.connect().await.unwrap()).open().await.unwrap();
+    let events = projection.next().await.unwrap().unwrap();
+    let results = || events.iter().map(|event| ("results", copied(event)));
+    let seen = server.store.topic("results").unwrap().follow(Offset(0)).unwrap();
+    relay.hold_answers(true);
+    let cut = async {
+        tokio::task::spawn_blocking(|| seen.take(1).for_each(|event| drop(event.unwrap()))).await.unwrap();
+        relay.cut();
+        relay.hold_answers(false);
+    };
+    let (committed, ()) = tokio::join!(projection.commit(results()), cut);
+    assert_eq!(committed.unwrap_err().outcome(), Outcome::Unknown);
+    let error = projection.commit(results()).await.unwrap_err();
+    assert!(matches!(error, Error::ProjectionReplaced { .. }), "{error:?}");
+    assert!(runs_to_the_end(&mut projection).await);
+    assert_eq!((payloads(&direct, "results").await, projection.position()), (numbers(0..6), 6));
 }
