@@ -457,16 +457,19 @@ impl Store {
 impl StoreInner {
     /// Steps 1, as far as something is to be looked up, to 5. `None`: that would take more patience; nothing was appended.
     pub(super) fn write(&self, prepared: &mut Prepared, patience: Patience) -> Result<Option<Written>> {
+        let outcome = self.look_up_and_write(prepared, patience);
+        match (outcome, &prepared.request) {
+            (Err(error), Some(request)) => self.repeat_or(request, prepared.durability, error).map(Some),
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// The same, where an error is what is wrong with the append now.
+    fn look_up_and_write(&self, prepared: &mut Prepared, patience: Patience) -> Result<Option<Written>> {
         let context = &*self.context;
         let asked = prepared.durability;
-        match (prepared.look_up(patience), &prepared.request) {
-            (Ok(true), _) => {}
-            (Ok(false), _) => return Ok(None),
-            // It may have been applied meanwhile: then what is wrong now was not when it counted.
-            (Err(error), Some(request)) => {
-                return self.repeat(&mut self.writer(), request, asked)?.ok_or(error).map(Some);
-            }
-            (Err(error), None) => return Err(error),
+        if !prepared.look_up(patience)? {
+            return Ok(None);
         }
         let Prepared { parts, checks, request, .. } = prepared;
         if crate::planted::checks_conditions_early() {
