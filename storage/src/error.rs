@@ -206,7 +206,8 @@ pub enum Error {
     /// An append is too large.
     #[error("the append has {actual} {what}, the limit is {limit}")]
     AppendTooLarge {
-        /// What is too large: bytes or records.
+        /// What is too large: records, bytes or topics; or what the journal or a batch would hold of it, with the revisions of
+        /// its keys.
         what: &'static str,
         /// How much there is.
         actual: u64,

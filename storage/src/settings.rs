@@ -46,6 +46,10 @@ pub struct StoreSettings {
     /// 64 GiB. When they are used up, appends wait.
     pub tail_bytes_max: u64,
     /// Most bytes of one append, encoded. 8 MiB; 1 KiB to 64 MiB, and at most half a journal file.
+    ///
+    /// What the journal adds must fit into the file as well: a revision for each record with a key, of up to 10 bytes but
+    /// seldom more than 3, and about 150 bytes for each topic. With the defaults it does whatever the records are. An append
+    /// of very many tiny records with keys may be refused where journal files are smaller or the bounds higher.
     pub append_bytes_max: u64,
     /// Most records of one append. 100,000; 1 to 10,000,000.
     pub append_records_max: u64,
@@ -112,7 +116,8 @@ impl StoreSettings {
         duration_within("retention_interval", self.retention_interval, Duration::from_millis(10), day)?;
         within("tail_bytes_max", self.tail_bytes_max, 64 * KIB, 64 * GIB)?;
         within("append_bytes_max", self.append_bytes_max, KIB, 64 * MIB)?;
-        // A frame adds its own header and list of changes; half a file leaves room for both.
+        // A frame adds its own header and list of changes; half a file leaves room for both. It need not for the revisions of
+        // very many records: a bound for the worst of them would refuse what nearly always fits.
         within("append_bytes_max", self.append_bytes_max, KIB, self.journal_file_bytes / 2)?;
         within("append_records_max", self.append_records_max, 1, 10_000_000)?;
         within("topics_max", self.topics_max, 1, 10_000_000)?;

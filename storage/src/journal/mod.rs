@@ -237,7 +237,15 @@ impl Journal {
     /// Whether a frame of `bytes` fits without a further file. The last free file is not for frames: the next opening
     /// begins its generation there, also when the disk is full.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.file_position + bytes as u64 <= self.current.bytes || self.free.len() > 1
+        self.fits_here(bytes) || (self.free.len() > 1 && self.fits_next(bytes))
+    }
+
+    fn fits_here(&self, bytes: usize) -> bool {
+        self.file_position + bytes as u64 <= self.current.bytes
+    }
+
+    fn fits_next(&self, bytes: usize) -> bool {
+        self.free.last().is_some_and(|next| FILE_HEADER_BYTES as u64 + bytes as u64 <= next.bytes)
     }
 
     /// Whether the next roll would find no file although there may be more.
@@ -277,7 +285,8 @@ impl Journal {
         self.files -= 1;
     }
 
-    /// Writes a frame: what `frame` holds, and behind it `batches`, each padded. There must be room for it.
+    /// Writes a frame: what `frame` holds, and behind it `batches`, each padded. There must be room for it: if there is
+    /// none, it is an error before anything is written.
     ///
     /// # Errors
     /// The frame counts as not written, but its place in the file may hold anything: the store must fail.
@@ -289,7 +298,13 @@ impl Journal {
         synced: Position,
         reach: Reach,
     ) -> Result<Position> {
-        if self.file_position + frame_bytes as u64 > self.current.bytes {
+        if !self.fits_here(frame_bytes) {
+            if !self.fits_next(frame_bytes) {
+                // Behind the end of a file it would be acknowledged, and the journal not be readable.
+                let error =
+                    std::io::Error::other(format!("no file has room for a frame of {frame_bytes} bytes"));
+                return Err(Error::failed("write journal", &self.current.path, error));
+            }
             self.roll()?;
         }
         let place =

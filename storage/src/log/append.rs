@@ -21,7 +21,7 @@ use super::{Log, LogInner};
 use crate::disk::File;
 use crate::error::{Error, Result};
 use crate::format::aligned;
-use crate::format::batch::{BatchBuilder, Codec};
+use crate::format::batch::{BATCH_BYTES_LIMIT, BatchBuilder, Codec};
 use crate::format::payload::PayloadBatch;
 use crate::format::record::Record;
 use crate::format::segment::HEADER_BYTES;
@@ -259,6 +259,9 @@ impl LogInner {
         let raw_bytes = batch.header().raw_bytes() as u64;
         if raw_bytes > self.settings.append_bytes_max {
             return too_large("bytes", raw_bytes, self.settings.append_bytes_max);
+        }
+        if batch.len() > BATCH_BYTES_LIMIT {
+            return too_large("bytes of a batch", batch.len() as u64, BATCH_BYTES_LIMIT as u64);
         }
         let place = self.write(batch, now, is_for_sync);
         batch.shrink(BATCH_BYTES_KEPT);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::frame_bound::room_for;
 use super::prepared::{Patience, Prepared, PreparedPart, Verdict, check_all, check_token, failure};
 use super::repeat::{Repeat, Request};
 use super::ticket::{Postponed, Submission, Ticket};
@@ -22,8 +23,7 @@ use super::{Store, StoreInner};
 use crate::condition::{Check, Condition, FailedCondition};
 use crate::erasure::seal;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::aligned;
-use crate::format::answer::{ANSWER_BYTES_MAX, PRODUCER_NAME_BYTES_MAX, Producer};
+use crate::format::answer::Producer;
 use crate::format::batch::{self, BatchBuilder};
 use crate::format::frame::{BatchEntry, Change};
 use crate::format::record::{Record, RecordView, Records, encoded_field_bytes, put_record};
@@ -36,8 +36,6 @@ use crate::{Topic, format};
 
 /// Offsets of a topic in memory that are set aside at once.
 const RESERVED_AT_ONCE: u64 = 1 << 24;
-/// Room in the journal that appends leave to trims and deletions, by which a full disk becomes free again.
-const CHANGES_RESERVE_BYTES: usize = 8 << 10;
 /// Signals the flusher whenever this much more waits in the tails.
 const FLUSH_SIGNAL_BYTES: u64 = 1 << 20;
 /// No frame with one change that is not a batch is larger.
@@ -287,7 +285,7 @@ impl Append {
         if bytes > settings.append_bytes_max {
             return too_large("bytes", bytes, settings.append_bytes_max);
         }
-        // What the frame adds for each topic; the frame must fit into a journal file.
+        // What the frame adds for each topic; that all of it fits into a journal file is seen when its revisions are known.
         let topics_max = (settings.journal_file_bytes - settings.append_bytes_max) / 256;
         if self.parts.len() as u64 > topics_max {
             return too_large("topics", self.parts.len() as u64, topics_max);
@@ -459,16 +457,19 @@ impl Store {
 impl StoreInner {
     /// Steps 1, as far as something is to be looked up, to 5. `None`: that would take more patience; nothing was appended.
     pub(super) fn write(&self, prepared: &mut Prepared, patience: Patience) -> Result<Option<Written>> {
+        let outcome = self.look_up_and_write(prepared, patience);
+        match (outcome, &prepared.request) {
+            (Err(error), Some(request)) => self.repeat_or(request, prepared.durability, error).map(Some),
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// The same, where an error is what is wrong with the append now.
+    fn look_up_and_write(&self, prepared: &mut Prepared, patience: Patience) -> Result<Option<Written>> {
         let context = &*self.context;
         let asked = prepared.durability;
-        match (prepared.look_up(patience), &prepared.request) {
-            (Ok(true), _) => {}
-            (Ok(false), _) => return Ok(None),
-            // It may have been applied meanwhile: then what is wrong now was not when it counted.
-            (Err(error), Some(request)) => {
-                return self.repeat(&mut self.writer(), request, asked)?.ok_or(error).map(Some);
-            }
-            (Err(error), None) => return Err(error),
+        if !prepared.look_up(patience)? {
+            return Ok(None);
         }
         let Prepared { parts, checks, request, .. } = prepared;
         if crate::planted::checks_conditions_early() {
@@ -524,12 +525,7 @@ impl StoreInner {
                     return self.refused(checks, failed).map(Some);
                 }
             }
-            // A frame has its header, its list and each batch padded.
-            let frame_bytes_most =
-                parts.iter().map(|part| aligned(part.batch.len()) + 64).sum::<usize>() + 64;
-            let of_request =
-                request.as_ref().map_or(0, |_| ANSWER_BYTES_MAX + 2 * (PRODUCER_NAME_BYTES_MAX + 64));
-            let bytes_most = frame_bytes_most + of_request + CHANGES_RESERVE_BYTES;
+            let bytes_most = room_for(parts, request.is_some(), &context.settings)?;
             let tail_is_full = context.counters.tail_bytes.value() > context.settings.tail_bytes_max
                 && parts.iter().any(|part| !part.topic.is_in_memory());
             if writer.journal.has_room(bytes_most) && !tail_is_full {

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`open`] | create, recover |
 //! | [`append`] | the way of an append, and waiting for it |
+//! | [`frame_bound`] | that an append fits into a journal file |
 //! | [`repeat`] | appends that are applied once, however often they come |
 //! | [`erase`] | the master key, and destroying keys of it |
 //! | [`manage`] | create, alter, trim and delete topics |
@@ -22,6 +23,7 @@ pub(crate) mod append;
 pub(crate) mod background;
 pub(crate) mod checkpoint;
 mod erase;
+mod frame_bound;
 mod left_over;
 pub(crate) mod manage;
 pub(crate) mod open;

@@ -117,8 +117,7 @@ impl Store {
         }
         match append.prepare(inner) {
             Ok(prepared) => Ok(Ok(Prepared { request: Some(request), ..prepared })),
-            // It may have been applied meanwhile: then what is wrong now was not when it counted.
-            Err(error) => inner.repeat(&mut inner.writer(), &request, asked)?.ok_or(error).map(Err),
+            Err(error) => inner.repeat_or(&request, asked, error).map(Err),
         }
     }
 }
@@ -151,6 +150,16 @@ impl StoreInner {
         // The first one lies below. That others may as well costs the wait for one sync at most.
         Ok(Some(Written { position: writer.journal.position(), awaits_sync, outcome }))
     }
+
+    /// What to answer instead of `error`: the append may have been applied meanwhile, and then what is wrong with it now was
+    /// not when it counted. In a store that takes no appends any more the error stays.
+    pub(super) fn repeat_or(&self, request: &Request, asked: Durability, error: Error) -> Result<Written> {
+        let mut writer = self.writer();
+        if self.context.check_writable().is_err() {
+            return Err(error);
+        }
+        self.repeat(&mut writer, request, asked)?.ok_or(error)
+    }
 }
 
 impl Repeat {
@@ -169,12 +178,13 @@ impl Repeat {
     }
 
     /// Reads the revisions that the answer had no room for.
-    pub(super) fn read(&self, appended: &mut [Appended]) {
+    pub(super) fn read(&self, appended: &mut [Appended]) -> Result<()> {
         for ((answer, topic), appended) in self.answers().iter().zip(&self.topics).zip(appended) {
             if answer.runs.is_none() {
-                appended.revisions = logged_revisions(topic, answer);
+                appended.revisions = logged_revisions(topic, answer)?;
             }
         }
+        Ok(())
     }
 
     fn answers(&self) -> Vec<TopicAnswer> {
@@ -182,16 +192,20 @@ impl Repeat {
     }
 }
 
-/// The revisions of a large append, from its batch; none if it is not there any more as it was.
-fn logged_revisions(topic: &Topic, answer: &TopicAnswer) -> Vec<Revision> {
-    let batch = topic
+/// The revisions of a large append, from its batch; none if it is not there any more as it was. What cannot be read now is
+/// an error: a later repeat may still get the first answer.
+fn logged_revisions(topic: &Topic, answer: &TopicAnswer) -> Result<Vec<Revision>> {
+    let read = topic
         .cursor(answer.first_offset, Visibility::Written)
-        .and_then(|cursor| cursor.for_points().next_batch())
-        .ok()
-        .flatten();
+        .and_then(|cursor| cursor.for_points().next_batch());
+    let batch = match read {
+        Ok(batch) => batch,
+        Err(Error::OffsetTrimmed { .. } | Error::TopicNotFound { .. }) => None,
+        Err(error) => return Err(error),
+    };
     let is_whole = |batch: &&crate::cursor::ReadBatch| {
         let header = batch.batch().header();
         header.base_offset == answer.first_offset && u64::from(header.record_count) == answer.record_count
     };
-    batch.as_ref().filter(is_whole).map_or_else(Vec::new, |read| read.batch().revisions().collect())
+    Ok(batch.as_ref().filter(is_whole).map_or_else(Vec::new, |read| read.batch().revisions().collect()))
 }

@@ -60,7 +60,8 @@ impl Ticket {
     /// tells, when everything that they rest on is synced: what a failed condition says of the store stays true after a
     /// power cut, whatever durability was asked for.
     pub fn is_refused(&self) -> bool {
-        self.outcome.is_err()
+        // A repeat was applied, whatever became of reading its answer.
+        self.outcome.is_err() && !self.is_duplicate
     }
 
     /// Whether it had been applied before: then [`appended`](Self::appended) is the answer of that time, or empty if it is
@@ -75,7 +76,7 @@ impl Ticket {
         self.unread.is_some()
     }
 
-    /// Reads what waiting for it would read.
+    /// Reads what waiting for it would read. If that cannot be read, waiting tells the error.
     pub fn read(mut self) -> Self {
         self.read_revisions();
         self
@@ -83,7 +84,9 @@ impl Ticket {
 
     fn read_revisions(&mut self) {
         if let (Some(repeat), Ok(appended)) = (self.unread.take(), &mut self.outcome) {
-            repeat.read(appended);
+            if let Err(error) = repeat.read(appended) {
+                self.outcome = Err(error);
+            }
         }
     }
 
@@ -91,7 +94,8 @@ impl Ticket {
     ///
     /// # Errors
     /// [`Error::ConditionFailed`](crate::Error::ConditionFailed): nothing was appended. [`Error::StorageFailed`](crate::Error::StorageFailed): whether the records survive is known
-    /// when the store is reopened.
+    /// when the store is reopened. Of a repeat that [reads](Self::reads), also that its revisions cannot be read: it had been
+    /// applied, and may be repeated once more.
     pub fn wait(mut self) -> Result<Vec<Appended>> {
         let inner = &self.handle.inner;
         if self.awaits_sync {
