@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use quipu_storage::{Append, Appended, Error, Offset, Record, Result, Store, StoreSettings, TopicSettings};
-use quipu_tests::faulty::{Fault, FaultyDisk, OpKind};
+use quipu_storage::{
+    Append, Appended, Condition, Durability, Error, ExpectedRevision, Filter, Offset, Record, Result, Store,
+    StoreSettings, Submission, TopicSettings,
+};
+use quipu_tests::faulty::{Effect, Fault, FaultyDisk, OpKind};
+use quipu_tests::meeting::MeetingDisk;
 use quipu_tests::model::run::{STORE, settings};
 use quipu_tests::sim::SimDisk;
 
@@ -61,4 +65,49 @@ fn a_repeat_whose_revisions_cannot_be_read_is_an_error_and_the_next_one_gets_the
     store.topic("t").unwrap().trim(Offset(500)).unwrap();
     let (trimmed, is_duplicate) = append(&store, &records).unwrap();
     assert!(trimmed[0].revisions.is_empty() && is_duplicate);
+}
+
+/// What an append asks for is looked up once more when segments were sealed meanwhile. If the disk failed at that time, the
+/// error was the answer, although the same append had been applied by then: only the first look-up was followed by a look
+/// for that.
+#[test]
+fn an_append_that_was_applied_while_its_second_look_up_failed_gets_the_first_answer() {
+    let below = MeetingDisk::new(SimDisk::new());
+    let disk = FaultyDisk::new(Arc::new(below.clone()));
+    let settings = StoreSettings { background: false, ..settings() };
+    let store = Store::builder().settings(settings).disk(Arc::new(disk.clone())).open(STORE).unwrap();
+    let small = TopicSettings { segment_bytes_max: 4096, ..TopicSettings::default() };
+    let asked = store.create_topic("asked", small.clone()).unwrap();
+    let other = store.create_topic("other", small).unwrap();
+    other.append(&[Record::new("before")]).unwrap();
+    asked.append(&[Record::keyed("k", "x")]).unwrap();
+    let append = move || Append::new().records(&other, &[Record::new("once")]).unwrap().request_id("id");
+    let exists = Condition::Revision { key: b"k".into(), expected: ExpectedRevision::Exists };
+    let no_match = Condition::NoMatch {
+        filter: Filter { types: vec!["none".into()], ..Filter::default() },
+        after_offset: None,
+    };
+    let other = store.topic("other").unwrap();
+    let conditional = append().require(&asked, exists).require(&other, no_match);
+    // The key is known from memory, and the filter is for a thread that may read.
+    let Submission::Postponed(postponed) = store.try_submit(conditional).unwrap() else {
+        panic!("not postponed")
+    };
+    // Now it has to be looked up again.
+    for _ in 0..30 {
+        asked.append_with(&[Record::keyed("k", vec![b'x'; 300])], Durability::Written).unwrap();
+    }
+    store.checkpoint().unwrap();
+    let dir = format!("{STORE}/topics/00000001");
+    let first = Arc::new(OnceLock::new());
+    below.before_next(OpKind::OpenRead, &dir, {
+        let (store, first) = (store.clone(), Arc::clone(&first));
+        move || first.set(store.append(append()).unwrap()).unwrap()
+    });
+    disk.fail(Fault::any(1, EIO).below(&dir).forever().after(Effect::Whole));
+    let ticket = postponed.begin().unwrap();
+    assert!(ticket.is_duplicate());
+    assert_eq!(ticket.wait().unwrap(), *first.get().unwrap());
+    assert!(disk.fault_count() > 0);
+    assert_eq!(other.log_end_offset(), Offset(2));
 }

@@ -83,10 +83,10 @@ impl Ticket {
     }
 
     fn read_revisions(&mut self) {
-        if let (Some(repeat), Ok(appended)) = (self.unread.take(), &mut self.outcome) {
-            if let Err(error) = repeat.read(appended) {
-                self.outcome = Err(error);
-            }
+        if let (Some(repeat), Ok(appended)) = (self.unread.take(), &mut self.outcome)
+            && let Err(error) = repeat.read(appended)
+        {
+            self.outcome = Err(error);
         }
     }
 
