@@ -10,9 +10,11 @@
 //! | [`run`] | random sequences of operations against the model |
 //! | [`repeats`] | appends that are applied once |
 //! | `snapshots` | snapshots of streams |
+//! | `conditions` | appends under conditions |
 //! | [`compaction`] | which records compaction takes out |
 
 pub mod compaction;
+mod conditions;
 pub mod repeats;
 pub mod run;
 mod snapshots;

@@ -11,6 +11,7 @@ use quipu_storage::disk::Disk;
 use quipu_storage::{Cursor, Store, StoreSettings, Ticket, Uid, Visibility};
 
 use super::compaction::Chance;
+use super::conditions::Conditions;
 use super::repeats::Naming;
 use super::snapshots::Snapshots;
 use super::{Check, Ending, Model, TestClock, verify};
@@ -94,6 +95,12 @@ pub struct Coverage {
     pub snapshots: u64,
     /// Snapshots that were found.
     pub snapshots_found: u64,
+    /// Appends whose conditions all held.
+    pub conditions_held: u64,
+    /// Appends of which some did not.
+    pub conditions_failed: u64,
+    /// Appends with a condition that asked about trimmed records.
+    pub conditions_trimmed: u64,
 }
 
 impl Coverage {
@@ -135,6 +142,9 @@ impl Coverage {
             long_ago,
             snapshots,
             snapshots_found,
+            conditions_held,
+            conditions_failed,
+            conditions_trimmed,
         } = other;
         self.operations += operations;
         self.synced += synced;
@@ -171,6 +181,9 @@ impl Coverage {
         self.long_ago += long_ago;
         self.snapshots += snapshots;
         self.snapshots_found += snapshots_found;
+        self.conditions_held += conditions_held;
+        self.conditions_failed += conditions_failed;
+        self.conditions_trimmed += conditions_trimmed;
     }
 
     /// Whether so many sequences did enough of everything.
@@ -211,6 +224,9 @@ impl Coverage {
             ("repeats of unkept answers", self.long_ago, 5),
             ("snapshots", self.snapshots, 50),
             ("found snapshots", self.snapshots_found, 50),
+            ("appends whose conditions held", self.conditions_held, 100),
+            ("appends whose conditions failed", self.conditions_failed, 100),
+            ("conditions on trimmed records", self.conditions_trimmed, 10),
         ];
         let mut missing = String::new();
         for (what, count, in_hundred) in wanted {
@@ -258,6 +274,8 @@ pub(super) struct Run {
     pub(super) naming: Option<Naming>,
     /// Present in a sequence with snapshots.
     pub(super) snapshots: Option<Snapshots>,
+    /// Present in a sequence with conditions.
+    pub(super) conditions: Option<Conditions>,
     pub(super) sim: SimDisk,
     journal_begin: u64,
     wrap: fn(SimDisk) -> Arc<dyn Disk>,
@@ -290,24 +308,31 @@ pub fn sequence(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage
     let naming = rng.chance(75).then(|| Naming::new(rng));
     let mut rng = Rng::new(seed.rotate_left(16) ^ 0x57a7e);
     let snapshots = rng.chance(30).then_some(Snapshots(rng));
-    let outcome = caught(seed, wrap, compaction, naming, snapshots)?;
+    let mut rng = Rng::new(seed.rotate_left(48) ^ 0xc0d1);
+    let conditions = rng.chance(50).then_some(Conditions(rng));
+    let parts = Parts { compaction, naming, snapshots, conditions };
+    let outcome = caught(seed, wrap, parts)?;
     Ok(Coverage { compacting: u64::from(outcome.compacted > 0), ..outcome })
 }
 
 /// The same without compaction, as it was when the model knew none: what seeds have found then, they find again.
 pub fn sequence_without_compaction(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage> {
-    caught(seed, wrap, None, None, None)
+    caught(seed, wrap, Parts::default())
 }
 
-fn caught(
-    seed: u64,
-    wrap: fn(SimDisk) -> Arc<dyn Disk>,
+/// What a sequence has beside the plain operations.
+#[derive(Debug, Default)]
+struct Parts {
     compaction: Option<Chance>,
     naming: Option<Naming>,
     snapshots: Option<Snapshots>,
-) -> Check<Coverage> {
+    conditions: Option<Conditions>,
+}
+
+fn caught(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>, parts: Parts) -> Check<Coverage> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let mut run = Run { naming, snapshots, ..Run::new(seed, wrap, compaction) };
+        let Parts { compaction, naming, snapshots, conditions } = parts;
+        let mut run = Run { naming, snapshots, conditions, ..Run::new(seed, wrap, compaction) };
         run.run().map(|()| run.coverage)
     }));
     match outcome {
@@ -346,6 +371,7 @@ impl Run {
             compaction,
             naming: None,
             snapshots: None,
+            conditions: None,
             sim: SimDisk::new(),
             journal_begin: 0,
             wrap,

@@ -87,7 +87,7 @@ impl Run {
             .try_for_each(|name| (0..KEYS).try_for_each(|number| self.find_snapshot(name, &key(number))))
     }
 
-    fn topic(&self, name: &str) -> Check<Topic> {
+    pub(super) fn topic(&self, name: &str) -> Check<Topic> {
         self.store().topic(name).map_err(|error| format!("{name}: {error}"))
     }
 

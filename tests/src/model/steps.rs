@@ -35,6 +35,7 @@ impl Run {
         }
         self.repeat_some()?;
         self.snapshot_some()?;
+        self.condition_some()?;
         match self.rng.below(1000) {
             0..330 => self.append()?,
             330..420 => self.append_to_several()?,
