@@ -25,6 +25,8 @@ pub(crate) enum Unusable {
     Absent,
     /// It has changed since it was written: it was synced before it got its name.
     Damaged,
+    /// The disk cannot read what is there. As good as damaged where it can be made anew.
+    Unreadable(Error),
     /// The disk could not be asked, or the answer is an error.
     Io(Error),
 }
@@ -274,8 +276,7 @@ fn read(file: &dyn File, path: &Path, position: u64, bytes: u64) -> Result<Vec<u
     match file.read_at(&mut buffer, position) {
         Ok(read) if read == length => Ok(buffer),
         Ok(_) => Err(Unusable::Damaged),
-        // What is there cannot be read: it is made anew, elsewhere.
-        Err(error) if is_bad_sector(&error) => Err(Unusable::Damaged),
+        Err(error) if is_bad_sector(&error) => Err(Unusable::Unreadable(Error::io("read", path, error))),
         Err(error) => Err(failed(path, error)),
     }
 }

@@ -315,7 +315,7 @@ fn keys_of(terms: &SealedTerms) -> Result<Vec<KeyOf>, Unusable> {
 /// It cannot be made again.
 fn damaged(path: &Path, unusable: Unusable) -> Error {
     match unusable {
-        Unusable::Io(error) => error,
+        Unusable::Io(error) | Unusable::Unreadable(error) => error,
         Unusable::Absent | Unusable::Damaged => Error::CorruptFile {
             path: path.into(),
             position: Position::ZERO,

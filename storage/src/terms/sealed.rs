@@ -79,7 +79,7 @@ impl TopicInner {
                 // It was just made, and is not what was written: the disk's fault, not the index's.
                 Err(_) if is_second => return Err(self.unreadable(segment)),
                 Err(unusable) => {
-                    if matches!(unusable, Unusable::Damaged) {
+                    if matches!(unusable, Unusable::Damaged | Unusable::Unreadable(_)) {
                         self.context.counters.damage_found.add(1);
                     }
                     let mut slot = segment.terms.lock();
@@ -106,7 +106,7 @@ impl TopicInner {
             Ok(file) => SealedTerms::File(Arc::new(file)),
             Err(Unusable::Io(error)) => return Err(error),
             Err(unusable) => {
-                if matches!(unusable, Unusable::Damaged) {
+                if matches!(unusable, Unusable::Damaged | Unusable::Unreadable(_)) {
                     self.context.counters.damage_found.add(1);
                 }
                 self.make_terms(segment)?
