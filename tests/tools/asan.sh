@@ -10,7 +10,7 @@ export RUSTFLAGS='-Zsanitizer=address -Cunsafe-allow-abi-mismatch=sanitizer'
 export CARGO_TARGET_DIR=${ASAN_TARGET_DIR:-${CARGO_TARGET_DIR:-target}/asan}
 export QUIPU_KILLS=${QUIPU_KILLS:-40}
 export QUIPU_MODEL_SEQUENCES=${QUIPU_MODEL_SEQUENCES:-300}
-export QUIPU_CRASH_SHARE=${QUIPU_CRASH_SHARE:-12} QUIPU_SECOND_EVERY=${QUIPU_SECOND_EVERY:-16}
+export QUIPU_CRASH_SHARE=${QUIPU_CRASH_SHARE:-24} QUIPU_SECOND_EVERY=${QUIPU_SECOND_EVERY:-16}
 export QUIPU_COMPACTION_EVERY=${QUIPU_COMPACTION_EVERY:-7}
 export QUIPU_LOG_PART=${QUIPU_LOG_PART:-1}
 # The store that a test leaves behind for the next process is leaked on purpose.
