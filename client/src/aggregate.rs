@@ -224,12 +224,14 @@ impl<A: Aggregate> Aggregates<A> {
             Sent::Applied(appended) => {
                 let appended =
                     appended.first().ok_or_else(|| Error::protocol("an answer without its topic"))?;
-                self.take_in(loaded, events, appended)?;
+                // They are there, whatever is wrong with them.
+                self.take_in(loaded, events, appended).map_err(in_doubt)?;
                 Ok(true)
             }
             Sent::Conflict { actual: Some(actual), .. } if loaded.revision < Some(actual) => {
-                self.client.wait_for_revision(&self.topic, key, actual).await?;
-                let first = self.catch_up(key, loaded).await?;
+                // What was faster may have been an earlier try of the same.
+                self.client.wait_for_revision(&self.topic, key, actual).await.map_err(in_doubt)?;
+                let first = self.catch_up(key, loaded).await.map_err(in_doubt)?;
                 Ok(first.is_some() && first == events.first().and_then(|event| event.id))
             }
             // The key has less than it had: the topic is another one.
@@ -313,6 +315,11 @@ impl<A: Aggregate> Aggregates<A> {
 }
 
 /// The events with their key and with ids by which they are known again.
+/// The events of a command are there, or may be.
+fn in_doubt(error: Error) -> Error {
+    Error::Unknown { cause: Box::new(error) }
+}
+
 fn named(events: Vec<Record>, key: &[u8]) -> Result<Vec<Record>> {
     let mut ids = RecordIds::new();
     let named = |event: Record| match &event.key {

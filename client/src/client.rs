@@ -36,8 +36,10 @@ pub struct Client {
 /// Whether a call may be made again when it is not known whether it was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// It reads, or says what is to be.
+    /// It reads.
     Harmless,
+    /// It says what is to be: once more does no harm. An earlier try may have done it.
+    Declares,
     /// The server knows it again and answers as the first time.
     Recognised,
     /// It must not happen twice.
@@ -149,7 +151,8 @@ impl Client {
                 return Err(error);
             }
             let of_earlier = is_in_doubt;
-            is_in_doubt |= repeat == Repeat::Recognised && error.outcome() == Outcome::Unknown;
+            let changes = repeat != Repeat::Harmless;
+            is_in_doubt |= changes && error.outcome() == Outcome::Unknown;
             if let Err(error) = backoff.wait(error).await {
                 // What the last try met says nothing about the earlier ones.
                 let is_open = of_earlier && error.outcome() == Outcome::NotApplied && !error.denies_earlier();

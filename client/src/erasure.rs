@@ -48,7 +48,7 @@ impl Client {
             let (mut service, request) = (self.erasure_service(), self.request(request.clone()));
             async move { service.erase_keys(request).await }
         };
-        self.call(Repeat::Harmless, call).await
+        self.call(Repeat::Declares, call).await
     }
 
     /// Whether a key was destroyed.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::append::{Append, Appended};
 use crate::client::Client;
 use crate::error::{Error, Outcome, Result};
+use crate::ids::Random;
 use crate::retry::Backoff;
 
 /// Between two looks at what is not synced yet.
@@ -31,11 +32,13 @@ pub(crate) enum Sent {
 impl Append {
     /// Sends it until it is answered. The first of its conditions is on the revision of a key that it writes.
     pub(crate) async fn send_until_answered(&self, client: &Client) -> Result<Sent> {
+        // One id for all tries: as long as the server knows it, it tells them from others.
+        let append = self.clone().request_id(Random::uid().to_vec());
         let mut backoff = Backoff::new(client.settings.retry);
         // An earlier try may be there, or come to be.
         let mut is_in_doubt = false;
         loop {
-            let error = match self.clone().send().await {
+            let error = match append.clone().send().await {
                 Ok(appended) => return Ok(Sent::Applied(appended)),
                 Err(error) => error,
             };

@@ -86,7 +86,7 @@ impl Client {
             let (mut service, request) = (self.snapshot_service(), self.request(request.clone()));
             async move { service.put_snapshot(request).await }
         };
-        match self.call(Repeat::Harmless, call).await?.outcome {
+        match self.call(Repeat::Declares, call).await?.outcome {
             Some(Outcome::Offset(offset)) => Ok(SnapshotPut::Stored { offset }),
             Some(Outcome::SupersededBy(revision)) => Ok(SnapshotPut::Superseded { revision }),
             None => Err(Error::protocol("an answer without its outcome")),

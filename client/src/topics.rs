@@ -63,7 +63,7 @@ impl Client {
             let (mut service, request) = (self.topic_service(), self.request(request.clone()));
             async move { service.fence_topic(request).await }
         };
-        present(self.call(Repeat::Harmless, call).await?.topic)
+        present(self.call(Repeat::Declares, call).await?.topic)
     }
 
     /// A topic's settings and bounds.
@@ -120,7 +120,7 @@ impl Client {
             let (mut service, request) = (self.topic_service(), self.request(request.clone()));
             async move { service.update_topic(request).await }
         };
-        present(self.call(Repeat::Harmless, call).await?.topic)
+        present(self.call(Repeat::Declares, call).await?.topic)
     }
 
     /// Deletes a topic with all of its records, at once and for good.
@@ -146,7 +146,7 @@ impl Client {
             let (mut service, request) = (self.topic_service(), self.request(request.clone()));
             async move { service.trim_topic(request).await }
         };
-        Ok(self.call(Repeat::Harmless, call).await?.log_start_offset)
+        Ok(self.call(Repeat::Declares, call).await?.log_start_offset)
     }
 
     /// Keeps the latest records of each key. Dropping what is returned cancels the compaction; what it has replaced so

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use quipu_proto::v1 as pb;
+use quipu_storage::{Error, ErrorKind};
 use tonic::{Request, Response, Status};
 
-use crate::error::{Violations, status};
+use crate::error::{Problem, Violations, status};
 use crate::shared::Shared;
 
 /// Most keys of one call.
@@ -42,7 +43,7 @@ impl pb::erasure_service_server::ErasureService for Erasure {
         shared.check_not_draining()?;
         let store = shared.store.clone();
         let erase = move || store.erase(&erasure_keys.iter().map(String::as_str).collect::<Vec<_>>());
-        let report = shared.change(erase).await?.map_err(status)?;
+        let report = shared.change(erase).await?.map_err(|error| Status::from(refused(error)))?;
         tracing::info!(report.destroyed, report.destroyed_before, "erasure keys destroyed");
         Ok(Response::new(pb::EraseKeysResponse {
             destroyed: report.destroyed,
@@ -61,5 +62,36 @@ impl pb::erasure_service_server::ErasureService for Erasure {
         violations.finish()?;
         let destroyed = self.shared.store.is_erased(&erasure_key).map_err(status)?;
         Ok(Response::new(pb::GetErasureKeyResponse { destroyed }))
+    }
+}
+
+/// Of an error of the disk nobody knows on which side of the destruction it came.
+fn refused(error: Error) -> Problem {
+    let is_before = !matches!(error.kind(), ErrorKind::Retry | ErrorKind::DiskFull | ErrorKind::Reopen);
+    let problem = Problem::from(error);
+    if is_before { problem } else { problem.unknown() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Keys that were gone for good were reported as not destroyed.
+    #[test]
+    fn after_an_error_of_the_disk_the_outcome_of_a_destruction_is_unknown() {
+        let path = PathBuf::from("/keys/master.key");
+        let io = Error::Io {
+            action: "sync directory",
+            path: path.clone(),
+            source: Arc::new(io::Error::other("x")),
+        };
+        for error in [io, Error::DiskFull { action: "write", path }] {
+            assert!(refused(error).is_unknown());
+        }
+        assert!(!refused(Error::MasterKeyMissing).is_unknown());
     }
 }

@@ -75,6 +75,11 @@ impl Problem {
         self
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.is_unknown
+    }
+
     /// The server is going down.
     pub(crate) fn draining() -> Self {
         Self::new(Code::Unavailable, "DRAINING", "the server is shutting down").retry_after(RETRY_LATER)

@@ -253,6 +253,7 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
         "",
         "quipu.v1.LogService",
         "quipu.v1.TopicService",
+        "quipu.v1.ProducerService",
         "quipu.v1.ErasureService",
         "quipu.v1.SnapshotService",
         "quipu.v1.AdminService",

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use quipu_proto::v1 as pb;
 use quipu_storage::verify::{Severity, VerifyOptions, VerifyReport};
-use quipu_storage::{CompactOptions, CompactionControl, CompactionReport, Error, Topic};
+use quipu_storage::{CompactOptions, Compaction, CompactionControl, CompactionReport, Error, Topic};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
@@ -114,7 +114,7 @@ pub(crate) fn compact(
     let mut options = CompactOptions { dry_run, erased_only, ..CompactOptions::default() };
     let mut violations = Violations::default();
     if let Some(bytes) = request.bytes_per_second_max {
-        options.compaction = topic.settings().compaction;
+        options.compaction = topic.settings().compaction.or_else(|| erased_only.then(Compaction::default));
         if let Some(compaction) = &mut options.compaction {
             compaction.bytes_per_second_max = bytes;
             violations.require(

@@ -392,9 +392,12 @@ impl Check {
             let header =
                 BatchHeader::decode(&found.bytes, topic.seed).expect("the tail holds intact batches only");
             let Ok(batch) = Batch::trusted(header, found.bytes) else { return Err(Outdated) };
-            let matching = batch.records().flatten().find(|(at, view)| *at >= from && filter.matches(view));
-            if let Some((offset, _)) = matching {
-                return Ok(Some(offset));
+            for next in batch.records() {
+                // Whoever looks without the lock is told what is wrong with it.
+                let Ok((offset, view)) = next else { return Err(Outdated) };
+                if offset >= from && filter.matches(&view) {
+                    return Ok(Some(offset));
+                }
             }
             from = batch.next_offset();
         }

@@ -155,10 +155,11 @@ impl Producers {
                     return check_sequence(producer, 0).map(|()| Known::New);
                 }
                 let Some(ago) = state.last_sequence.checked_sub(producer.sequence) else {
-                    return check_sequence(producer, state.last_sequence + 1).map(|()| Known::New);
+                    return check_sequence(producer, state.last_sequence.saturating_add(1))
+                        .map(|()| Known::New);
                 };
-                let number =
-                    usize::try_from(ago).ok().and_then(|ago| state.answers.len().checked_sub(ago + 1));
+                let number = usize::try_from(ago).ok().and_then(|ago| ago.checked_add(1));
+                let number = number.and_then(|ago| state.answers.len().checked_sub(ago));
                 match number.map(|number| &state.answers[number]) {
                     None => Ok(Known::Repeat(None)),
                     Some((hash, answer)) if *hash == body_hash => Ok(Known::Repeat(Some(answer.clone()))),

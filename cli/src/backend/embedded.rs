@@ -14,8 +14,8 @@ use quipu_proto::v1 as pb;
 use quipu_storage::clock::Clock;
 use quipu_storage::verify::{Progress, VerifyOptions};
 use quipu_storage::{
-    CompactOptions, CompactionControl, Error, Offset, ReadOnlyStore, ReadOnlyTopic, Revision, Store, Topic,
-    Visibility,
+    CompactOptions, Compaction, CompactionControl, Error, Offset, ReadOnlyStore, ReadOnlyTopic, Revision,
+    Store, Topic, Visibility,
 };
 
 use super::publish::EmbeddedPublisher;
@@ -164,7 +164,8 @@ impl Backend for Embedded {
         let (dry_run, erased_only) = (request.dry_run, request.erased_only);
         let mut options = CompactOptions { dry_run, erased_only, ..CompactOptions::default() };
         if let Some(bytes) = request.bytes_per_second_max
-            && let Some(mut compaction) = topic.settings().compaction
+            && let Some(mut compaction) =
+                topic.settings().compaction.or_else(|| erased_only.then(Compaction::default))
         {
             compaction.bytes_per_second_max = bytes;
             options.compaction = Some(compaction);

@@ -18,7 +18,9 @@
 //! The producer has a made-up name and is temporary, unless the session is [given one](SessionBuilder::producer). If the
 //! server forgets it, or a power cut takes back what was answered and not to be synced, the server reports a gap. Then
 //! nothing that is not answered was applied, and it is sent under a new epoch; except if a lost stream had some of it and
-//! the producer is forgotten: then nobody knows, the session ends, and those tickets say [`Error::Unknown`].
+//! the producer is forgotten: then nobody knows, the session ends, and those tickets say [`Error::Unknown`]. The very first
+//! batch is the exception: a server that has forgotten the producer takes its repeat for a first append. A temporary
+//! producer is forgotten only when the server has as many as it may, the one that has not appended for the longest first.
 
 mod batch;
 mod driver;

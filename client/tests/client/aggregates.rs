@@ -1,6 +1,8 @@
 //! Aggregates and upcasters.
 
-use quipu_client::{Aggregate, CommandError, Error, EventError, EventRecord, Record, Start, Upcasters};
+use quipu_client::{
+    Aggregate, CommandError, Error, EventError, EventRecord, Outcome, Record, Start, Upcasters,
+};
 use quipu_storage::{Offset, Record as StoreRecord};
 
 use crate::common::*;
@@ -212,4 +214,18 @@ async fn without_a_snapshot_that_can_be_read_all_events_are() {
     }
     client.put_snapshot("counters", 2, Record::keyed("a", "{}").with_type("Counter.v0")).await.unwrap();
     assert_eq!(counters.load("a").await.unwrap().state, Counter { sum: 3, events: 3 });
+}
+
+/// The command was said to have changed nothing, and its event was in the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_its_own_aggregate_does_not_understand_is_there_all_the_same() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    client.create_topic("counters").await.unwrap();
+    let counters = client.aggregates::<Counter>("counters");
+    let decide = |_: &Counter| Ok::<_, &str>(vec![Record::new("no number")]);
+    let error = counters.execute("a", decide).await.unwrap_err();
+    let CommandError::Failed(error) = error else { panic!("{error:?}") };
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
+    assert_eq!(client.bounds("counters").await.unwrap().log_end_offset, 1);
 }

@@ -193,6 +193,27 @@ async fn what_the_last_try_met_says_nothing_about_an_earlier_one_whose_answer_wa
     assert!(matches!(*cause, Error::TopicNotFound { .. }), "{cause:?}");
 }
 
+/// A call that says what is to be is made again; that none of it had happened was said although the first try had done it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trim_whose_answer_was_lost_may_have_happened_whatever_a_later_try_meets() {
+    let server = Server::start().await;
+    let relay = crate::relay::Relay::start(server.address).await;
+    let (straight, client) = (server.client().await, crate::common::client(relay.address).await);
+    straight.create_topic("t").await.unwrap();
+    straight.append("t", ["x", "y"]).await.unwrap();
+    relay.hold_answers(true);
+    let trim = tokio::spawn(async move { client.trim_topic("t", 1).await });
+    let topic = server.store.topic("t").unwrap();
+    while topic.log_start_offset().value() < 1 {
+        tokio::task::yield_now().await;
+    }
+    straight.delete_topic("t").await.unwrap();
+    relay.cut();
+    relay.hold_answers(false);
+    let error = trim.await.unwrap().unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn request_ids_producers_and_fencing_tokens_are_those_of_the_server() {
     let server = Server::start().await;

@@ -25,6 +25,8 @@ async fn each_service_is_healthy_until_the_server_goes_down() {
         "",
         "quipu.v1.LogService",
         "quipu.v1.TopicService",
+        "quipu.v1.ProducerService",
+        "quipu.v1.ErasureService",
         "quipu.v1.SnapshotService",
         "quipu.v1.AdminService",
     ] {
@@ -60,6 +62,8 @@ async fn the_services_describe_themselves() {
     for name in [
         "quipu.v1.LogService",
         "quipu.v1.TopicService",
+        "quipu.v1.ProducerService",
+        "quipu.v1.ErasureService",
         "quipu.v1.SnapshotService",
         "quipu.v1.AdminService",
         "grpc.health.v1.Health",

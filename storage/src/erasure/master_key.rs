@@ -6,7 +6,7 @@
 //! 2. Rename it over the old one. From here on the keys are gone for this process, come what may.
 //! 3. Sync the directory. If that fails, a power cut may bring the old file back: the call says so, and when it is made
 //!    again everything is written once more.
-//! 4. Overwrite the old file, which has no name any more, with zeros.
+//! 4. Overwrite the old file, which has no name any more, with zeros. A crash before that leaves its bytes on the raw disk.
 //!
 //! So there is one file at each moment, and a key is either in it or not.
 //!
@@ -51,6 +51,7 @@ pub(crate) struct MasterKey {
     tree: RwLock<Tree>,
     cache: Mutex<Cache>,
     file: Mutex<MasterFile>,
+    destroying: Mutex<()>,
 }
 
 /// The file, for one destruction after the other.
@@ -71,7 +72,8 @@ pub struct ErasureReport {
     pub destroyed: u64,
     /// Keys that had been before.
     pub destroyed_before: u64,
-    /// Whether the bytes of the replaced master key file were overwritten. If not, they may be found on the raw disk.
+    /// Whether the bytes of all master key files that this process has replaced were overwritten. If not, they may be found on
+    /// the raw disk; as may those that a process had replaced which was killed right then.
     pub is_old_file_overwritten: bool,
 }
 
@@ -82,10 +84,14 @@ impl MasterKey {
         let lock = lock(&**disk, path)?;
         let aside = aside(path);
         // Of a destruction that was stopped.
-        if let Ok(file) = disk.open(&aside, OpenMode::Write) {
-            let file = (file, aside);
-            let _ = overwrite(&file);
-            disk.remove(&file.1).map_err(|error| Error::io("remove", &file.1, error))?;
+        match disk.open(&aside, OpenMode::Write) {
+            Ok(file) => {
+                let file = (file, aside);
+                let _ = overwrite(&file);
+                disk.remove(&file.1).map_err(|error| Error::io("remove", &file.1, error))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("open", &aside, error)),
         }
         let found = match disk.open(path, OpenMode::Write) {
             Ok(file) => read(&(file, path.into()))?,
@@ -115,11 +121,19 @@ impl MasterKey {
             tree: RwLock::new(Tree::new(crypto, nodes)),
             cache: Mutex::default(),
             file: Mutex::new(MasterFile { current, old: Vec::new(), is_unsettled: false, lock: Some(lock) }),
+            destroying: Mutex::new(()),
         })
     }
 
     pub(crate) fn uid(&self) -> Uid {
         self.uid
+    }
+
+    /// A secret for the sums by which repeats of appends are known whose payloads are sealed: without it such a sum would
+    /// let anybody with a copy of the store try out what an erased payload was.
+    pub(crate) fn repeat_secret(&self) -> Uid {
+        let hash = self.crypto.hash(&self.salt, b"repeats of appends");
+        Uid(*hash.0.first_chunk().expect("a hash is longer"))
     }
 
     pub(crate) fn crypto(&self) -> Crypto {
@@ -157,6 +171,12 @@ impl MasterKey {
         self.cache.lock().expect("no panic under this lock")
     }
 
+    /// While this is held nobody else destroys keys: what the file says is durable when [`erase`](Self::erase) has returned,
+    /// and stays so until it is noted elsewhere.
+    pub(crate) fn lock_destroying(&self) -> MutexGuard<'_, ()> {
+        self.destroying.lock().expect("no panic under this lock")
+    }
+
     /// Destroys the keys of these names, for good. See the [module](self).
     pub(crate) fn erase(&self, names: &[&str]) -> Result<ErasureReport> {
         let mut file = self.file.lock().expect("no panic under this lock");
@@ -165,7 +185,7 @@ impl MasterKey {
         let (next, destroyed) = {
             let tree = self.tree.read().expect("no panic under this lock");
             let new: Vec<Path> = leaves.iter().filter(|leaf| tree.has(leaf)).copied().collect();
-            if tree.destroyed() + new.len() as u64 > ERASED_KEYS_MAX {
+            if tree.destroyed().saturating_add(new.len() as u64) > ERASED_KEYS_MAX {
                 return Err(Error::TooManyErasedKeys { path: self.path.clone(), limit: ERASED_KEYS_MAX });
             }
             (tree.without(&new), new.len() as u64)
@@ -271,9 +291,14 @@ fn write_aside(
 ) -> Result<NamedFile> {
     let aside = aside(path);
     let write = || {
-        match disk.remove(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        // One that could not be put in place has keys that may be destroyed by now.
+        match disk.open(&aside, OpenMode::Write) {
+            Ok(left) => {
+                let _ = overwrite(&(left, aside.clone()));
+                disk.remove(&aside)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
         let file = disk.open(&aside, OpenMode::Create)?;
         let mut bytes = MasterKeyFile::encode(uid, salt, nodes);

@@ -1,10 +1,10 @@
 //! The way of an append.
 //!
-//! 1. Encode, seal and sum the records ([`Append`]) and look up the revisions of their keys and what conditions ask
-//!    for ([`Prepared`]), in the caller's thread and outside of every lock.
+//! 1. Encode and sum the records ([`Append`]), seal payloads, and look up the revisions of their keys and what conditions
+//!    ask for ([`Prepared`]), in the caller's thread and outside of every lock.
 //! 2. Take the writer lock; see whether it is a repeat, which is answered as the first time ([`super::repeat`]); whether
 //!    the revisions still hold, the conditions and the fencing tokens; wait for room if there is none.
-//! 3. Give offsets and times, seal the batches.
+//! 3. Give offsets and times, finish the batches.
 //! 4. Write one frame with all of them into the journal. If that fails nothing was applied.
 //! 5. Put the batches into their topics' tails.
 //! 6. Release the lock; wait for the sync if the caller wants it ([`Ticket`]).
@@ -63,6 +63,12 @@ pub(super) struct Part {
     fencing_token: Option<u64>,
     /// Whether a record names an erasure key.
     has_erasure_keys: bool,
+}
+
+impl Part {
+    pub(super) fn has_erasure_keys(&self) -> bool {
+        self.has_erasure_keys
+    }
 }
 
 /// Where the records of an append are now.
@@ -417,9 +423,14 @@ impl Store {
         let inner = &self.handle.inner;
         if let Some(identity) = append.identity()? {
             let request = Request::new(&append, identity, inner)?;
-            let asked = append.durability;
-            if inner.repeat(&mut inner.writer(), &request, asked)?.is_some() {
-                return Ok(());
+            let (is_repeat, seen) = {
+                let writer = inner.writer();
+                inner.context.check_writable()?;
+                (inner.is_repeat(&writer, &request), writer.journal.position())
+            };
+            if !matches!(is_repeat, Ok(false)) {
+                inner.wait_synced(seen)?;
+                return is_repeat.map(drop);
             }
         }
         append.check_and_seal(inner)?;

@@ -78,12 +78,13 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::MasterKeyMissing`]; [`Error::InvalidErasureKey`]; [`Error::TooManyErasedKeys`]. After these nothing was
-    /// destroyed. After [`Error::Io`] the keys may or may not be: call it again.
+    /// destroyed. After [`Error::Io`] and others the keys may or may not be: call it again.
     pub fn erase(&self, erasure_keys: &[&str]) -> Result<ErasureReport> {
         let inner = &self.handle.inner;
         let _working = inner.begin_work()?;
         erasure_keys.iter().try_for_each(|erasure_key| seal::check_name(erasure_key))?;
         let master_key = inner.context.master_key().ok_or(Error::MasterKeyMissing)?;
+        let _one_at_a_time = master_key.lock_destroying();
         let report = master_key.erase(erasure_keys)?;
         inner.note_master_key(master_key)?;
         Ok(report)
@@ -108,22 +109,25 @@ impl StoreInner {
         if known == Some(state(master_key)) {
             return Ok(());
         }
+        let _one_at_a_time = master_key.lock_destroying();
         // Whoever wrote it may have been stopped before it was durable.
         master_key.settle()?;
         self.note_master_key(master_key)
     }
 
+    /// To be called with destroying locked: what the master key says must be durable, and not move on meanwhile. A journal
+    /// that is ahead of it would refuse it.
     fn note_master_key(&self, master_key: &MasterKey) -> Result<()> {
-        if self.writer().master_key == Some(state(master_key)) {
-            // Another thread may have noted it, and not be done.
+        let now = state(master_key);
+        if self.writer().master_key == Some(now) {
+            // Whoever noted it may have been told that it failed.
             return self.sync();
         }
         let apply = |writer: &mut Writer| {
-            let now = state(master_key);
             let before = writer.master_key.map_or(0, |before| before.destroyed);
             writer.master_key = Some(MasterKeyState { destroyed: before.max(now.destroyed), ..now });
         };
-        self.change(|_| Ok(Change::MasterKey(state(master_key))), apply)
+        self.change(|_| Ok(Change::MasterKey(now)), apply)
     }
 }
 

@@ -393,8 +393,9 @@ impl Handle {
             drop(topic.flush.lock().expect("no panic under this lock"));
             drop(topic.terms.lock_writing());
         }
-        *self.lock.lock().expect("no panic under this lock") = None;
+        // Before the store's: whoever gets that opens the master key next.
         inner.context.master_key().inspect(|master_key| master_key.release());
+        *self.lock.lock().expect("no panic under this lock") = None;
         *closed = Some(outcome.clone());
         drop(closed);
         // What is woken may close the store itself.

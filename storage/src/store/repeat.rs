@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::append::{Append, Appended, Outcome, Written};
+use super::append::{Append, Appended, Outcome, Part, Written};
 use super::prepared::Prepared;
 use super::{Store, StoreInner, Writer};
 use crate::Topic;
 use crate::cursor::Visibility;
+use crate::erasure::master_key::MasterKey;
 use crate::error::{Error, Result};
 use crate::format::answer::{
     ANSWER_TOPICS_MAX, Answer, Answered, Identity, PRODUCER_NAME_BYTES_MAX, REQUEST_ID_BYTES_MAX, TopicAnswer,
@@ -57,9 +58,11 @@ impl Append {
         }
     }
 
-    /// Of its topics and the bytes of its records, in order.
+    /// Of its topics and the bytes of its records, in order: as they came, because sealing gives other bytes each time.
     fn body_hash(&self, store: &StoreInner) -> u64 {
-        let key = store.context.store;
+        let is_secret = self.parts.iter().any(Part::has_erasure_keys);
+        let master_key = store.context.master_key().filter(|_| is_secret);
+        let key = master_key.map_or(store.context.store, MasterKey::repeat_secret);
         let mut parts = Vec::with_capacity(32 * self.parts.len());
         for part in &self.parts {
             let body = &part.body[batch::HEADER_BYTES..];
@@ -125,6 +128,12 @@ impl Store {
 impl StoreInner {
     pub(super) fn producers_max(&self) -> usize {
         usize::try_from(self.context.settings.producers_max).unwrap_or(usize::MAX)
+    }
+
+    /// Whether the append was applied before; an error if it must not be applied.
+    pub(super) fn is_repeat(&self, writer: &Writer, request: &Request) -> Result<bool> {
+        let known = writer.producers.look_up(&request.identity, request.body_hash, self.producers_max())?;
+        Ok(matches!(known, Known::Repeat(_)))
     }
 
     /// The first answer, if the append was applied before; an error if it must not be applied.
@@ -208,4 +217,36 @@ fn logged_revisions(topic: &Topic, answer: &TopicAnswer) -> Result<Vec<Revision>
         header.base_offset == answer.first_offset && u64::from(header.record_count) == answer.record_count
     };
     Ok(batch.as_ref().filter(is_whole).map_or_else(Vec::new, |read| read.batch().revisions().collect()))
+}
+
+#[cfg(all(test, feature = "erasure"))]
+mod tests {
+    use super::*;
+    use crate::{Producer, Record};
+
+    /// The sum of a sealed payload was made with what every copy of the store says, so anybody could try payloads out.
+    #[test]
+    fn the_sum_of_an_append_with_sealed_payloads_is_made_with_a_secret_of_the_master_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let builder = Store::builder().master_key(dir.path().join("key")).create_master_key(true);
+        let store = builder.open(dir.path().join("store")).unwrap();
+        let topic = store.topic_or_create("t").unwrap();
+        let producer = || Identity::Producer(Producer { name: "p".into(), epoch: 0, sequence: 0 });
+        let sum = |record: Record| {
+            let append = Append::new().records(&topic, &[record]).unwrap();
+            let request = Request::new(&append, producer(), &store.handle.inner).unwrap();
+            let of_store = store.handle.inner.context.store;
+            let body = &append.parts[0].body[batch::HEADER_BYTES..];
+            let mut parts = topic.inner.uid.0.to_vec();
+            parts.extend_from_slice(&(body.len() as u64).to_le_bytes());
+            parts.extend_from_slice(&hash(of_store, body).to_le_bytes());
+            (request.body_hash, hash(of_store, &parts))
+        };
+        let (open, as_anybody_can) = sum(Record::new("Ada"));
+        assert_eq!(open, as_anybody_can);
+        let sealed = || Record::new("Ada").with_erasure_key("customer-17");
+        let (secret, as_anybody_can) = sum(sealed());
+        assert_ne!(secret, as_anybody_can);
+        assert_eq!(sum(sealed()).0, secret);
+    }
 }

@@ -145,13 +145,14 @@ impl Drop for Ticket {
 #[derive(Debug)]
 #[must_use = "the append may be postponed, or have to be synced"]
 pub enum Submission {
-    /// It was written, or its conditions did not hold.
+    /// It was written, or it had been before.
     Submitted(Ticket),
     /// It would have blocked.
     Postponed(Postponed),
 }
 
-/// An append of which nothing was applied yet, because the disk is to be read for it or there is no room.
+/// An append of which nothing was applied yet: the disk is to be read for it, its conditions do not hold (to tell which may
+/// take the disk), or there is no room, or none without a sync.
 #[derive(Debug)]
 #[must_use = "nothing was appended yet"]
 pub struct Postponed {
