@@ -26,7 +26,7 @@ use crate::cursor::Source;
 use crate::error::{Error, Result};
 use crate::filter::{Filter, Search};
 use crate::format::batch::{Batch, BatchHeader};
-use crate::format::terms::{Kind, hash::hash, term};
+use crate::format::terms::{Kind, term};
 use crate::terms::lookup::{Part, Parts, Wanted};
 use crate::terms::recent::LastSeen;
 use crate::terms::revisions::{Outdated, both};
@@ -199,7 +199,7 @@ impl Check {
             Condition::NextOffset(_) => Known::Nothing,
             Condition::Revision { key, .. } => {
                 let term = term(Kind::Key, key);
-                let wanted = Wanted { hash: hash(topic.uid, &term), term };
+                let wanted = Wanted::new(topic.uid, term);
                 topic.with_parts(|parts| {
                     let seen = topic.last_seen(parts.sealed.iter().map(Part::Sealed), &wanted)?;
                     Ok(Known::Below { wanted: wanted.clone(), seen: Some(seen), gone: parts.stamp.1 })
@@ -241,8 +241,8 @@ impl Check {
             Condition::NoMatch { .. } => return false,
             Condition::Revision { key, .. } => topic.terms.recent.known().and_then(|state| {
                 let term = term(Kind::Key, key);
-                let wanted = Wanted { hash: hash(topic.uid, &term), term };
-                let seen = match state.last_revision(wanted.hash, &wanted.term, topic.log_start()).revision {
+                let wanted = Wanted::new(topic.uid, term);
+                let seen = match state.last_revision(wanted.quick, &wanted.term, topic.log_start()).revision {
                     Some(_) => None,
                     None if topic.has_nothing_below(state.from) => Some(LastSeen::default()),
                     None => return None,
@@ -335,7 +335,7 @@ impl Check {
         if state.gone != *gone || !recent.is_known() {
             return Err(Outdated);
         }
-        let of_recent = state.last_revision(wanted.hash, &wanted.term, self.topic().log_start());
+        let of_recent = state.last_revision(wanted.quick, &wanted.term, self.topic().log_start());
         Ok(match of_recent.revision {
             Some(_) => of_recent,
             None => both(of_recent, seen.ok_or(Outdated)?),

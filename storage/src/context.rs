@@ -14,6 +14,7 @@ use crate::segment::MapBudget;
 use crate::settings::StoreSettings;
 use crate::stats::Counters;
 use crate::terms::sealed::TermBudget;
+use crate::terms::settled::SettledBudget;
 use crate::types::{TopicId, Uid};
 
 /// An open file and its path, for the error that names it.
@@ -31,6 +32,7 @@ pub(crate) struct Context {
     pub(crate) counters: Counters,
     pub(crate) maps: MapBudget,
     pub(crate) term_budget: TermBudget,
+    pub(crate) settled_budget: SettledBudget,
     /// Set when the store opens, if it is given one.
     pub(crate) master_key: OnceLock<MasterKey>,
     failure: OnceLock<Error>,
@@ -54,6 +56,7 @@ impl Context {
         Self {
             maps: MapBudget::new(settings.maps_max),
             term_budget: TermBudget::default(),
+            settled_budget: SettledBudget::default(),
             dir,
             disk,
             clock,

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use crate::cursor::{Cursor, Source, Start, Visibility};
 use crate::error::{Error, Result};
 use crate::format::record::RecordView;
-use crate::format::terms::hash::hash;
 use crate::format::terms::{Kind, term};
 use crate::terms::lookup::{Parts, Postings, Wanted};
 use crate::topic::TopicInner;
@@ -190,7 +189,7 @@ impl Search {
     fn with(topic: &TopicInner, filter: &Filter, limit: Option<usize>) -> Self {
         let listed = |kind, text: &[u8], is_prefix| {
             let term = term(kind, text);
-            let wanted = Wanted { hash: hash(topic.uid, &term), term };
+            let wanted = Wanted::new(topic.uid, term);
             let (ready, zero) = (VecDeque::new(), Offset::ZERO);
             Listed { wanted, is_prefix, limit, ready, known_to: zero, all: zero..zero }
         };

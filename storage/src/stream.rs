@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::cursor::{Cursor, ReadBatch, Source, Start, StoredRecord, Visibility, behind};
 use crate::error::{Error, Result};
 use crate::format::terms::postings::Posting;
-use crate::format::terms::{Kind, hash::hash, term};
+use crate::format::terms::{Kind, term};
 use crate::store::visible_end;
 use crate::terms::lookup::{Parts, Postings, Wanted};
 use crate::types::{Offset, Revision, Timestamp};
@@ -69,7 +69,7 @@ impl From<Revision> for StreamStart {
 
 pub(crate) fn wanted(source: &Source, key: &[u8]) -> Wanted {
     let term = term(Kind::Key, key);
-    Wanted { hash: hash(source.inner.uid, &term), term }
+    Wanted::new(source.inner.uid, term)
 }
 
 /// What is known of the stream of a key, as far as readers of this visibility may see.

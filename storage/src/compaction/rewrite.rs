@@ -321,7 +321,7 @@ impl Output {
 
     /// Takes in a batch as it is.
     fn push(&mut self, batch: &Batch) {
-        self.terms.push_batch(self.topic.uid, batch);
+        self.terms.push_batch(batch);
         self.put(batch.header(), batch.as_bytes());
     }
 

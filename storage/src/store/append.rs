@@ -29,7 +29,7 @@ use crate::format::frame::{BatchEntry, Change};
 use crate::format::record::{Record, RecordView, Records, encoded_field_bytes, put_record};
 use crate::journal::{Reach, Slot};
 use crate::settings::Durability;
-use crate::terms::batch_terms::BatchTerms;
+use crate::terms::batch_terms::{BatchTerms, Room};
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, Revision, Timestamp};
 use crate::{Topic, format};
@@ -110,8 +110,13 @@ impl Append {
         let part = self.part(topic);
         let records = records.into_iter();
         // At once: a body that grows step by step is copied again and again.
-        let encoded: usize = records.clone().map(encoded_field_bytes).sum();
-        let with_key = records.clone().filter(|record| record.key.is_some()).count();
+        let (mut encoded, mut room) = (0, Room::default());
+        for record in records.clone() {
+            encoded += encoded_field_bytes(record);
+            room.add(record);
+        }
+        part.terms.reserve(room);
+        let with_key = room.keys();
         // Room for their revisions as well, if these are not long.
         part.body.reserve_exact(encoded + if with_key == 0 { 0 } else { 3 * with_key + 8 });
         for record in records {
@@ -130,7 +135,7 @@ impl Append {
             if record.has_terms() {
                 let tags = record.tags.iter().map(String::as_str);
                 let key = record.key.as_deref();
-                part.terms.add(topic.inner.uid, part.record_count, key, &record.record_type, tags);
+                part.terms.add(part.record_count, key, &record.record_type, tags);
             }
             part.record_count += 1;
         }
@@ -168,7 +173,7 @@ impl Append {
             if view.sealed.is_some() || view.redacted.is_some() {
                 return Err(Error::InvalidAppend { rule: "no record has `sealed` or `redacted` in it" });
             }
-            terms.add(topic.inner.uid, part.record_count + count, view.key, view.record_type, view.tags());
+            terms.add(part.record_count + count, view.key, view.record_type, view.tags());
             count += 1;
         }
         part.body.extend_from_slice(body);

@@ -42,21 +42,19 @@ impl Prepared {
             if !part.are_files_checked(may_read)? {
                 return Ok(false);
             }
-            let is_numbered = if may_read && part.numbered.is_none() {
+            if !part.number_in_memory() {
+                if !may_read {
+                    return Ok(false);
+                }
                 part.number()?;
-                true
-            } else {
-                part.number_in_memory()
-            };
-            if !is_numbered {
-                return Ok(false);
             }
         }
         for check in self.checks.iter_mut().filter(|check| !check.is_looked_up()) {
-            if may_read {
+            if !check.look_up_in_memory() {
+                if !may_read {
+                    return Ok(false);
+                }
                 check.look_up()?;
-            } else if !check.look_up_in_memory() {
-                return Ok(false);
             }
         }
         Ok(true)
@@ -120,7 +118,7 @@ impl PreparedPart {
     pub(super) fn number(&mut self) -> Result<()> {
         if !self.terms.is_empty() {
             self.topic.gather()?;
-            self.numbered = Some(Numbered::new(&self.topic, &self.terms)?);
+            self.numbered = Some(Numbered::new(&self.topic, self.terms.keys())?);
             self.put_revisions();
         }
         Ok(())
@@ -131,7 +129,7 @@ impl PreparedPart {
         if self.terms.is_empty() || self.numbered.is_some() {
             return true;
         }
-        self.numbered = Numbered::in_memory(&self.topic, &self.terms);
+        self.numbered = Numbered::in_memory(&self.topic, self.terms.keys());
         self.put_revisions();
         self.numbered.is_some()
     }
@@ -145,7 +143,7 @@ impl PreparedPart {
             return Err(Outdated);
         }
         let numbered = self.numbered.as_mut().ok_or(Outdated)?;
-        if numbered.renew(&self.topic, &self.terms)? {
+        if numbered.renew(&self.topic, self.terms.keys())? {
             self.put_revisions();
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::sync::{Arc, RwLock};
 use super::batch_terms::is_key;
 use super::file::Unusable;
 use super::map::{Doubt, TermMap};
+use super::quick_hash::QuickHash;
 use super::recent::{Filling, LastSeen, read};
 use super::sealed::SealedTerms;
 use crate::error::{Error, Result};
@@ -13,13 +14,23 @@ use crate::format::terms::hash::hash;
 use crate::format::terms::postings::Posting;
 use crate::segment::Segment;
 use crate::topic::TopicInner;
-use crate::types::{Offset, Revision};
+use crate::types::{Offset, Revision, Uid};
 
 /// A term to look for.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
+    /// As it is in files.
     pub(crate) hash: u64,
+    /// As it is in memory.
+    pub(crate) quick: QuickHash,
     pub(crate) term: Vec<u8>,
+}
+
+impl Wanted {
+    /// This term of a topic.
+    pub(crate) fn new(topic: Uid, term: Vec<u8>) -> Self {
+        Self { hash: hash(topic, &term), quick: QuickHash::of_term(&term), term }
+    }
 }
 
 /// Everything that knows of the terms of a topic, as it is at one moment.
@@ -137,7 +148,7 @@ impl TopicInner {
     fn summary(&self, part: Part<'_>, wanted: &Wanted) -> Result<(Option<Summary>, Doubt)> {
         let log_start = self.log_start();
         let of_map = |map: &TermMap| {
-            let summary = map.get(wanted.hash, &wanted.term).map(|entry| {
+            let summary = map.get(wanted.quick, &wanted.term).map(|entry| {
                 let (first, last) = (entry.posting(0), entry.last());
                 Summary {
                     count: entry.offsets().len() as u64,
@@ -293,7 +304,7 @@ impl TopicInner {
         limit: usize,
     ) -> Result<Vec<Posting>> {
         let of_map = |map: &TermMap| {
-            let Some(entry) = map.get(wanted.hash, &wanted.term) else { return Vec::new() };
+            let Some(entry) = map.get(wanted.quick, &wanted.term) else { return Vec::new() };
             let offsets = entry.offsets();
             let first = offsets.partition_point(|offset| *offset < from);
             (first..offsets.len()).take(limit).map(|number| entry.posting(number)).collect()
@@ -318,7 +329,7 @@ impl TopicInner {
         limit: usize,
     ) -> Result<Vec<Posting>> {
         let of_map = |map: &TermMap| {
-            let Some(entry) = map.get(wanted.hash, &wanted.term) else { return Vec::new() };
+            let Some(entry) = map.get(wanted.quick, &wanted.term) else { return Vec::new() };
             let end = entry.offsets().partition_point(|offset| *offset < before);
             (0..end).rev().take(limit).map(|number| entry.posting(number)).collect()
         };

@@ -4,47 +4,25 @@
 //! all there is: who looks for records has to look at those as well, and is told of the damage; and the last revision of a
 //! key is in doubt if they come behind the last record of it that is known.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
-use super::batch_terms::{BatchTerms, TermUse};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use super::batch_terms::{Keys, Others};
+use super::quick_hash::QuickHash;
 use crate::format::Invalid;
 use crate::format::batch::Batch;
-use crate::format::terms::TermsHeader;
 use crate::format::terms::build::TermsBuilder;
 use crate::format::terms::postings::{Posting, Revisions};
-use crate::types::{Offset, Revision, Uid};
-
-/// For keys that are hashes already.
-#[derive(Debug, Default)]
-pub(crate) struct Hashed(u64);
-
-/// By hashes of terms.
-pub(crate) type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
-
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("a hash is one number");
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
-    }
-}
-
-/// No entry.
-const NONE: u32 = u32::MAX;
+use crate::format::terms::{Kind, TermsHeader};
+use crate::types::{Offset, Revision};
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct TermMap {
-    /// The first entry of each hash; the others of the same hash follow it.
-    first: ByHash<u32>,
+    /// Numbers of entries by the hashes of their terms.
+    table: HashTable<u32>,
     entries: Vec<MapEntry>,
     terms: Vec<u8>,
     /// Of postings that are not in an entry itself.
@@ -68,17 +46,13 @@ impl Doubt {
 /// A term and its records.
 #[derive(Debug)]
 pub(crate) struct MapEntry {
+    hash: QuickHash,
     start: usize,
     length: u16,
-    next: u32,
-    offsets: Offsets,
+    last: Offset,
+    /// All of them, if they are more than the last one.
+    offsets: Vec<Offset>,
     numbers: Numbers,
-}
-
-#[derive(Debug)]
-enum Offsets {
-    One(Offset),
-    Many(Vec<Offset>),
 }
 
 /// As [`Revisions`].
@@ -91,10 +65,11 @@ enum Numbers {
 
 impl MapEntry {
     pub(crate) fn offsets(&self) -> &[Offset] {
-        match &self.offsets {
-            Offsets::One(offset) => std::slice::from_ref(offset),
-            Offsets::Many(offsets) => offsets,
-        }
+        if self.offsets.is_empty() { std::slice::from_ref(&self.last) } else { &self.offsets }
+    }
+
+    pub(crate) fn hash(&self) -> QuickHash {
+        self.hash
     }
 
     pub(crate) fn revisions(&self) -> Revisions<'_> {
@@ -110,16 +85,17 @@ impl MapEntry {
     }
 
     pub(crate) fn last(&self) -> Posting {
-        self.posting(self.offsets().len() - 1)
+        Posting { offset: self.last, revision: self.revisions().at(self.offsets().len() - 1) }
     }
 
     fn push(&mut self, offset: Offset, revision: Option<Revision>) {
         let count = self.offsets().len();
         self.number(count, revision);
-        match &mut self.offsets {
-            Offsets::One(first) => self.offsets = Offsets::Many(vec![*first, offset]),
-            Offsets::Many(offsets) => offsets.push(offset),
+        if self.offsets.is_empty() {
+            self.offsets.push(self.last);
         }
+        self.offsets.push(offset);
+        self.last = offset;
     }
 
     /// A record that has no revision has one more than the one before it; or one less than the next that has one.
@@ -146,38 +122,103 @@ impl MapEntry {
 }
 
 impl TermMap {
-    /// The record at `offset`, behind all others, has this term. Answers the number of its entry.
-    pub(crate) fn push(&mut self, hash: u64, term: &[u8], offset: Offset, revision: Option<Revision>) -> u32 {
-        if let Some(number) = self.find(hash, term) {
-            self.push_at(number, offset, revision);
-            return number;
-        }
-        let start = self.terms.len();
-        self.terms.extend_from_slice(term);
+    /// The record at `offset`, behind all others, has this term: its kind and the rest of it. Answers the number of its
+    /// entry. A term that is longer than any that was ever appended, as a damaged store may have one, is left out.
+    fn push(
+        &mut self,
+        hash: QuickHash,
+        (kind, text): (u8, &[u8]),
+        offset: Offset,
+        revision: Option<Revision>,
+    ) -> Option<u32> {
+        let length = u16::try_from(1 + text.len()).ok()?;
+        let (entries, terms) = (&self.entries, &self.terms);
+        let is_it = |&number: &u32| {
+            let entry = &entries[number as usize];
+            let known = &terms[entry.start..entry.start + usize::from(entry.length)];
+            entry.hash == hash && known[0] == kind && known[1..] == *text
+        };
+        let vacant = match self.table.entry(hash.0, is_it, |&number| entries[number as usize].hash.0) {
+            Entry::Occupied(known) => {
+                let number = *known.get();
+                self.push_at(number, offset, revision);
+                return Some(number);
+            }
+            Entry::Vacant(vacant) => vacant,
+        };
+        let number = u32::try_from(entries.len()).expect("a segment has fewer terms");
+        vacant.insert(number);
+        let start = terms.len();
+        self.terms.push(kind);
+        self.terms.extend_from_slice(text);
         let numbers = revision.map_or(Numbers::None, Numbers::Dense);
-        let length = u16::try_from(term.len()).expect("the bounds of a record are checked");
-        let offsets = Offsets::One(offset);
-        let number = u32::try_from(self.entries.len()).expect("a segment has fewer terms");
-        let next = self.first.insert(hash, number).unwrap_or(NONE);
-        self.entries.push(MapEntry { start, length, next, offsets, numbers });
-        number
+        self.entries.push(MapEntry { hash, start, length, last: offset, offsets: Vec::new(), numbers });
+        Some(number)
     }
 
     /// The same for those who know the number of the entry.
-    pub(crate) fn push_at(&mut self, number: u32, offset: Offset, revision: Option<Revision>) {
+    fn push_at(&mut self, number: u32, offset: Offset, revision: Option<Revision>) {
         let entry = &mut self.entries[number as usize];
         // A tag that stands twice is one posting.
-        if entry.last().offset < offset {
+        if entry.last < offset {
             entry.push(offset, revision);
             self.listed += 1;
         }
     }
 
     /// Takes in the records of a batch, behind all others.
-    pub(crate) fn push_batch(&mut self, topic: Uid, batch: &Batch) {
+    pub(crate) fn push_batch(&mut self, batch: &Batch) {
         // Its checksums hold, so this cannot be but by a mistake of ours; then too nobody may take it for read.
-        if self.try_push_batch(topic, batch).is_err() {
+        if self.try_push_batch(batch).is_err() {
             self.push_unread(batch.base_offset()..batch.next_offset());
+        }
+    }
+
+    fn try_push_batch(&mut self, batch: &Batch) -> Result<(), Invalid> {
+        let mut revisions = batch.revisions();
+        for next in batch.records() {
+            let (offset, view) = next?;
+            let mut push = |kind: Kind, text: &[u8], revision| {
+                let kind = kind as u8;
+                self.push(QuickHash::of(kind, text), (kind, text), offset, revision);
+            };
+            if let Some(key) = view.key {
+                push(Kind::Key, key, revisions.next());
+            }
+            if !view.record_type.is_empty() {
+                push(Kind::Type, view.record_type.as_bytes(), None);
+            }
+            view.tags().for_each(|tag| push(Kind::Tag, tag.as_bytes(), None));
+        }
+        Ok(())
+    }
+
+    /// Takes in the keys of records whose numbers count from `base`, behind all others, and the records' revisions. In
+    /// `places` are the entries of the keys, by their numbers, as far as they are known.
+    pub(crate) fn push_keys(
+        &mut self,
+        base: Offset,
+        keys: &Keys,
+        revisions: &[Revision],
+        places: &mut [Option<u32>],
+    ) {
+        for (one, revision) in keys.uses().iter().zip(revisions) {
+            let (offset, revision) = (base + one.record, Some(*revision));
+            let place = &mut places[one.key as usize];
+            match *place {
+                Some(number) => self.push_at(number, offset, revision),
+                None => {
+                    let (hash, term) = keys.term(one.key as usize);
+                    *place = self.push(hash, (term[0], &term[1..]), offset, revision);
+                }
+            }
+        }
+    }
+
+    /// The same of types and tags.
+    pub(crate) fn push_others(&mut self, base: Offset, others: &Others) {
+        for (record, hash, term) in others.uses() {
+            self.push(hash, (term[0], &term[1..]), base + record, None);
         }
     }
 
@@ -213,58 +254,17 @@ impl TermMap {
         Doubt(last.map(|range| (range.start, range.end)))
     }
 
-    fn try_push_batch(&mut self, topic: Uid, batch: &Batch) -> Result<(), Invalid> {
-        let (base, mut terms) = (batch.base_offset(), BatchTerms::default());
-        for next in batch.records() {
-            let (offset, view) = next?;
-            terms.add(topic, offset - base, view.key, view.record_type, view.tags());
-        }
-        self.push_terms(base, &terms, batch.revisions(), &mut vec![None; terms.count()]);
-        Ok(())
-    }
-
-    /// Takes in records whose numbers count from `base`, behind all others. In `places` are the entries of their terms, by
-    /// the numbers of the terms, as far as they are known.
-    pub(crate) fn push_terms(
-        &mut self,
-        base: Offset,
-        terms: &BatchTerms,
-        mut revisions: impl Iterator<Item = Revision>,
-        places: &mut [Option<u32>],
-    ) {
-        let mut push = |one: &TermUse, revision| {
-            let offset = base + one.record;
-            let place = &mut places[one.term as usize];
-            match *place {
-                Some(number) => self.push_at(number, offset, revision),
-                None => {
-                    let (hash, term) = terms.term(one.term);
-                    // No longer one was ever appended; a damaged store may have one.
-                    if term.len() <= usize::from(u16::MAX) {
-                        *place = Some(self.push(hash, term, offset, revision));
-                    }
-                }
-            }
-        };
-        terms.keys().iter().for_each(|one| push(one, revisions.next()));
-        terms.others().iter().for_each(|one| push(one, None));
-    }
-
-    pub(crate) fn get(&self, hash: u64, term: &[u8]) -> Option<&MapEntry> {
+    pub(crate) fn get(&self, hash: QuickHash, term: &[u8]) -> Option<&MapEntry> {
         self.find(hash, term).map(|number| self.entry(number))
     }
 
     /// The number of a term's entry: it stays the same.
-    pub(crate) fn find(&self, hash: u64, term: &[u8]) -> Option<u32> {
-        let mut number = *self.first.get(&hash)?;
-        while number != NONE {
+    pub(crate) fn find(&self, hash: QuickHash, term: &[u8]) -> Option<u32> {
+        let is_it = |&number: &u32| {
             let entry = &self.entries[number as usize];
-            if self.term_of(entry) == term {
-                return Some(number);
-            }
-            number = entry.next;
-        }
-        None
+            entry.hash == hash && self.term_of(entry) == term
+        };
+        self.table.find(hash.0, is_it).copied()
     }
 
     pub(crate) fn entry(&self, number: u32) -> &MapEntry {
@@ -289,9 +289,9 @@ impl TermMap {
 
     /// Bytes it takes, about.
     pub(crate) fn memory_bytes(&self) -> usize {
-        // A place of the hash table has 17 bytes and is used at least by half.
+        // A place of the hash table has 5 bytes; from 7/16 of them on are used.
         self.terms.len()
-            + self.entries.len() * (size_of::<MapEntry>() + 24)
+            + self.entries.len() * (size_of::<MapEntry>() + 10)
             + (self.listed + self.unread.len()) * 16
     }
 
@@ -306,15 +306,28 @@ impl TermMap {
 }
 
 #[cfg(test)]
+impl TermMap {
+    /// The record at `offset` has this key.
+    pub(crate) fn push_key(&mut self, key: &[u8], offset: Offset, revision: Revision) {
+        let kind = Kind::Key as u8;
+        self.push(QuickHash::of(kind, key), (kind, key), offset, Some(revision));
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    fn push(map: &mut TermMap, hash: u64, term: &[u8], offset: u64, revision: Option<u64>) {
+        map.push(QuickHash(hash), (term[0], &term[1..]), Offset(offset), revision.map(Revision));
+    }
+
     fn revisions(pushed: &[Option<u64>]) -> Vec<Option<u64>> {
         let mut map = TermMap::default();
-        for (offset, revision) in pushed.iter().enumerate() {
-            map.push(1, b"\x01key", Offset(offset as u64), revision.map(Revision));
+        for (offset, revision) in (0..).zip(pushed) {
+            push(&mut map, 1, b"\x01key", offset, *revision);
         }
-        let entry = map.get(1, b"\x01key").unwrap();
+        let entry = map.get(QuickHash(1), b"\x01key").unwrap();
         (0..pushed.len()).map(|number| entry.posting(number).revision.map(|revision| revision.0)).collect()
     }
 
@@ -328,22 +341,23 @@ mod tests {
     #[test]
     fn terms_of_one_hash_are_told_apart() {
         let mut map = TermMap::default();
-        for offset in 0..30_u64 {
-            map.push(9, &[1, (offset % 3) as u8], Offset(offset), None);
+        for offset in 0..30 {
+            push(&mut map, 9, &[1, (offset % 3) as u8], offset, None);
         }
         for rest in 0..3 {
-            let offsets: Vec<_> = map.get(9, &[1, rest]).unwrap().offsets().iter().map(|o| o.0).collect();
+            let entry = map.get(QuickHash(9), &[1, rest]).unwrap();
+            let offsets: Vec<_> = entry.offsets().iter().map(|offset| offset.0).collect();
             assert_eq!(offsets, (0..10).map(|n| 3 * n + u64::from(rest)).collect::<Vec<_>>());
         }
-        assert!(map.get(9, &[1, 3]).is_none());
-        assert!(map.get(8, &[1, 0]).is_none());
+        assert!(map.get(QuickHash(9), &[1, 3]).is_none());
+        assert!(map.get(QuickHash(8), &[1, 0]).is_none());
     }
 
     #[test]
     fn a_tag_that_a_record_has_twice_is_one_posting() {
         let mut map = TermMap::default();
-        map.push(9, b"\x03tag", Offset(4), None);
-        map.push(9, b"\x03tag", Offset(4), None);
-        assert_eq!(map.get(9, b"\x03tag").unwrap().offsets(), [Offset(4)]);
+        push(&mut map, 9, b"\x03tag", 4, None);
+        push(&mut map, 9, b"\x03tag", 4, None);
+        assert_eq!(map.get(QuickHash(9), b"\x03tag").unwrap().offsets(), [Offset(4)]);
     }
 }

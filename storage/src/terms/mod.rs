@@ -9,11 +9,13 @@
 //! | Module | What it does |
 //! |---|---|
 //! | [`batch_terms`] | the terms of an append, found before its locks are taken |
+//! | [`quick_hash`] | the hash of a term in memory |
 //! | [`map`] | the terms of one segment, in memory |
 //! | [`recent`] | the maps of the segments that are being filled |
 //! | [`file`] | an index on the disk |
 //! | [`sealed`] | the index of a sealed segment: opened, made anew, written |
 //! | [`past`] | last revisions of keys whose records are gone |
+//! | [`settled`] | last revisions of keys whose segments were sealed lately |
 //! | [`lookup`] | a term over all of a topic |
 //! | [`revisions`] | the revisions of an append's records |
 //!
@@ -41,9 +43,11 @@ pub(crate) mod file;
 pub(crate) mod lookup;
 pub(crate) mod map;
 pub(crate) mod past;
+pub(crate) mod quick_hash;
 pub(crate) mod recent;
 pub(crate) mod revisions;
 pub(crate) mod sealed;
+pub(crate) mod settled;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};

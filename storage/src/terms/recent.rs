@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use super::batch_terms::BatchTerms;
 use super::map::{Doubt, TermMap};
+use super::quick_hash::QuickHash;
 use super::revisions::Places;
+use super::settled::{KeyTable, Settled};
 use crate::error::{Error, Result};
 use crate::format::batch::{Batch, BatchHeader, BodyProblem};
 use crate::segment::Segment;
@@ -50,6 +52,8 @@ pub(crate) struct State {
     pub(crate) gone: u64,
     /// Changes when records with terms come and are not taken in.
     missed: u64,
+    /// What came right before `from`.
+    settled: Settled,
 }
 
 pub(super) fn read(map: &RwLock<TermMap>) -> RwLockReadGuard<'_, TermMap> {
@@ -57,15 +61,16 @@ pub(super) fn read(map: &RwLock<TermMap>) -> RwLockReadGuard<'_, TermMap> {
 }
 
 impl State {
-    /// Whether the last record of a key is among these, and its revision if it has one. And how many records of the
-    /// key come before one that has a revision.
-    pub(crate) fn last_revision(&self, hash: u64, term: &[u8], log_start: Offset) -> LastSeen {
+    /// The revision of the last record of a key that has one, if it is among these or in a segment that was settled lately.
+    /// And how many records of the key come behind it.
+    pub(crate) fn last_revision(&self, hash: QuickHash, term: &[u8], log_start: Offset) -> LastSeen {
         self.look(log_start).last_revision(hash, term).0
     }
 
     /// For those who ask for several keys.
     pub(crate) fn look(&self, log_start: Offset) -> Look<'_> {
-        Look { maps: self.maps.iter().rev().map(|(_, map)| read(map)).collect(), log_start }
+        let maps = self.maps.iter().rev().map(|(_, map)| read(map)).collect();
+        Look { maps, settled: &self.settled, log_start }
     }
 
     /// The base offset of the segment that is being filled, if it has terms.
@@ -86,12 +91,13 @@ impl State {
 pub(crate) struct Look<'a> {
     /// The last one first.
     maps: Vec<RwLockReadGuard<'a, TermMap>>,
+    settled: &'a Settled,
     log_start: Offset,
 }
 
 impl Look<'_> {
     /// See [`State::last_revision`]; and the number of the key's entry in the last map, if it has one.
-    pub(crate) fn last_revision(&self, hash: u64, term: &[u8]) -> (LastSeen, Option<u32>) {
+    pub(crate) fn last_revision(&self, hash: QuickHash, term: &[u8]) -> (LastSeen, Option<u32>) {
         let mut seen = LastSeen::default();
         let mut place = None;
         for (nth, map) in self.maps.iter().enumerate() {
@@ -111,6 +117,7 @@ impl Look<'_> {
                 }
             }
         }
+        seen.revision = self.settled.last_revision(hash, term);
         (seen, place)
     }
 }
@@ -190,12 +197,16 @@ impl Recent {
             state.missed += 1;
             return;
         }
-        state.version += u64::from(!terms.keys().is_empty());
+        if !terms.keys().uses().is_empty() {
+            state.version += 1;
+            state.settled.note_use();
+        }
         let gone = state.gone;
         let map = state.map(segment);
         let mut map = map.write().expect("no panic under this lock");
-        let places = places.of((segment, gone), terms);
-        map.push_terms(base_offset, terms, revisions.iter().copied(), places);
+        let places = places.of((segment, gone), terms.keys());
+        map.push_keys(base_offset, terms.keys(), revisions, places);
+        map.push_others(base_offset, terms.others());
         self.is_full.store(map.memory_bytes() > MAP_BYTES_MAX, Ordering::Relaxed);
     }
 
@@ -211,7 +222,7 @@ impl Recent {
         let map = state.map(segment);
         let mut map = map.write().expect("no panic under this lock");
         match Batch::trusted(header, bytes.clone()) {
-            Ok(batch) => map.push_batch(topic.uid, &batch),
+            Ok(batch) => map.push_batch(&batch),
             Err(_) => map.push_unread(header.base_offset..header.next_offset()),
         }
     }
@@ -259,7 +270,7 @@ impl TopicInner {
                 let map = state.map(segment.base_offset);
                 let mut map = map.write().expect("no panic under this lock");
                 self.each_batch(segment, |found| match found {
-                    Ok(batch) if batch.base_offset() < tail_start => map.push_batch(self.uid, batch),
+                    Ok(batch) if batch.base_offset() < tail_start => map.push_batch(batch),
                     Ok(_) => {}
                     Err(unread) => map.push_unread(unread.start..unread.end.min(tail_start)),
                 })?;
@@ -270,7 +281,7 @@ impl TopicInner {
                 let map = state.map(batch.segment);
                 let mut map = map.write().expect("no panic under this lock");
                 match Batch::trusted(header, batch.bytes.clone()) {
-                    Ok(decoded) => map.push_batch(self.uid, &decoded),
+                    Ok(decoded) => map.push_batch(&decoded),
                     Err(BodyProblem::CodecUnavailable(codec)) => {
                         return Err(Error::CodecUnavailable { codec: codec.name() });
                     }
@@ -324,7 +335,11 @@ impl TopicInner {
             let maps = recent.lock().maps.clone();
             let of_segment = maps.iter().find(|(base, _)| *base == segment.base_offset);
             let map = of_segment.map(|(_, map)| Arc::clone(map)).unwrap_or_default();
-            self.put_terms(segment, &read(&map));
+            let keys = {
+                let map = read(&map);
+                self.put_terms(segment, &map);
+                KeyTable::new(&map, &self.context.settled_budget)
+            };
             let mut state = recent.lock();
             if state.is_known && state.from == from {
                 state.from = segment.next_offset();
@@ -332,7 +347,16 @@ impl TopicInner {
                     state.maps.pop_front();
                 }
                 state.gone += 1;
+                let gone = state.settled.push(segment.base_offset..segment.next_offset(), keys);
+                drop(state);
+                drop((gone, maps));
             }
         }
+    }
+
+    /// Lets go of what is kept for those who append, if nobody has for a while.
+    pub(crate) fn age_terms(&self) {
+        let gone = self.terms.recent.lock().settled.age();
+        drop(gone);
     }
 }

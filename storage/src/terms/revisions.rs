@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::batch_terms::BatchTerms;
+use super::batch_terms::Keys;
 use super::lookup::{Part, Wanted};
 use super::recent::{LastSeen, State};
 use crate::error::Result;
@@ -24,7 +24,7 @@ pub(crate) struct Numbered {
     stamp: (u64, u64),
 }
 
-/// Where in the map of a segment the entries of an append's terms are, as far as that is known.
+/// Where in the map of a segment the entries of an append's keys are, as far as that is known.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     /// Which map it is: the segment's, and how often maps had gone by then. One that was gathered anew has other entries.
@@ -33,13 +33,13 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Those in this map, by the numbers of the terms.
-    pub(crate) fn of(&mut self, map: (Offset, u64), terms: &BatchTerms) -> &mut [Option<u32>] {
+    /// Those in this map, by the numbers of the keys.
+    pub(crate) fn of(&mut self, map: (Offset, u64), keys: &Keys) -> &mut [Option<u32>] {
         if self.map != Some(map) {
             self.map = Some(map);
             self.entries.clear();
         }
-        self.entries.resize(terms.count(), None);
+        self.entries.resize(keys.count(), None);
         &mut self.entries
     }
 }
@@ -50,53 +50,45 @@ pub(crate) struct Outdated;
 
 impl Numbered {
     /// Looks the keys up. No lock is held.
-    pub(crate) fn new(topic: &Arc<TopicInner>, terms: &BatchTerms) -> Result<Self> {
-        if terms.keys().is_empty() {
+    pub(crate) fn new(topic: &Arc<TopicInner>, keys: &Keys) -> Result<Self> {
+        if keys.uses().is_empty() {
             return Ok(Self::default());
         }
         topic.with_parts(|parts| {
             let mut numbered = Self { stamp: parts.stamp, ..Self::default() };
-            numbered.count(terms, |below, places| {
-                let mut last = {
-                    let state = topic.terms.recent.lock();
-                    recent(&state, topic, terms, places)
-                };
-                for (number, seen) in last.iter_mut().enumerate() {
-                    let number = u32::try_from(number).expect("as the numbers of terms");
-                    if let Some(of_recent) = seen.filter(|seen| seen.revision.is_none()) {
-                        let (hash, term) = terms.term(number);
-                        let wanted = Wanted { hash, term: term.to_vec() };
-                        let of_sealed = topic.last_seen(parts.sealed.iter().map(Part::Sealed), &wanted)?;
-                        below.push((number, of_sealed));
-                        *seen = Some(both(of_recent, of_sealed));
-                    }
-                }
-                Ok(last)
-            })?;
+            let mut lasts = {
+                let state = topic.terms.recent.lock();
+                numbered.look(&state, topic, keys)
+            };
+            for (number, seen) in lasts.iter_mut().enumerate().filter(|(_, seen)| seen.revision.is_none()) {
+                let wanted = Wanted::new(topic.uid, keys.term(number).1.to_vec());
+                let below = topic.last_seen(parts.sealed.iter().map(Part::Sealed), &wanted)?;
+                numbered.below.push((index(number), below));
+                *seen = both(*seen, below);
+            }
+            numbered.count(keys, &lasts);
             Ok(numbered)
         })
     }
 
     /// The same if all is in memory that must be known. Never looks at the disk, nor waits for somebody who does.
-    pub(crate) fn in_memory(topic: &TopicInner, terms: &BatchTerms) -> Option<Self> {
+    pub(crate) fn in_memory(topic: &TopicInner, keys: &Keys) -> Option<Self> {
         let state = topic.terms.recent.known()?;
         let mut numbered = Self { stamp: (state.version, state.gone), ..Self::default() };
-        let counted = numbered.count(terms, |below, places| {
-            let last = recent(&state, topic, terms, places);
-            let is_new = |seen: &Option<LastSeen>| seen.is_some_and(|seen| seen.revision.is_none());
-            if last.iter().any(is_new) && !topic.has_nothing_below(state.from) {
-                return Err(Outdated);
-            }
-            let new = (0..).zip(&last).filter(|(_, seen)| is_new(seen));
-            below.extend(new.map(|(number, _)| (number, LastSeen::default())));
-            Ok(last)
-        });
-        counted.is_ok().then_some(numbered)
+        let lasts = numbered.look(&state, topic, keys);
+        let new = lasts.iter().enumerate().filter(|(_, seen)| seen.revision.is_none());
+        numbered.below.extend(new.map(|(number, _)| (index(number), LastSeen::default())));
+        if !numbered.below.is_empty() && !topic.has_nothing_below(state.from) {
+            return None;
+        }
+        drop(state);
+        numbered.count(keys, &lasts);
+        Some(numbered)
     }
 
     /// Looks again, under the writer lock. Says whether anything has changed.
-    pub(crate) fn renew(&mut self, topic: &TopicInner, terms: &BatchTerms) -> Result<bool, Outdated> {
-        if terms.keys().is_empty() {
+    pub(crate) fn renew(&mut self, topic: &TopicInner, keys: &Keys) -> Result<bool, Outdated> {
+        if keys.uses().is_empty() {
             return Ok(false);
         }
         let state = topic.terms.recent.lock();
@@ -107,65 +99,54 @@ impl Numbered {
         if stamp.1 != self.stamp.1 {
             return Err(Outdated);
         }
-        let has_changed = self.count(terms, |below, places| {
-            let mut last = recent(&state, topic, terms, places);
-            for (number, seen) in (0..).zip(&mut last) {
-                if let Some(of_recent) = seen.filter(|seen| seen.revision.is_none()) {
-                    let known = below.binary_search_by_key(&number, |(number, _)| *number);
-                    *seen = Some(both(of_recent, below[known.map_err(|_| Outdated)?].1));
-                }
-            }
-            Ok(last)
-        })?;
+        let mut lasts = self.look(&state, topic, keys);
+        drop(state);
+        for (number, seen) in lasts.iter_mut().enumerate().filter(|(_, seen)| seen.revision.is_none()) {
+            let known = self.below.binary_search_by_key(&index(number), |(number, _)| *number);
+            *seen = both(*seen, self.below[known.map_err(|_| Outdated)?].1);
+        }
         self.stamp = stamp;
-        Ok(has_changed)
+        Ok(self.count(keys, &lasts))
     }
 
-    /// Counts on from what `look` finds of each key. Says whether anything has changed.
-    fn count<E>(
-        &mut self,
-        terms: &BatchTerms,
-        look: impl FnOnce(&mut Vec<(u32, LastSeen)>, &mut Places) -> Result<Vec<Option<LastSeen>>, E>,
-    ) -> Result<bool, E> {
-        let found = look(&mut self.below, &mut self.places)?;
-        let mut lasts: Vec<_> = found.into_iter().map(|seen| seen.and_then(LastSeen::last)).collect();
-        let mut has_changed = self.revisions.len() != terms.keys().len();
-        self.revisions.resize(terms.keys().len(), Revision::ZERO);
-        for (one, known) in terms.keys().iter().zip(&mut self.revisions) {
-            let last = &mut lasts[one.term as usize];
-            let revision = last.map_or(Revision::ZERO, |last| last.saturating_add(1));
-            *last = Some(revision);
-            has_changed |= revision != *known;
-            *known = revision;
+    /// What the recent terms say of each key, by the numbers of the terms. Notes where the keys' entries are.
+    fn look(&mut self, state: &State, topic: &TopicInner, keys: &Keys) -> Vec<LastSeen> {
+        let look = state.look(topic.log_start());
+        self.places = Places::default();
+        let segment = state.last_base();
+        let places = segment.map(|segment| self.places.of((segment, state.gone), keys));
+        let mut seen = Vec::with_capacity(keys.count());
+        match places {
+            None => seen.extend(keys.terms().map(|(hash, term)| look.last_revision(hash, term).0)),
+            Some(places) => {
+                for ((hash, term), place) in keys.terms().zip(places) {
+                    let (last, number) = look.last_revision(hash, term);
+                    *place = number;
+                    seen.push(last);
+                }
+            }
         }
-        Ok(has_changed)
+        seen
+    }
+
+    /// Counts on from the last records of the keys. Says whether anything has changed.
+    fn count(&mut self, keys: &Keys, lasts: &[LastSeen]) -> bool {
+        let next = |last: LastSeen| last.last().map_or(Revision::ZERO, |last| last.saturating_add(1));
+        let mut next: Vec<_> = lasts.iter().map(|last| next(*last)).collect();
+        let mut has_changed = self.revisions.len() != keys.uses().len();
+        self.revisions.resize(keys.uses().len(), Revision::ZERO);
+        for (one, known) in keys.uses().iter().zip(&mut self.revisions) {
+            let next = &mut next[one.key as usize];
+            has_changed |= next != known;
+            *known = *next;
+            *next = next.saturating_add(1);
+        }
+        has_changed
     }
 }
 
-/// What the recent terms say of each key of an append, by the numbers of the terms; and where the keys' entries are.
-fn recent(
-    state: &State,
-    topic: &TopicInner,
-    terms: &BatchTerms,
-    places: &mut Places,
-) -> Vec<Option<LastSeen>> {
-    let look = state.look(topic.log_start());
-    let mut found = vec![None; terms.count()];
-    *places = Places::default();
-    let Some(segment) = state.last_base() else {
-        terms.keys().iter().for_each(|one| found[one.term as usize] = Some(LastSeen::default()));
-        return found;
-    };
-    let places = places.of((segment, state.gone), terms);
-    for one in terms.keys() {
-        let number = one.term as usize;
-        if found[number].is_none() {
-            let (hash, term) = terms.term(one.term);
-            let (seen, place) = look.last_revision(hash, term);
-            (found[number], places[number]) = (Some(seen), place);
-        }
-    }
-    found
+fn index(number: usize) -> u32 {
+    u32::try_from(number).expect("as the numbers of terms")
 }
 
 /// What is seen of a key altogether.

@@ -154,7 +154,7 @@ impl TopicInner {
     fn make_terms(&self, segment: &Arc<Segment>) -> Result<SealedTerms> {
         let mut map = TermMap::default();
         self.each_batch(segment, |found| match found {
-            Ok(batch) => map.push_batch(self.uid, batch),
+            Ok(batch) => map.push_batch(batch),
             Err(unread) => map.push_unread(unread),
         })?;
         Ok(match self.write_terms(segment, &map) {

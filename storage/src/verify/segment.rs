@@ -311,7 +311,7 @@ impl Walk<'_, '_> {
                     if let Err(invalid) = check_records(&batch) {
                         self.damage(run, batch.base_offset()..batch.next_offset(), position, invalid.detail);
                     }
-                    self.terms.push_batch(self.topic_uid, &batch);
+                    self.terms.push_batch(&batch);
                     self.take(run, file, position, batch.header());
                     position += batch.header().stored_bytes() as u64;
                 }
