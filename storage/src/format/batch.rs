@@ -119,34 +119,34 @@ impl Codec {
         }
     }
 
-    /// `raw` compressed, or `None` if that does not make it smaller.
+    /// `raw` compressed, or `None` if that does not make it smaller, or if this build lacks the codec.
     fn compress(self, raw: &[u8]) -> Option<Vec<u8>> {
-        let compressed = match self {
-            Self::None => return None,
+        let compressed: Option<Vec<u8>> = match self {
             #[cfg(feature = "lz4")]
-            Self::Lz4 => lz4_flex::block::compress(raw),
-            #[cfg(not(feature = "lz4"))]
-            Self::Lz4 => return None,
+            Self::Lz4 => Some(lz4_flex::block::compress(raw)),
             #[cfg(feature = "zstd")]
-            Self::Zstd => zstd_compress(raw)?,
-            #[cfg(not(feature = "zstd"))]
-            Self::Zstd => return None,
+            Self::Zstd => zstd_compress(raw),
+            _ => None,
         };
-        (compressed.len() < raw.len()).then_some(compressed)
+        compressed.filter(|compressed| compressed.len() < raw.len())
     }
 
     fn decompress(self, stored: Bytes, raw_bytes: usize) -> Result<Bytes, BodyProblem> {
-        let damaged = || BodyProblem::Invalid(Invalid::new("the body does not decompress", HEADER_BYTES));
-        let raw: Vec<u8> = match self {
-            Self::None => return Ok(stored),
+        if self == Self::None {
+            return Ok(stored);
+        }
+        if !self.is_available() {
+            return Err(BodyProblem::CodecUnavailable(self));
+        }
+        let raw: Option<Vec<u8>> = match self {
             #[cfg(feature = "lz4")]
-            Self::Lz4 => lz4_flex::block::decompress(&stored, raw_bytes).map_err(|_| damaged())?,
+            Self::Lz4 => lz4_flex::block::decompress(&stored, raw_bytes).ok(),
             #[cfg(feature = "zstd")]
-            Self::Zstd => zstd::bulk::decompress(&stored, raw_bytes).map_err(|_| damaged())?,
-            #[allow(unreachable_patterns, reason = "reached only without the features")]
-            codec => return Err(BodyProblem::CodecUnavailable(codec)),
+            Self::Zstd => zstd::bulk::decompress(&stored, raw_bytes).ok(),
+            _ => None,
         };
-        if raw.len() == raw_bytes { Ok(raw.into()) } else { Err(damaged()) }
+        let damaged = || BodyProblem::Invalid(Invalid::new("the body does not decompress", HEADER_BYTES));
+        raw.filter(|raw| raw.len() == raw_bytes).map(Bytes::from).ok_or_else(damaged)
     }
 }
 
