@@ -21,10 +21,8 @@
 //! - C6 Damage is copied nowhere and removed nowhere: a segment with a damaged batch stays as it is and is reported.
 //! - C7 A segment that was trimmed meanwhile does not come back: that all are still listed, and reach beyond the log's
 //!   start, is looked at under the locks under which the change is made.
-//!
 //! - C8 A revision never goes back: when the last records of a key go, which are old tombstones or were trimmed, its last
 //!   revision is kept first ([`crate::terms::past`]).
-//!
 //! - C9 A payload that was erased loses its sealed bytes when its segment is rewritten, whatever else happens to its record:
 //!   from then on it reads as erased for ever. It is the only change that compaction makes to a record.
 //!

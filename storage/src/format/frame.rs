@@ -42,7 +42,6 @@
 //! | 5 | trimmed | 1 id, 2 log start offset |
 //! | 6 | offsets reserved (topics in memory) | 1 id, 2 first offset that is still free |
 //! | 7 | segments replaced by compaction | 1 id, 5 the new segment as in a checkpoint: it takes the place of all from its base offset to its next offset |
-//!
 //! | 8 | an append of a producer was answered | 1 name, 2 epoch, 3 sequence, 4 hash of topics and records, 5 the [answer](super::answer) |
 //! | 9 | an append with a request id was answered | 1 id, 4 and 5 as in field 8 |
 //! | 10 | a topic's fencing token was raised | 1 id, 2 token |

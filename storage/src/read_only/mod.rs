@@ -91,7 +91,8 @@ impl Store {
 }
 
 impl StoreBuilder {
-    /// Opens the store in directory `path` for reading only. Of the settings `maps_max` and `background` count.
+    /// Opens the store in directory `path` for reading only. Of the settings `maps_max` and `background` count. A master
+    /// key is not used, and sealed payloads read as locked: only who has the store's lock knows how much of it is left.
     ///
     /// Without `background` nothing is noticed but by [`ReadOnlyStore::refresh`], and nobody who waits is woken
     /// otherwise.

@@ -107,6 +107,8 @@ impl StoreBuilder {
     /// A store has one master key from the first time on that it is opened with one, and a master key one store. Whoever
     /// has a backup of the store and a copy of the master key from before a key was destroyed can read what was sealed
     /// with it: keep it out of backups of the store, and keep no more old copies of it than you must.
+    ///
+    /// [`open_read_only`](Self::open_read_only) does not use it: there they are locked.
     #[must_use]
     pub fn master_key(mut self, path: impl Into<PathBuf>) -> Self {
         self.master_key = Some(path.into());
