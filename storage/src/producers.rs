@@ -34,6 +34,8 @@ pub const TEMPORARY_PREFIX: char = '~';
 /// copied when it changes.
 #[derive(Debug, Default)]
 pub(crate) struct Producers {
+    /// Nobody will append: the answers and the request ids are not kept, and none is forgotten for another.
+    is_list: bool,
     by_name: BTreeMap<String, Arc<ProducerState>>,
     temporary: Temporary,
     by_id: HashMap<Vec<u8>, Arc<RequestState>>,
@@ -123,6 +125,17 @@ impl Producers {
         producers
     }
 
+    /// The same for a reader, who only wants to know which there are.
+    pub(crate) fn list_of(checkpoint: &Checkpoint) -> Self {
+        let named = checkpoint.producers.iter().map(|state| {
+            let ProducerState { name, epoch, last_sequence, answers: _ } = &**state;
+            let (name, answers) = (name.clone(), VecDeque::new());
+            let state = ProducerState { name, epoch: *epoch, last_sequence: *last_sequence, answers };
+            (state.name.clone(), Arc::new(state))
+        });
+        Self { is_list: true, by_name: named.collect(), ..Self::default() }
+    }
+
     /// For a checkpoint.
     pub(crate) fn put_into(&self, checkpoint: &mut Checkpoint) {
         checkpoint.producers = self.by_name.values().cloned().collect();
@@ -180,11 +193,14 @@ impl Producers {
     pub(crate) fn take(&mut self, answered: Answered) {
         let Answered { identity, body_hash, answer } = answered;
         match identity {
+            Identity::RequestId(_) if self.is_list => {}
             Identity::RequestId(id) => {
                 self.take_request(Arc::new(RequestState { id, body_hash, answer }));
             }
             Identity::Producer(Producer { name, epoch, sequence }) => {
-                self.temporary.used(&name);
+                if !self.is_list {
+                    self.temporary.used(&name);
+                }
                 let state = self.by_name.entry(name).or_insert_with_key(|name| {
                     let name = name.clone();
                     Arc::new(ProducerState { name, epoch, last_sequence: sequence, answers: VecDeque::new() })
@@ -194,6 +210,9 @@ impl Producers {
                     state.answers.clear();
                 }
                 (state.epoch, state.last_sequence) = (epoch, sequence);
+                if self.is_list {
+                    return;
+                }
                 if state.answers.len() == ANSWERS_MAX {
                     state.answers.pop_front();
                 }

@@ -675,3 +675,50 @@ fn a_dump_shows_producers_request_ids_answers_and_fencing_tokens() {
     let reader = Store::open_read_only(dir.path()).unwrap();
     assert_eq!(reader.topic("t").unwrap().log_end_offset(), Offset(3));
 }
+
+/// Whoever only reads knows who publishes, and who may: from the checkpoint, from the journal behind it, and when the journal
+/// has gone on without him.
+#[test]
+fn a_reader_knows_the_producers_and_the_fencing_token_as_the_writer_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = StoreSettings {
+        journal_file_bytes: 64 << 10,
+        journal_bytes_max: 256 << 10,
+        append_bytes_max: 16 << 10,
+        ..settings()
+    };
+    let store = Store::builder().settings(small).open(dir.path()).unwrap();
+    let topic = store.create_topic("t", TopicSettings::default()).unwrap();
+    let append = |name: &str, epoch, sequence| {
+        let append = of(&topic, &"x".repeat(8 << 10)).producer(named(name, epoch, sequence));
+        submit(&store, append).unwrap();
+    };
+    let reader = Store::builder().settings(settings()).open_read_only(dir.path()).unwrap();
+    let agree = || {
+        for reader in [&reader, &Store::builder().settings(settings()).open_read_only(dir.path()).unwrap()] {
+            reader.refresh().unwrap();
+            assert_eq!(reader.producers(), store.producers(None, usize::MAX));
+            assert_eq!(reader.topic("t").unwrap().fencing_token(), topic.fencing_token());
+        }
+    };
+    agree();
+    append("q", 0, 0);
+    append("p", 3, 0);
+    append("~made-up", 0, 0);
+    topic.fence(7).unwrap();
+    submit(&store, of(&topic, "id").request_id("id")).unwrap();
+    assert_eq!((store.producers(None, 9).len(), topic.fencing_token()), (3, 7));
+    agree();
+    store.checkpoint().unwrap();
+    append("p", 3, 1);
+    store.forget_producer("q").unwrap();
+    agree();
+    // All of the journal is used again while one of them does not look.
+    for sequence in 0..100 {
+        append("p", 4, sequence);
+        store.checkpoint().unwrap();
+    }
+    store.forget_producer("~made-up").unwrap();
+    topic.fence(8).unwrap();
+    agree();
+}

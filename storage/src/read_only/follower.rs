@@ -53,6 +53,7 @@ use crate::format::u32_at;
 use crate::journal;
 use crate::journal::recovery::{self, FoundFile, claims, file_position};
 use crate::live;
+use crate::producers::{ProducerInfo, Producers};
 use crate::settings::StoreSettings;
 use crate::store::open::{Recovering, is_closed_properly, read_checkpoint};
 use crate::topic::TopicInner;
@@ -241,6 +242,10 @@ impl Shared {
             topics: follower.state.topics.len() as u64,
             damage: self.damage(),
         }
+    }
+
+    pub(super) fn producers(&self) -> Vec<ProducerInfo> {
+        self.follower().state.producers.page(None, usize::MAX)
     }
 
     /// What keeps the journal from being read on, if anything does.
@@ -672,6 +677,7 @@ impl Follower {
         self.replaced.clear();
         self.strange = None;
         self.leave_damage(shared);
+        self.state.producers = Producers::list_of(&checkpoint);
         let mut before = std::mem::take(&mut self.state.topics);
         let mut topics = BTreeMap::new();
         for state in &checkpoint.topics {

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use crate::cursor::Owner;
 use crate::error::{Error, Result};
+use crate::producers::ProducerInfo;
 use crate::store::{Store, StoreBuilder};
 use crate::types::{Position, TopicName};
 use follower::Shared;
@@ -167,6 +168,12 @@ impl ReadOnlyStore {
             topics.map(|inner| ReadOnlyTopic::new(inner, Arc::clone(&self.handle))).collect();
         topics.sort_by(|a, b| a.name().cmp(b.name()));
         topics
+    }
+
+    /// All named producers, in the order of their names; see [`Store::producers`]. Appends of theirs count that are not
+    /// known to be synced yet.
+    pub fn producers(&self) -> Vec<ProducerInfo> {
+        self.handle.shared.producers()
     }
 
     /// Takes in everything that the writer has done before this call. Happens by itself as well.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{ReadHandle, ReadOnlyStore};
 use crate::cursor::{
@@ -199,6 +200,11 @@ impl ReadOnlyTopic {
     /// The first offset that was not yet found written.
     pub fn log_end_offset(&self) -> Offset {
         self.inner.log_end()
+    }
+
+    /// The lowest fencing token with which appends are applied; see [`Topic::fencing_token`](crate::Topic::fencing_token).
+    pub fn fencing_token(&self) -> u64 {
+        self.inner.fencing_token.load(Ordering::Relaxed)
     }
 
     /// Counters and positions at this moment. Appends count from when this reader met them.

@@ -485,7 +485,7 @@ pub(crate) struct Recovering {
     pub(crate) topics: BTreeMap<TopicId, Arc<TopicInner>>,
     pub(crate) next_topic: TopicId,
     pub(crate) deleted: Vec<TopicId>,
-    /// Empty in a store that is open for reading only.
+    /// A mere list in a store that is open for reading only.
     pub(crate) producers: Producers,
     pub(crate) master_key: Option<MasterKeyState>,
     pub(crate) frames: u64,
@@ -504,7 +504,10 @@ impl Recovering {
             next_topic: checkpoint.next_topic,
             deleted: checkpoint.deleted.clone(),
             master_key: checkpoint.master_key,
-            producers: if context.is_read_only { Producers::default() } else { Producers::new(checkpoint) },
+            producers: match context.is_read_only {
+                true => Producers::list_of(checkpoint),
+                false => Producers::new(checkpoint),
+            },
             frames: 0,
             records: 0,
         }
@@ -594,11 +597,7 @@ impl Recovering {
                         topic.replace_segments(&new, segment.next_offset);
                     }
                 }
-                Change::Answered(answered) => {
-                    if !self.context.is_read_only {
-                        self.producers.take(answered);
-                    }
-                }
+                Change::Answered(answered) => self.producers.take(answered),
                 Change::Fenced { topic, token } => {
                     if let Some(topic) = self.topics.get(&topic) {
                         topic.fencing_token.fetch_max(token, Ordering::Relaxed);

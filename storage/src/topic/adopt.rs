@@ -32,6 +32,7 @@ impl TopicInner {
     /// Goes on where the checkpoint says, whatever was known before.
     pub(crate) fn restart_at(&self, state: &TopicState) {
         self.settings.store(Arc::new(state.settings.clone()));
+        self.fencing_token.store(state.fencing_token, Ordering::Relaxed);
         // Before they go from the tail: who looks for them in vain finds out that they are not there now.
         self.log_end.fetch_min(state.next_offset.0, Ordering::AcqRel);
         self.high_watermark.fetch_min(state.next_offset.0, Ordering::AcqRel);
