@@ -313,6 +313,18 @@ fn the_configuration_in_effect_is_shown_with_its_sources() {
     assert_eq!((value("reads_max"), value("tail_bytes_max")), ("4".into(), "2MiB".into()));
 }
 
+/// They need not wait for a server to end.
+#[test]
+fn producers_are_listed_beside_the_server_that_holds_the_store() {
+    let place = Place::new();
+    let server = Server::start(&place, 0);
+    server.feed(&["publish", "t", "--create", "--producer", "import"], "one\n").ok();
+    let listed = server.run(&["producers", "list", "--json"]).ok().lines();
+    assert_eq!(place.run(&["producers", "list", "--json"]).ok().lines(), listed);
+    assert_eq!(listed.len(), 1);
+    place.run(&["producers", "forget", "import"]).fails(7);
+}
+
 #[test]
 fn logs_are_json_on_request() {
     let place = Place::new();

@@ -146,7 +146,13 @@ pub(super) fn settings_of(settings: &TopicSettings) -> pb::TopicSettings {
 }
 
 /// A topic.
-pub(super) fn topic(name: &TopicName, uid: Uid, settings: &TopicSettings, bounds: [Offset; 3]) -> pb::Topic {
+pub(super) fn topic(
+    name: &TopicName,
+    uid: Uid,
+    settings: &TopicSettings,
+    bounds: [Offset; 3],
+    fencing_token: u64,
+) -> pb::Topic {
     let [log_start, high_watermark, log_end] = bounds;
     pb::Topic {
         name: name.as_str().into(),
@@ -155,8 +161,7 @@ pub(super) fn topic(name: &TopicName, uid: Uid, settings: &TopicSettings, bounds
         log_start_offset: log_start.0,
         high_watermark: high_watermark.0,
         log_end_offset: log_end.0,
-        // Who reads beside the writer does not know it.
-        fencing_token: 0,
+        fencing_token,
     }
 }
 

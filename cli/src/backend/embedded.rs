@@ -109,13 +109,12 @@ impl Embedded {
 
 fn describe(topic: &Topic) -> pb::Topic {
     let bounds = [topic.log_start_offset(), topic.high_watermark(), topic.log_end_offset()];
-    let described = convert::topic(topic.name(), topic.uid(), &topic.settings(), bounds);
-    pb::Topic { fencing_token: topic.fencing_token(), ..described }
+    convert::topic(topic.name(), topic.uid(), &topic.settings(), bounds, topic.fencing_token())
 }
 
 fn describe_read_only(topic: &ReadOnlyTopic) -> pb::Topic {
     let bounds = [topic.log_start_offset(), topic.high_watermark(), topic.log_end_offset()];
-    convert::topic(topic.name(), topic.uid(), &topic.settings(), bounds)
+    convert::topic(topic.name(), topic.uid(), &topic.settings(), bounds, topic.fencing_token())
 }
 
 impl Backend for Embedded {
@@ -250,7 +249,11 @@ impl Backend for Embedded {
     }
 
     fn producers(&self) -> Result<Vec<pb::ProducerState>> {
-        Ok(self.store()?.producers(None, usize::MAX).into_iter().map(convert::producer).collect())
+        let producers = match self.writable.get() {
+            Some(store) => store.producers(None, usize::MAX),
+            None => self.read_only()?.producers(),
+        };
+        Ok(producers.into_iter().map(convert::producer).collect())
     }
 
     fn forget_producer(&self, name: &str) -> Result<()> {

@@ -216,6 +216,7 @@ pub(crate) fn topic_json(topic: &pb::Topic) -> Value {
         "log_start_offset": topic.log_start_offset,
         "high_watermark": topic.high_watermark,
         "log_end_offset": topic.log_end_offset,
+        "fencing_token": topic.fencing_token,
     })
 }
 
@@ -255,6 +256,9 @@ fn describe(backend: &dyn Backend, name: &str, out: &mut Output) -> Result<()> {
     let last = status.last_append_time_ms;
     row("last append", if last == 0 { "none".into() } else { time_text(last) })?;
     row("subscribers", status.subscribers.to_string())?;
+    if topic.fencing_token > 0 {
+        row("fencing token", topic.fencing_token.to_string())?;
+    }
     if let Some(memory) = &settings.memory {
         row("memory", Size(memory.bytes_max).to_string())?;
     }
