@@ -9,6 +9,7 @@
 //! | [`archive`] | whole topics in, whole topics out |
 //! | [`config`] | the settings of a server, from flags, environment and file |
 //! | [`requirement`] | what must hold for an append |
+//! | [`mod@key`] | keys as text |
 //! | [`exit`] | failures and exit codes |
 
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ mod config;
 mod exit;
 mod format;
 mod input;
+mod key;
 mod output;
 mod position;
 mod requirement;

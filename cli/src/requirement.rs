@@ -3,6 +3,11 @@
 use quipu_client::ExpectedRevision;
 use quipu_proto::v1 as pb;
 
+use crate::key::Key;
+
+/// Conditions that an append has at most.
+pub(crate) const REQUIREMENTS_MAX: usize = 100;
+
 /// A condition on a topic.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Requirement {
@@ -37,6 +42,30 @@ pub(crate) fn parse_expected(text: &str) -> Result<ExpectedRevision, String> {
     }
 }
 
+/// `tag=T,type=T,key=K,after=OFFSET`: no record behind that offset has all of these; of types and keys any. A comma in a key
+/// is written `\x2c`.
+pub(crate) fn parse_no_match(text: &str) -> Result<Requirement, String> {
+    let (mut filter, mut tags, mut after) = (pb::Filter::default(), Vec::new(), None);
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("tag", tag)) => tags.push(tag.to_owned()),
+            Some(("type", kind)) => filter.types.push(kind.into()),
+            Some(("key", key)) => filter.keys.push(key.parse::<Key>()?.0),
+            Some(("after", offset)) => {
+                after = Some(offset.parse().map_err(|_| format!("{offset:?} is no offset"))?);
+            }
+            _ => return Err(format!("{part:?} is none of tag=, type=, key=, after=")),
+        }
+    }
+    if !tags.is_empty() {
+        filter.tags.push(pb::filter::TagSet { all: tags });
+    }
+    if filter == pb::Filter::default() {
+        return Err("name at least a tag, a type or a key".into());
+    }
+    Ok(Requirement::NoMatch { filter, after })
+}
+
 /// How to look at what contradicts.
 pub(crate) fn look_at(topic: &str, offset: Option<u64>) -> String {
     match offset {
@@ -50,6 +79,16 @@ pub(crate) fn look_at(topic: &str, offset: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_of_a_filter_may_have_any_byte() {
+        let filter = pb::Filter { keys: vec![bytes::Bytes::from_static(b"a,\xff")], ..pb::Filter::default() };
+        let wanted = Requirement::NoMatch { filter, after: Some(3) };
+        assert_eq!(parse_no_match(r"key=a\x2c\xff,after=3"), Ok(wanted));
+        for text in ["", "key", "after=1", "colour=red", "key=a,after=x", r"key=\q"] {
+            assert!(parse_no_match(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn an_expectation_is_a_revision_or_a_word() {

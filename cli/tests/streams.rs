@@ -30,7 +30,7 @@ fn targets() -> [Target; 2] {
 }
 
 impl Target {
-    fn feed(&self, args: &[&str], input: &str) -> Ran {
+    fn feed(&self, args: &[&str], input: impl AsRef<[u8]>) -> Ran {
         let mut command = quipu(args);
         command.args(&self.arguments);
         feed(command, input)
@@ -116,10 +116,138 @@ fn what_is_published_under_a_condition_is_published_only_if_it_holds() {
         new("no-stream").ok();
         new("no-stream").fails(4);
         new("soon").fails(2).says("no-stream or exists");
-        let two = target.feed(&["publish", "t", "-K", ":", "--expect-revision", "4"], "a:1\nb:2\n");
-        two.fails(2).says("one key");
         target.feed(&["publish", "t", "--expect-revision", "4"], "x\n").fails(2).says("--key");
         assert_eq!(end(), "17");
+    }
+}
+
+/// What came before the second key was published, and the command failed.
+#[test]
+fn input_that_turns_out_to_have_two_keys_is_not_published_in_part() {
+    for target in Target::filled() {
+        let publish = |more: &[&str], input: &str| {
+            let args = ["publish", "t", "-K", ":", "--expect-revision", "3", "--batch-records", "1"];
+            target.feed(&[&args[..], more].concat(), input)
+        };
+        let end = || target.run(&["read", "t", "--reverse", "-c1", "-f", "%o"]).ok().text();
+        publish(&[], "a:1\na:2\nb:3\n").fails(2).says("one key");
+        publish(&[], "a:1\nno key\n").fails(11).says("line 2");
+        let record = format!("a:{}\n", "x".repeat(1 << 20));
+        publish(&[], &record.repeat(5)).fails(2).says("one append").says("--key");
+        assert_eq!(end(), "12");
+        publish(&[], "a:1\na:2\n").ok().says("offsets 13 to 14");
+        publish(&[], "a:3\n").fails(4);
+        // With a key of its own it is never of another one, and may be of any length.
+        let args = ["publish", "t", "--key", "a", "--expect-revision", "5", "--entry-bytes-max", "2MiB"];
+        target.feed(&args, record.repeat(5)).ok().says("published 5 records");
+    }
+}
+
+#[test]
+fn records_are_published_only_if_none_matches() {
+    for target in Target::filled() {
+        let claim = |condition: &[&str]| {
+            let args = ["publish", "t", "--type", "claimed", "--tag", "seat-1", "--batch-records", "1"];
+            target.feed(&[&args[..], condition].concat(), "one\ntwo\n")
+        };
+        // The first batch counts, not those behind it.
+        claim(&["--no-match", "tag=seat-1,type=claimed"]).ok();
+        claim(&["--no-match", "tag=seat-1,type=claimed"]).fails(4).says("--from 13 --count 1");
+        claim(&["--no-match", "tag=seat-1,after=13"]).fails(4).says("--from 14 --count 1");
+        claim(&["--no-match", "type=released", "--no-match", "key=ab,after=9"]).fails(4).says("--from 10 ");
+        claim(&["--no-match", "tag=seat-1,after=14", "--expect-next-offset", "14"]).fails(4);
+        claim(&["--no-match", "tag=seat-1,after=14", "--expect-next-offset", "15"]).ok();
+        assert_eq!(target.run(&["read", "t", "--reverse", "-c1", "-f", "%o"]).ok().text(), "16");
+        target.run(&["topics", "trim", "t", "--before", "5"]).ok();
+        claim(&["--no-match", "tag=other,after=3"]).fails(6).says("the log starts at 5");
+        claim(&["--no-match", "after=3"]).fails(2).says("a tag, a type or a key");
+        claim(&["--no-match", "tag=x", "--producer", "p"]).fails(2);
+    }
+}
+
+#[test]
+fn a_writer_with_a_lower_fencing_token_is_shut_out() {
+    for target in Target::filled() {
+        let publish = |token: &str| {
+            let args = ["publish", "t", "--batch-records", "1", "--fencing-token", token];
+            target.feed(&args, "x\ny\nz\n")
+        };
+        let describe = || {
+            let json = target.run(&["topics", "describe", "t", "--json"]).ok().stdout;
+            serde_json::from_slice::<serde_json::Value>(&json).unwrap()
+        };
+        let explain = |token: &str| target.run(&["explain", "t", "--fencing-token", token]);
+        assert_eq!(describe()["fencing_token"], 0);
+        publish("7").ok().says("published 3 records");
+        publish("7").ok();
+        publish("6").fails(4).says("taken over");
+        let described = describe();
+        assert_eq!((&described["fencing_token"], &described["log_end_offset"]), (&7.into(), &19.into()));
+        assert!(target.run(&["topics", "describe", "t"]).ok().text().contains("fencing token"));
+        assert!(explain("7").ok().text().starts_with("holds: "));
+        let refused = explain("6");
+        assert_eq!((refused.code, refused.text().contains("it is 7")), (4, true), "{}", refused.text());
+        publish("8").ok();
+        assert_eq!(describe()["fencing_token"], 8);
+        target.feed(&["publish", "t", "--fencing-token", "9", "--producer", "p"], "x\n").fails(2);
+    }
+}
+
+/// Other bytes than UTF-8 could be published, and then neither be told apart nor be asked for.
+#[test]
+fn a_key_of_any_bytes_is_given_as_it_is_shown() {
+    for target in targets() {
+        let input = b"\xff\\:one\n\xff\\:two\n\xfe:three\n\\xff:four\n";
+        target.feed(&["publish", "t", "--create", "-K", ":"], input).ok();
+        let shown = [r"\xfe", r"\\xff", r"\xff\\"];
+        let lines = target.run(&["streams", "t"]).ok().lines();
+        let listed: Vec<_> = lines[1..].iter().map(|line| line.split(' ').next().unwrap()).collect();
+        assert_eq!(listed, [r"\\xff", r"\xfe", r"\xff\\"]);
+        let read = |args: &[&str]| target.run(&[&["read", "t", "-f", "%v,"], args].concat()).ok().text();
+        let all = target.run(&["read", "t"]).ok().text();
+        for (key, values) in shown.into_iter().zip(["three,", "four,", "one,two,"]) {
+            assert!(all.contains(&format!("  {key}  ")), "{all}");
+            assert_eq!(read(&["--key", key]), values);
+            let last = values.matches(',').count() - 1;
+            let ran = target.run(&["explain", "t", "--revision", &format!("{key}={last}")]).ok();
+            assert!(ran.text().contains(&format!("key {key} has revision {last}")), "{}", ran.text());
+            target.run(&["snapshot", "get", "t", "--key", key]).fails(3).says(&format!("key {key} of"));
+        }
+        assert_eq!(read(&["--key-prefix", r"\xff"]), "one,two,");
+        assert_eq!(target.run(&["streams", "t", "--prefix", r"\xff", "--json"]).ok().lines().len(), 1);
+        let publish = ["publish", "t", "--key", r"\xff\\", "--expect-revision", "1"];
+        target.feed(&publish, "five\n").ok();
+        let put = ["snapshot", "put", "t", "--key", r"\xff\\", "--revision", "1", "--json"];
+        let line = target.feed(&put, "state").ok().text();
+        assert!(line.contains("\"key_base64\":\"/1w=\""), "{line}");
+        let found = target.run(&["read", "t", "--key", r"\xff\\", "--from-snapshot", "-f", "%v,"]).ok();
+        assert_eq!(found.text(), "state,five,");
+        let explain = ["explain", "t", "--no-match", r"key=\xfe\x2c,key=\xff\\,after=3"];
+        assert!(target.run(&explain).text().contains("the record at offset 4 does"));
+        for args in [["read", "t", "--key", r"\q"], ["publish", "t", "--key", r"a\"]] {
+            target.run(&args).fails(2).says(r"write \\ for a backslash");
+        }
+    }
+}
+
+/// It ended there with an error, and said nothing of the others.
+#[test]
+fn a_condition_about_records_that_were_removed_is_explained_like_the_others() {
+    for target in Target::filled() {
+        target.run(&["topics", "trim", "t", "--before", "5"]).ok();
+        let explain = |args: &[&str]| target.run(&[&["explain", "t"], args].concat());
+        let trimmed = ["--no-match", "key=b,after=3", "--no-match", "key=none,after=4"];
+        let ran = explain(&trimmed);
+        let lines = ran.lines();
+        assert_eq!((ran.code, lines.len()), (6, 3), "{lines:?}");
+        assert!(lines[0].starts_with("refused: no record behind offset 3 matches: "), "{lines:?}");
+        assert!(lines[0].contains("the log starts at 5") && lines[1].contains("`after=4`"), "{lines:?}");
+        assert!(lines[2].starts_with("holds: "), "{lines:?}");
+        let ran = explain(&[&trimmed[..], &["--revision", "a=0"]].concat());
+        assert_eq!((ran.code, ran.lines().len()), (4, 5), "{}", ran.text());
+        let json = explain(&[&trimmed[..], &["--json"]].concat()).lines();
+        let first: serde_json::Value = serde_json::from_str(&json[0]).unwrap();
+        assert!(first["holds"].is_null() && first["refused"].is_string(), "{json:?}");
     }
 }
 
@@ -185,9 +313,25 @@ fn a_snapshot_is_kept_found_and_read_on_from() {
         assert_eq!(get(&["--up-to", "1", "-F", "%t %o %r %y %v"]).ok().text(), "t.snapshots 0 1 S one\n");
         get(&["--up-to", "0"]).fails(3).says("up to revision 0");
         assert_eq!(read(&[]).ok().lines(), ["t.snapshots 2 two", "t 3 10"]);
-        assert_eq!(read(&["--quiet", "--until", "3"]).ok().lines(), ["t.snapshots 2 two"]);
+        // It counts as a record.
+        assert_eq!(read(&["-c1"]).ok().lines(), ["t.snapshots 2 two"]);
+        assert_eq!(read(&["-c2"]).ok().lines(), ["t.snapshots 2 two", "t 3 10"]);
         put("3", "three").ok();
         assert_eq!(read(&[]).ok().lines(), ["t.snapshots 3 three"]);
+        // It covers what lies behind the end, so an older one is taken, or none.
+        for (until, lines, note) in [
+            ("100", &["t.snapshots 3 three"][..], ""),
+            ("11", &["t.snapshots 3 three"], ""),
+            ("10", &["t.snapshots 2 two"], ""),
+            ("@99999999999999", &["t.snapshots 3 three"], ""),
+            ("5", &["t.snapshots 1 one\n"], ""),
+            ("4", &["t 0 1"], "covers nothing from --until on"),
+            ("1", &[], "covers nothing from --until on"),
+            ("0", &[], "covers nothing from --until on"),
+        ] {
+            let ran = read(&["--until", until]).ok().says(note);
+            assert_eq!(ran.text().trim_end(), lines.join("\n").trim_end(), "{until}");
+        }
         let json = get(&["--json"]).ok().text();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!((&json["topic"], &json["revision"]), (&"t.snapshots".into(), &3.into()));
@@ -234,6 +378,10 @@ fn a_snapshot_that_cannot_be_is_refused_with_what_to_do() {
         read(&[]).fails(2).says("--key");
         read(&["--key", "a", "--key", "b"]).fails(2).says("--from-snapshot").says("one --key");
         read(&["--key", "a", "--reverse"]).fails(2);
+        // It stands for all records of the key.
+        read(&["--key", "a", "--type", "S"]).fails(2);
+        read(&["--key", "a", "--tag", "S"]).fails(2);
+        read(&["--key", "a", "-H", "a=b"]).fails(2);
         read(&["--key", "a", "--revision", "1"]).fails(2);
     }
 }

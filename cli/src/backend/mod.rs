@@ -140,6 +140,8 @@ pub(crate) struct ProducerAt {
 pub(crate) trait Publisher {
     /// The next batch is appended only if these hold right before it.
     fn require(&mut self, requirements: Vec<Requirement>);
+    /// Each batch is appended only if the topic has no higher fencing token, and raises the topic's to this.
+    fn fence(&mut self, token: u64);
     /// Hands over a batch; waits while too much is unacknowledged.
     fn submit(&mut self, records: Vec<pb::Record>) -> Result<()>;
     /// Waits until everything is acknowledged.

@@ -20,6 +20,7 @@ pub(super) struct EmbeddedPublisher {
     acknowledged: Acknowledged,
     /// Of the next batch.
     requirements: Vec<Requirement>,
+    fencing_token: Option<u64>,
     producer: Option<ProducerAt>,
 }
 
@@ -32,7 +33,8 @@ impl EmbeddedPublisher {
     ) -> Self {
         let tickets = VecDeque::with_capacity(TICKETS_MAX);
         let (acknowledged, requirements) = (Acknowledged::default(), Vec::new());
-        Self { store, topic, durability, tickets, acknowledged, requirements, producer }
+        let fencing_token = None;
+        Self { store, topic, durability, tickets, acknowledged, requirements, fencing_token, producer }
     }
 
     fn append(&self, body: &[u8]) -> Result<Append> {
@@ -40,6 +42,9 @@ impl EmbeddedPublisher {
         if let Some(ProducerAt { name, epoch, next_sequence }) = &self.producer {
             let producer = Producer { name: name.clone(), epoch: *epoch, sequence: *next_sequence };
             append = append.producer(producer);
+        }
+        if let Some(token) = self.fencing_token {
+            append = append.fencing_token(&self.topic, token);
         }
         let conditions = self.requirements.iter().map(convert::condition);
         Ok(conditions.fold(append, |append, condition| append.require(&self.topic, condition)))
@@ -66,6 +71,10 @@ impl EmbeddedPublisher {
 impl Publisher for EmbeddedPublisher {
     fn require(&mut self, requirements: Vec<Requirement>) {
         self.requirements = requirements;
+    }
+
+    fn fence(&mut self, token: u64) {
+        self.fencing_token = Some(token);
     }
 
     fn submit(&mut self, records: Vec<pb::Record>) -> Result<()> {

@@ -312,6 +312,7 @@ impl Backend for Remote {
             topic: topic.to_owned(),
             durability,
             requirements: Vec::new(),
+            fencing_token: None,
         }))
     }
 
@@ -369,6 +370,8 @@ struct RemotePublisher<'a> {
     durability: pb::Durability,
     /// Of the next batch.
     requirements: Vec<Requirement>,
+    /// Of every batch.
+    fencing_token: Option<u64>,
 }
 
 impl RemotePublisher<'_> {
@@ -387,12 +390,16 @@ impl RemotePublisher<'_> {
         acknowledged.next_offset = appended.next_offset;
     }
 
-    /// A batch under conditions, which a session does not have: in a call of its own, and before all others.
+    /// A batch under conditions or with a fencing token, which a session does not have: in a call of its own, when all others
+    /// are answered.
     fn append_under(&mut self, requirements: &[Requirement], records: Vec<pb::Record>) -> Result<()> {
         self.finish()?;
         let append = self.remote.client.append_to(&self.topic, records.into_iter().map(to_client))?;
         let conditions = requirements.iter().map(|one| condition(&self.topic, one));
-        let append = conditions.fold(append.durability(self.durability), Append::require);
+        let mut append = conditions.fold(append.durability(self.durability), Append::require);
+        if let Some(token) = self.fencing_token {
+            append = append.fencing_token(&self.topic, token);
+        }
         for appended in self.remote.call(append.send())? {
             self.note(&appended);
         }
@@ -405,9 +412,13 @@ impl Publisher for RemotePublisher<'_> {
         self.requirements = requirements;
     }
 
+    fn fence(&mut self, token: u64) {
+        self.fencing_token = Some(token);
+    }
+
     fn submit(&mut self, records: Vec<pb::Record>) -> Result<()> {
         let requirements = std::mem::take(&mut self.requirements);
-        if !requirements.is_empty() {
+        if !requirements.is_empty() || self.fencing_token.is_some() {
             return self.append_under(&requirements, records);
         }
         while self.tickets.len() >= TICKETS_MAX {

@@ -29,12 +29,16 @@ use crate::backend::{Acknowledged, Backend, ProducerAt, Publisher};
 use crate::exit::{Exit, Failure, Result};
 use crate::input::fields::FieldName;
 use crate::input::{Entries, Feed, InputFormat, Mapping, entries};
+use crate::key::Key;
 use crate::output::{Output, Shown};
-use crate::requirement::{Requirement, parse_expected};
+use crate::requirement::{REQUIREMENTS_MAX, Requirement, parse_expected, parse_no_match};
 use crate::units::{Size, about_bytes, batches, counted, grouped};
 
 /// What an append takes by default, less what a record's other fields may add.
 const ENTRY_BYTES_MAX: u64 = 8 << 20;
+/// Of input that is published as one append.
+const WHOLE_BYTES_MAX: u64 = ENTRY_BYTES_MAX / 2;
+const WHOLE_RECORDS_MAX: usize = 100_000;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -44,6 +48,7 @@ const ENTRY_BYTES_MAX: u64 = 8 << 20;
   printf 'k1:hello\\nk2:world\\n' | quipu publish pairs --key-separator :
   tail -f app.log | quipu publish logs --durability written
   echo paid | quipu publish orders --key order-7 --expect-revision 3
+  echo claimed | quipu publish seats --tag seat-12 --no-match tag=seat-12,after=200
   quipu publish orders --producer import-2026-07 --format ndjson orders.ndjson")]
 pub(crate) struct PublishArgs {
     /// The topic.
@@ -64,9 +69,9 @@ pub(crate) struct PublishArgs {
     /// When a batch counts as published: `synced` survives a power cut, `written` a killed process, `accepted` nothing.
     #[arg(long, value_enum, default_value = "synced")]
     durability: DurabilityArg,
-    /// The key of all records.
+    /// The key of all records, written as it is shown: `\\` for a backslash, `\xHH` for a byte.
     #[arg(short, long, value_name = "KEY")]
-    key: Option<String>,
+    key: Option<Key>,
     /// Field with the key. `a.b` is field b in field a; `a?` may be missing. This goes for every --*-field.
     #[arg(long, value_name = "FIELD", conflicts_with_all = ["key", "key_separator"])]
     key_field: Option<FieldName>,
@@ -126,15 +131,25 @@ pub(crate) struct PublishArgs {
     #[arg(long, value_name = "SIZE", default_value = "8MiB")]
     entry_bytes_max: Size,
     /// Publish only if this is the last revision of the key, which all records of the input have: a revision, `no-stream` (no
-    /// record ever had it) or `exists`. Checked with the first batch.
+    /// record ever had it) or `exists`. Checked with the first batch; input that could have other keys, because they are
+    /// taken from it, is published as one append, or nothing of it is.
     #[arg(long, value_name = "REVISION", value_parser = parse_expected, conflicts_with = "dry_run")]
     expect_revision: Option<ExpectedRevision>,
     /// Publish only if this is the topic's next offset. Checked with the first batch.
     #[arg(long, value_name = "OFFSET", conflicts_with = "dry_run")]
     expect_next_offset: Option<u64>,
+    /// Publish only if no record behind offset `after` (without it, none at all) has all of these: `tag=`, `type=`, `key=`; a
+    /// name may come several times: of tags all, of types and keys any. May be given several times. Checked with the first
+    /// batch.
+    #[arg(long = "no-match", value_name = "NAME=VALUE,...", value_parser = parse_no_match, conflicts_with = "dry_run")]
+    no_matches: Vec<Requirement>,
+    /// Publish only if the topic has no higher fencing token, and raise the topic's to this: a writer with a lower one is
+    /// shut out. Checked with each batch.
+    #[arg(long, value_name = "N", conflicts_with = "dry_run")]
+    fencing_token: Option<u64>,
     /// Publish the input exactly once under this name: when it is killed, run it again with the same name, input and batch
     /// sizes. Batches of a pipe are full, too.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["dry_run", "skip", "expect_revision", "expect_next_offset"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["dry_run", "skip", "expect_revision", "expect_next_offset", "no_matches", "fencing_token"])]
     producer: Option<String>,
     /// Begin anew with another input, and shut out whoever publishes under a lower one: one more than `producers list` shows.
     #[arg(long, value_name = "N", requires = "producer")]
@@ -196,7 +211,7 @@ impl PublishArgs {
 
     fn mapping(&self) -> Mapping {
         let constant = pb::Record {
-            key: self.key.clone().map(Into::into),
+            key: self.key.as_ref().map(|key| key.0.clone()),
             r#type: self.kind.clone().unwrap_or_default(),
             tags: self.tags.clone(),
             headers: self
@@ -245,6 +260,12 @@ impl PublishArgs {
         {
             return Err(Failure::usage("--entry-bytes-max and --batch-bytes must be 1 to 64MiB"));
         }
+        let conditions = self.no_matches.len()
+            + usize::from(self.expect_revision.is_some())
+            + usize::from(self.expect_next_offset.is_some());
+        if conditions > REQUIREMENTS_MAX {
+            return Err(Failure::usage(format!("an append has at most {REQUIREMENTS_MAX} conditions")));
+        }
         Ok(())
     }
 }
@@ -272,8 +293,8 @@ pub(crate) fn run(global: &Global, mut args: PublishArgs, out: &mut Output) -> R
     let outcome = files.iter().try_for_each(|file| publish_file(&shared, file, &args, out));
     let batcher = &mut *shared.borrow_mut();
     // Also after a failure: what was handed over before it may still be acknowledged.
-    let finished = if outcome.is_err() && batcher.is_named {
-        // What is left of the input would make the batch a full one.
+    let finished = if outcome.is_err() && (batcher.is_named || batcher.is_whole) {
+        // What is left of the input would make the batch a full one, or may have the key that is expected.
         batcher.publisher.finish()
     } else {
         batcher.finish().and_then(|()| batcher.check_published())
@@ -303,6 +324,11 @@ fn explain_named(mut failure: Failure, name: &str) -> Failure {
             "what producer {name} published is not this input in these batches; for another input take another name or a higher --producer-epoch"
         ),
         "PRODUCER_FENCED" => "somebody publishes under a higher epoch".to_owned(),
+        // The next run finds out what is there: nobody has to look before.
+        "OUTCOME_UNKNOWN" => {
+            failure.hint = None;
+            "the same command finds out what is published, and goes on behind it".to_owned()
+        }
         _ => "the same command goes on where this one ended".to_owned(),
     };
     failure.hint = Some(match failure.hint {
@@ -353,7 +379,10 @@ fn open<'a>(
         }
         None => (None, 0),
     };
-    let publisher = backend.publisher(topic, args.durability.into(), producer).map_err(with_hint)?;
+    let mut publisher = backend.publisher(topic, args.durability.into(), producer).map_err(with_hint)?;
+    if let Some(token) = args.fencing_token {
+        publisher.fence(token);
+    }
     Ok((publisher, published))
 }
 
@@ -569,10 +598,13 @@ struct Batcher<'a> {
     left_out_records: u64,
     /// Of those, the records of the batch that was handed over all the same.
     repeated_records: u64,
-    /// What the first batch is published under; of the key, which all have.
-    expect_next_offset: Option<u64>,
+    /// What the first batch is published under.
+    requirements: Vec<Requirement>,
+    /// Of the key, which all have.
     expect_revision: Option<ExpectedRevision>,
     one_key: Option<Option<bytes::Bytes>>,
+    /// All of the input is one batch: only at its end is it known to be of one key.
+    is_whole: bool,
     /// What failed while the input was waited for.
     failure: Option<Failure>,
     /// Over the bytes of the input, which is read a little ahead.
@@ -595,9 +627,14 @@ impl<'a> Batcher<'a> {
             published,
             left_out_records: 0,
             repeated_records: 0,
-            expect_next_offset: args.expect_next_offset,
+            requirements: {
+                let next_offset = args.expect_next_offset.map(Requirement::NextOffset);
+                next_offset.into_iter().chain(args.no_matches.iter().cloned()).collect()
+            },
             expect_revision: args.expect_revision,
             one_key: None,
+            is_whole: args.expect_revision.is_some()
+                && (args.key_field.is_some() || args.key_separator.is_some()),
             failure: None,
             bar,
         }
@@ -608,13 +645,15 @@ impl<'a> Batcher<'a> {
             self.check_key(&record)?;
         }
         let bytes = record.encoded_len() as u64;
-        if self.bytes + bytes > ENTRY_BYTES_MAX / 2 {
+        if self.is_whole {
+            self.check_room(bytes)?;
+        } else if self.bytes + bytes > ENTRY_BYTES_MAX / 2 {
             self.flush()?;
         }
         self.bytes += bytes;
         self.bytes_total += bytes;
         self.batch.push(record);
-        if self.bytes >= self.bytes_max || self.batch.len() >= self.records_max {
+        if !self.is_whole && (self.bytes >= self.bytes_max || self.batch.len() >= self.records_max) {
             self.flush()?;
         }
         Ok(())
@@ -634,12 +673,25 @@ impl<'a> Batcher<'a> {
         Ok(())
     }
 
+    /// Input that is one append has to fit into one.
+    fn check_room(&self, bytes: u64) -> Result<()> {
+        let is_first = self.batch.is_empty();
+        if is_first || (self.bytes + bytes <= WHOLE_BYTES_MAX && self.batch.len() < WHOLE_RECORDS_MAX) {
+            return Ok(());
+        }
+        let message = format!(
+            "--expect-revision publishes input that its keys are taken from as one append, which has at most {} and {}",
+            counted(WHOLE_RECORDS_MAX as u64, "record"),
+            about_bytes(WHOLE_BYTES_MAX),
+        );
+        Err(Failure::usage(message).hint("nothing was published; with --key there is no such limit"))
+    }
+
     /// What the first batch is published under.
     fn requirements(&mut self) -> Vec<Requirement> {
         let of_key = self.one_key.clone().flatten().zip(self.expect_revision);
         let of_key = of_key.map(|(key, expected)| Requirement::Revision { key: key.to_vec(), expected });
-        let next_offset = self.expect_next_offset.map(Requirement::NextOffset);
-        of_key.into_iter().chain(next_offset).collect()
+        of_key.into_iter().chain(std::mem::take(&mut self.requirements)).collect()
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -673,7 +725,7 @@ impl<'a> Batcher<'a> {
 
     /// Before waiting for input: everything so far is published and acknowledged.
     fn flush_for_wait(&mut self) -> Result<(), ()> {
-        if self.is_named {
+        if self.is_named || self.is_whole {
             return Ok(());
         }
         let outcome = self.flush().and_then(|()| self.publisher.finish());
@@ -724,6 +776,8 @@ struct NoPublisher(u64);
 impl Publisher for NoPublisher {
     fn require(&mut self, _requirements: Vec<Requirement>) {}
 
+    fn fence(&mut self, _token: u64) {}
+
     fn submit(&mut self, records: Vec<pb::Record>) -> Result<()> {
         self.0 += records.len() as u64;
         Ok(())
@@ -735,5 +789,21 @@ impl Publisher for NoPublisher {
 
     fn acknowledged(&self) -> Acknowledged {
         Acknowledged { records: self.0, first_offset: None, next_offset: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever has a name was told to read the topic first, and in the same breath that he need not.
+    #[test]
+    fn a_publisher_with_a_name_is_told_one_thing_to_do() {
+        let doubt = Failure::new(Exit::Unavailable, "OUTCOME_UNKNOWN", "nobody knows").hint("read the topic");
+        let hint = explain_named(doubt, "import").hint.unwrap();
+        assert!(!hint.contains("read") && hint.contains("the same command"), "{hint}");
+        let away = Failure::new(Exit::Unavailable, "UNREACHABLE", "gone").hint("start a server");
+        let hint = explain_named(away, "import").hint.unwrap();
+        assert!(hint.starts_with("start a server; the same command"), "{hint}");
     }
 }

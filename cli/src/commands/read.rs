@@ -5,7 +5,7 @@ use clap::Args;
 use super::show::{FilterArgs, FormatArgs, print, warn_of_unsynced};
 use super::snapshot;
 use crate::args::Global;
-use crate::backend::{Backend, Direction, ReadSpec};
+use crate::backend::{Backend, Direction, ReadSpec, Step};
 use crate::exit::{Exit, Failure, Result};
 use crate::format::Format;
 use crate::output::Output;
@@ -37,8 +37,9 @@ pub(crate) struct ReadArgs {
     /// Start at this revision of the one --key; with --reverse, go back from it.
     #[arg(long, value_name = "N", requires = "keys", conflicts_with = "from")]
     revision: Option<u64>,
-    /// Print the latest snapshot of the one --key first, and then the records behind it. Without a snapshot: all.
-    #[arg(long, requires = "keys", conflicts_with_all = ["from", "revision", "reverse", "from_beginning"])]
+    /// Print the latest snapshot of the one --key first, and then the records behind it. Without a snapshot: all. With
+    /// --until it is the latest that covers nothing from there on; with --count it counts as a record.
+    #[arg(long, requires = "keys", conflicts_with_all = ["from", "revision", "reverse", "from_beginning", "types", "tags", "headers"])]
     from_snapshot: bool,
     /// Start at the first record there is.
     #[arg(long, conflicts_with = "from", hide = true)]
@@ -88,7 +89,13 @@ pub(crate) fn run(global: &Global, mut args: ReadArgs, out: &mut Output) -> Resu
         direction,
     };
     if args.from_snapshot {
-        spec.start = print_snapshot(&*backend, &spec, &format, out)?;
+        let (start, is_printed) = print_snapshot(&*backend, &spec, &format, out)?;
+        spec.start = start;
+        if is_printed && spec.records_max == 1 {
+            out.flush()?;
+            return backend.close();
+        }
+        spec.records_max = spec.records_max.saturating_sub(u64::from(is_printed));
     }
     let sees_all = spec.sees_written || spec.until.is_some() || spec.records_max > 0;
     print(&topic, backend.reader(spec)?, &format, out)?;
@@ -99,26 +106,35 @@ pub(crate) fn run(global: &Global, mut args: ReadArgs, out: &mut Output) -> Resu
     Ok(())
 }
 
-/// Prints the latest snapshot of the one key, if there is one; says where the records behind it begin, and which are
-/// missing.
+/// Prints the latest snapshot of the one key, if there is one; says where the records behind it begin, whether there was one,
+/// and which records are missing.
 fn print_snapshot(
     backend: &dyn Backend,
     spec: &ReadSpec,
     format: &Format,
     out: &mut Output,
-) -> Result<Position> {
+) -> Result<(Position, bool)> {
     let key = spec.stream_key("--from-snapshot")?;
-    let found = backend.snapshot(&spec.topic, key, None).map_err(|failure| match failure.exit {
+    let damaged = |failure: Failure| match failure.exit {
         Exit::Damaged => failure.hint("without --from-snapshot all records of the key are read"),
         _ => failure,
-    })?;
+    };
+    let snapshot = |up_to| backend.snapshot(&spec.topic, key, up_to).map_err(damaged);
+    let (found, none) = match spec.until {
+        None => (snapshot(None)?, "there is no snapshot"),
+        Some(until) => {
+            let last = last_revision_before(backend, spec, until)?;
+            let found = last.map(|last| snapshot(Some(last))).transpose()?.flatten();
+            (found, "there is no snapshot that covers nothing from --until on")
+        }
+    };
     let next = match &found {
         Some(found) => {
             format.write(out, &snapshot::topic_of(&spec.topic), found)?;
             found.revision.map_or(0, |revision| revision.saturating_add(1))
         }
         None => {
-            out.note("there is no snapshot: the records of the key follow");
+            out.note(format_args!("{none}: the records of the key follow"));
             0
         }
     };
@@ -132,5 +148,30 @@ fn print_snapshot(
             ));
         }
     }
-    Ok(if found.is_some() { Position::Revision(next) } else { Position::Earliest })
+    Ok((if found.is_some() { Position::Revision(next) } else { Position::Earliest }, found.is_some()))
+}
+
+/// The last revision of the key before the end that is wanted, of the records that are left.
+fn last_revision_before(backend: &dyn Backend, spec: &ReadSpec, until: Position) -> Result<Option<u64>> {
+    let topic = backend.topic(&spec.topic)?;
+    let end = if spec.sees_written { topic.log_end_offset } else { topic.high_watermark };
+    let end = backend.offset_of(&spec.topic, until)?.min(end);
+    if end <= topic.log_start_offset {
+        return Ok(None);
+    }
+    let mut reader = backend.reader(ReadSpec {
+        start: Position::Offset(end - 1),
+        until: None,
+        records_max: 1,
+        direction: Direction::Backwards,
+        ..spec.clone()
+    })?;
+    loop {
+        match reader.next()? {
+            Step::Records(items) => return Ok(items.first().and_then(|item| item.revision)),
+            // A snapshot that is too old is none that is wrong: whoever reads on from it meets the damage.
+            Step::Damaged(_) | Step::Gap { .. } | Step::Idle | Step::Resumed { .. } => {}
+            Step::DamagedEnd { .. } | Step::End => return Ok(None),
+        }
+    }
 }

@@ -8,18 +8,20 @@ use super::publish::parse_header;
 use crate::backend::{Damage, Reader, Step};
 use crate::exit::{Exit, Failure, Result};
 use crate::format::Format;
+use crate::key::Key;
 use crate::output::{Output, Shown};
 use crate::template::Template;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Which records")]
 pub(crate) struct FilterArgs {
-    /// Only records of this key. May be given several times: any of them.
+    /// Only records of this key, written as it is shown: `\\` for a backslash, `\xHH` for a byte. May be given several times:
+    /// any of them.
     #[arg(short, long = "key", value_name = "KEY")]
-    keys: Vec<String>,
+    keys: Vec<Key>,
     /// Only keys that begin so. May be given several times.
     #[arg(long = "key-prefix", value_name = "PREFIX")]
-    key_prefixes: Vec<String>,
+    key_prefixes: Vec<Key>,
     /// Only records of this type. May be given several times.
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
@@ -36,7 +38,7 @@ pub(crate) struct FilterArgs {
 
 impl FilterArgs {
     pub(crate) fn filter(&self) -> pb::Filter {
-        let bytes = |texts: &[String]| texts.iter().map(|text| text.clone().into()).collect();
+        let bytes = |keys: &[Key]| keys.iter().map(|key| key.0.clone()).collect();
         pb::Filter {
             keys: bytes(&self.keys),
             key_prefixes: bytes(&self.key_prefixes),

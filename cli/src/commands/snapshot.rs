@@ -14,6 +14,7 @@ use super::show::FormatArgs;
 use crate::args::Global;
 use crate::backend::Backend;
 use crate::exit::{Exit, Failure, Result};
+use crate::key::{Key, put_key};
 use crate::output::{Output, Shown};
 
 /// More is in no append.
@@ -52,9 +53,9 @@ pub(crate) struct PutArgs {
     /// The snapshot, all of it. None or `-`: standard input.
     #[arg(value_name = "FILE", default_value = "-", hide_default_value = true)]
     file: PathBuf,
-    /// The key of the stream.
+    /// The key of the stream, written as it is shown.
     #[arg(short, long, value_name = "KEY")]
-    key: String,
+    key: Key,
     /// The last revision that the snapshot covers.
     #[arg(long, value_name = "N")]
     revision: u64,
@@ -85,9 +86,9 @@ It is printed as a record of the topic TOPIC.snapshots, but its revision is the 
 pub(crate) struct GetArgs {
     /// The topic of the stream.
     topic: String,
-    /// The key of the stream.
+    /// The key of the stream, written as it is shown.
     #[arg(short, long, value_name = "KEY")]
-    key: String,
+    key: Key,
     /// The latest one that covers nothing behind this revision. Old ones are pruned.
     #[arg(long, value_name = "N")]
     up_to: Option<u64>,
@@ -111,7 +112,7 @@ fn put(global: &Global, args: PutArgs, out: &mut Output) -> Result<()> {
     let PutArgs { topic, file, key, revision, kind, tags, headers, content_type, durability } = args;
     let payload = read_all(&file)?;
     let snapshot = pb::Record {
-        key: Some(key.clone().into()),
+        key: Some(key.0.clone()),
         r#type: kind,
         tags,
         headers: headers.into_iter().map(|(name, value)| pb::Header { name, value: value.into() }).collect(),
@@ -123,25 +124,24 @@ fn put(global: &Global, args: PutArgs, out: &mut Output) -> Result<()> {
     let outcome = backend.put_snapshot(&topic, revision, snapshot, durability.into())?;
     close(&*backend, durability, out)?;
     match outcome {
-        SnapshotPut::Stored { offset } if out.is_json => {
-            out.json(&json!({"topic": topic_of(&topic), "offset": offset, "key": key, "revision": revision}))
+        outcome if out.is_json => {
+            let mut line = json!({"topic": topic_of(&topic), "revision": revision});
+            put_key(&key.0, &mut line);
+            match outcome {
+                SnapshotPut::Stored { offset } => line["offset"] = offset.into(),
+                SnapshotPut::Superseded { revision: later } => line["superseded_by"] = later.into(),
+            }
+            out.json(&line)
         }
-        SnapshotPut::Superseded { revision: later } if out.is_json => out.json(
-            &json!({"topic": topic_of(&topic), "superseded_by": later, "key": key, "revision": revision}),
-        ),
         SnapshotPut::Stored { offset } => {
             out.note(format_args!(
-                "kept the snapshot of {} up to revision {revision}, at offset {offset} of {}",
-                Shown(&key),
+                "kept the snapshot of {key} up to revision {revision}, at offset {offset} of {}",
                 Shown(&topic_of(&topic))
             ));
             Ok(())
         }
         SnapshotPut::Superseded { revision: later } => {
-            out.note(format_args!(
-                "nothing was stored: there is a snapshot of {} up to revision {later}",
-                Shown(&key)
-            ));
+            out.note(format_args!("nothing was stored: there is a snapshot of {key} up to revision {later}"));
             Ok(())
         }
     }
@@ -164,7 +164,7 @@ fn close(backend: &dyn Backend, durability: DurabilityArg, out: &Output) -> Resu
 fn get(global: &Global, args: &GetArgs, out: &mut Output) -> Result<()> {
     let format = args.format.format(global.json)?;
     let backend = global.backend()?;
-    let found = backend.snapshot(&args.topic, args.key.as_bytes(), args.up_to)?;
+    let found = backend.snapshot(&args.topic, &args.key.0, args.up_to)?;
     let Some(snapshot) = found else {
         let what = match args.up_to {
             Some(up_to) => format!("no snapshot up to revision {up_to}"),

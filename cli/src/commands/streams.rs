@@ -1,12 +1,12 @@
 //! `quipu streams`: the keys of a topic, each with its last revision.
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
 use clap::Args;
 use quipu_proto::v1 as pb;
 use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::exit::Result;
+use crate::key::{Key, ShownKey, put_key};
 use crate::output::{Output, Shown};
 use crate::units::grouped;
 
@@ -17,16 +17,16 @@ use crate::units::grouped;
 pub(crate) struct StreamsArgs {
     /// The topic.
     topic: String,
-    /// Only keys that begin so.
+    /// Only keys that begin so, written as they are shown.
     #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
-    prefix: String,
+    prefix: Key,
 }
 
 pub(crate) fn run(global: &Global, args: &StreamsArgs, out: &mut Output) -> Result<()> {
     let backend = global.backend()?;
     let mut is_first = true;
     // Line by line: there may be millions.
-    backend.streams(&args.topic, args.prefix.as_bytes(), &mut |stream| {
+    backend.streams(&args.topic, &args.prefix.0, &mut |stream| {
         if out.is_json {
             is_first = false;
             return out.json(&to_json(&stream));
@@ -36,7 +36,7 @@ pub(crate) fn run(global: &Global, args: &StreamsArgs, out: &mut Output) -> Resu
             let (key, last, records) = ("KEY", "LAST REVISION", "RECORDS");
             out.line(format_args!("{dim}{key:<32} {last:>14} {records:>14} {:>14}{dim:#}", "LAST OFFSET"))?;
         }
-        let key = Shown(&String::from_utf8_lossy(&stream.key)).to_string();
+        let key = ShownKey(&stream.key).to_string();
         let offset = stream.last_offset.map_or_else(|| "-".into(), |offset| offset.to_string());
         let (last, records) = (stream.last_revision, grouped(stream.record_count));
         out.line(format_args!("{strong}{key:<32}{strong:#} {last:>14} {records:>14} {offset:>14}"))
@@ -44,7 +44,7 @@ pub(crate) fn run(global: &Global, args: &StreamsArgs, out: &mut Output) -> Resu
     if is_first {
         out.note(format_args!(
             "there is no record with {} in topic {}",
-            if args.prefix.is_empty() { "a key" } else { "such a key" },
+            if args.prefix.0.is_empty() { "a key" } else { "such a key" },
             Shown(&args.topic)
         ));
     }
@@ -58,9 +58,6 @@ fn to_json(stream: &pb::Stream) -> Value {
         "first_revision": stream.first_revision,
         "last_offset": stream.last_offset,
     });
-    match std::str::from_utf8(&stream.key) {
-        Ok(key) => line["key"] = key.into(),
-        Err(_) => line["key_base64"] = BASE64_STANDARD.encode(&stream.key).into(),
-    }
+    put_key(&stream.key, &mut line);
     line
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use crate::backend::Item;
+use crate::key::ShownKey;
 use crate::output::{Output, Shown, ShownBytes};
 use crate::units::time_text;
 
@@ -12,7 +13,7 @@ pub(super) fn write(out: &mut Output, item: &Item) -> io::Result<()> {
     let record = &item.record;
     write!(out, "{dim}{:>6}  {}{dim:#}", item.offset, time_text(item.append_time_ms))?;
     if let Some(bytes) = &record.key {
-        write!(out, "  {key}{}{key:#}", ShownBytes(bytes))?;
+        write!(out, "  {key}{}{key:#}", ShownKey(bytes))?;
     }
     if !record.r#type.is_empty() {
         write!(out, "  {kind}{}{kind:#}", Shown(&record.r#type))?;
