@@ -1,7 +1,7 @@
 //! How a command ends: a failure with its reason, what to do about it, and the exit code.
 //!
-//! Exit codes are stable: scripts branch on them. [`EXITS`] is the only list; `--help` prints it, and a test compares
-//! `docs/cli.md` with it.
+//! Exit codes are stable: scripts branch on them. [`EXITS`] is the only list; `--help` prints it, and tests compare it
+//! with `docs/cli.md` and with the reasons that are given.
 
 use std::fmt;
 use std::io;
@@ -38,37 +38,37 @@ pub(crate) const EXITS: &[(Exit, u8, &str, &str)] = &[
     (
         Exit::Usage,
         2,
-        "USAGE, INVALID_ARGUMENT, RECORD_TOO_LARGE, APPEND_TOO_LARGE, MASTER_KEY_MISSING, MASTER_KEY_REFUSED, MESSAGE_TOO_LARGE, MALFORMED_REQUEST, INVALID_ENCODING, SNAPSHOTS_REFUSED",
+        "USAGE, INVALID_ARGUMENT, RECORD_TOO_LARGE, APPEND_TOO_LARGE, MASTER_KEY_MISSING, MASTER_KEY_REFUSED, SNAPSHOTS_REFUSED",
         "correct the command or the request",
     ),
     (
         Exit::NotFound,
         3,
-        "TOPIC_NOT_FOUND, NO_STORE, FILE_NOT_FOUND, PRODUCER_NOT_FOUND, SNAPSHOT_NOT_FOUND",
+        "TOPIC_NOT_FOUND, NO_STORE, FILE_NOT_FOUND, PRODUCER_NOT_FOUND, SNAPSHOT_NOT_FOUND, NOT_FOUND",
         "check the name; `topics create` makes a topic",
     ),
     (
         Exit::Conflict,
         4,
-        "TOPIC_EXISTS, APPEND_CONDITION_FAILED, FENCED, PRODUCER_FENCED, TOPIC_FENCED, PRODUCER_SEQUENCE_GAP, REQUEST_ID_REUSED, APPENDED_BEFORE, ERASURE_KEY_DESTROYED",
+        "TOPIC_EXISTS, FILE_EXISTS, EXISTS, APPEND_CONDITION_FAILED, FENCED, PRODUCER_FENCED, TOPIC_FENCED, PRODUCER_SEQUENCE_GAP, REQUEST_ID_REUSED, APPENDED_BEFORE, ERASURE_KEY_DESTROYED",
         "it is there already, or has changed: look again",
     ),
     (
         Exit::Unavailable,
         5,
-        "UNREACHABLE, NOT_READY, DRAINING, OVERLOADED, IO_FAILED, RATE_LIMITED, TOO_MANY_CONNECTIONS, TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS, REQUEST_STALLED, OUTCOME_UNKNOWN",
+        "UNREACHABLE, NOT_READY, DRAINING, OVERLOADED, IO_FAILED, TOO_MANY_CONNECTIONS, TOO_MANY_STREAMS, TOO_MANY_SUBSCRIPTIONS, REQUEST_STALLED, OUTCOME_UNKNOWN",
         "try again a little later",
     ),
     (
         Exit::OutOfRange,
         6,
-        "OFFSET_TRIMMED, OFFSET_UNWRITTEN, REVISION_UNWRITTEN, CONDITION_TRIMMED",
+        "OFFSET_TRIMMED, OFFSET_UNWRITTEN, OFFSET_OUT_OF_RANGE, REVISION_UNWRITTEN, CONDITION_TRIMMED",
         "use an offset or a revision within the bounds in the message",
     ),
     (
         Exit::Busy,
         7,
-        "LOCKED, LISTEN, ALREADY_RUNNING, TOO_MANY_TOPICS, TOO_MANY_PRODUCERS, TOO_MANY_ERASED_KEYS",
+        "LOCKED, LISTEN, BUSY, ALREADY_RUNNING, TOO_MANY_TOPICS, TOO_MANY_PRODUCERS, TOO_MANY_ERASED_KEYS",
         "another process or operation is at it",
     ),
     (
@@ -154,6 +154,7 @@ impl Failure {
         let message = format!("cannot {action} {path}: {error}");
         match error.kind() {
             io::ErrorKind::NotFound => Self::new(Exit::NotFound, "FILE_NOT_FOUND", message),
+            io::ErrorKind::AlreadyExists => Self::new(Exit::Conflict, "FILE_EXISTS", message),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::new(Exit::DiskFull, "DISK_FULL", message)
             }
@@ -280,6 +281,12 @@ pub(crate) fn help_table() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::path::{Path, PathBuf};
+
+    use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt as _};
+
     use super::*;
 
     #[test]
@@ -290,6 +297,92 @@ mod tests {
         reasons.dedup();
         assert_eq!(reasons.len(), count);
         assert!(EXITS.windows(2).all(|rows| rows[0].1 < rows[1].1));
+    }
+
+    /// Reasons as they stand in the code, each with its exit.
+    fn given() -> Vec<(String, String)> {
+        fn files(dir: &Path) -> Vec<PathBuf> {
+            let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+            entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+        }
+        let word = |text: &str| -> String {
+            text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+        };
+        let mut given = Vec::new();
+        for path in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+            let source = std::fs::read_to_string(path).unwrap();
+            for behind in source.split("Exit::").skip(1) {
+                let exit = word(behind);
+                let reason = behind[exit.len()..]
+                    .strip_prefix(',')
+                    .and_then(|rest| rest.trim_start().strip_prefix('"'));
+                given.extend(
+                    reason.map(|reason| (exit, word(reason))).filter(|(_, reason)| !reason.is_empty()),
+                );
+            }
+        }
+        given
+    }
+
+    /// What becomes of every error that the contract has.
+    fn of_servers() -> Vec<Failure> {
+        let contract = include_str!("../../proto/README.md");
+        let rows = contract.lines().filter_map(|line| {
+            let cells: Vec<_> = line.split('|').map(str::trim).collect();
+            let [_, _, code, reason, more, _] = cells[..] else { return None };
+            let is_name =
+                !reason.is_empty() && reason.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+            let code = (0..=16).map(Code::from_i32).find(|known| {
+                let spelled = format!("{known:?}").to_ascii_uppercase();
+                spelled == code.replace('_', "")
+            });
+            is_name.then(|| (code.expect("a code of gRPC"), reason, more))
+        });
+        // Some say UNKNOWN only in some cases.
+        rows.flat_map(|(code, reason, more)| {
+            let outcomes = ["NOT_APPLIED", "UNKNOWN"].into_iter();
+            let outcomes = outcomes.filter(|outcome| *outcome == "NOT_APPLIED" || more.contains(outcome));
+            outcomes.map(move |outcome| {
+                let quoted = more.split('`').skip(1).step_by(2).map(|name| (name.to_owned(), "1".to_owned()));
+                let metadata: HashMap<_, _> = quoted.chain([("outcome".into(), outcome.into())]).collect();
+                let details = ErrorDetails::with_error_info(reason, "quipu", metadata);
+                Failure::from(quipu_client::Error::from(Status::with_error_details(code, reason, details)))
+            })
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_table_has_every_reason_that_is_given_in_its_row_and_no_other() {
+        let (given, of_servers) = (given(), of_servers());
+        assert!(given.len() > 50 && of_servers.len() > 40, "{} {}", given.len(), of_servers.len());
+        let row_of = |reason: &str| EXITS.iter().find(|row| row.2.split(", ").any(|known| known == reason));
+        for (exit, reason) in &given {
+            let row = row_of(reason).map(|row| format!("{:?}", row.0));
+            assert_eq!(row.as_ref(), Some(exit), "{reason}");
+        }
+        for failure in &of_servers {
+            let row = row_of(&failure.reason).map(|row| row.0);
+            assert_eq!(row, Some(failure.exit), "{} ({})", failure.reason, failure.message);
+        }
+        for reason in EXITS.iter().flat_map(|row| row.2.split(", ")).filter(|reason| *reason != "-") {
+            let is_given = given.iter().any(|(_, given)| given == reason)
+                || of_servers.iter().any(|failure| failure.reason == reason);
+            assert!(is_given, "{reason} is never given");
+        }
+    }
+
+    /// It had none, and no exit code of its own.
+    #[test]
+    fn what_something_before_the_server_refuses_has_a_reason() {
+        for (status, reason) in [
+            (Status::unauthenticated("who?"), "UNAUTHENTICATED"),
+            (Status::permission_denied("no"), "ACCESS_DENIED"),
+            (Status::data_loss("?"), "INTERNAL"),
+        ] {
+            let failure = Failure::from(quipu_client::Error::from(status));
+            assert_eq!((&*failure.reason, Some(failure.exit)), (reason, Exit::of_reason(reason)));
+        }
     }
 
     #[test]

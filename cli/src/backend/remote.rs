@@ -13,6 +13,7 @@ use quipu_client::{
 };
 use quipu_proto::v1 as pb;
 use tokio::runtime::Runtime;
+use tonic::Code;
 
 use super::{
     Acknowledged, Backend, Damage, Direction, Item, ProducerAt, Publisher, ReadSpec, Reader, Step, filter,
@@ -751,6 +752,12 @@ impl From<quipu_client::Error> for Failure {
             E::StorageFailed { .. } => of(Exit::StorageFailed, "STORAGE_FAILED"),
             E::CodecUnavailable { .. } => of(Exit::Unsupported, "CODEC_UNAVAILABLE"),
             E::Unimplemented { .. } => of(Exit::Unsupported, "UNIMPLEMENTED"),
+            // Not ours: of something between us and the server.
+            E::Refused { ref reason, code, .. } if reason.is_empty() => match code {
+                Code::Unauthenticated => of(Exit::Denied, "UNAUTHENTICATED"),
+                Code::PermissionDenied => of(Exit::Denied, "ACCESS_DENIED"),
+                _ => of(Exit::Failure, "INTERNAL"),
+            },
             E::Refused { ref reason, .. } => of(Exit::of_reason(reason).unwrap_or(Exit::Failure), reason),
             E::Connect { .. } => of(Exit::Unavailable, "UNREACHABLE")
                 .hint("start a server with `quipu serve`, name another with --server, or work on a directory with --data"),

@@ -149,8 +149,11 @@ async fn start(settings: &Settings, server: &Config) -> Result<(Listeners, Store
 async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let message = format!("cannot listen on {address} ({setting}): {error}");
-        let exit = if error.kind() == io::ErrorKind::AddrInUse { Exit::Busy } else { Exit::Failure };
-        Failure::new(exit, "LISTEN", message).hint("name another address, or port 0 for any that is free")
+        let (exit, reason) = match error.kind() {
+            io::ErrorKind::AddrInUse => (Exit::Busy, "LISTEN"),
+            _ => (Exit::Failure, "IO"),
+        };
+        Failure::new(exit, reason, message).hint("name another address, or port 0 for any that is free")
     })
 }
 
