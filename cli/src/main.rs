@@ -29,6 +29,7 @@ mod requirement;
 mod template;
 mod units;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -64,9 +65,9 @@ fn main() -> ExitCode {
 fn refuse(error: &clap::Error) -> ExitCode {
     let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if is_help {
-        // A closed pipe keeps it from being read; nothing can be said about that.
-        let _ = error.print();
-        return ExitCode::from(Exit::Ok.code());
+        let printed = error.print().and_then(|()| std::io::stdout().flush());
+        let failure = printed.err().map(Failure::from);
+        return failure.map_or(ExitCode::SUCCESS, |failure| end(&failure, false, Colour::Auto));
     }
     // There is no parsed command line that could say so.
     let mut words = std::env::args_os().skip(1).take_while(|word| word != "--");

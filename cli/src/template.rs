@@ -12,8 +12,8 @@
 //! | `%%` | a percent sign |
 //! | `\n` `\t` `\r` `\0` `\\` `\xHH` | that byte |
 //!
-//! `{hex}`, `{base64}` or `{json}` behind a token encodes it, as in `%v{hex}`. Everything else goes out as it stands, and
-//! values as they are, byte for byte.
+//! `{hex}`, `{base64}` or `{json}` behind a token encodes it, as in `%v{hex}`; another word in braces there is refused, and
+//! `\x7b` is a brace that begins none. Everything else goes out as it stands, and values as they are, byte for byte.
 
 use std::io::{self, Write};
 
@@ -128,13 +128,19 @@ fn field(token: char) -> Option<Field> {
     })
 }
 
-/// A `{` behind a token that is followed by none of our names is text.
+/// A `{` behind a token that is followed by no word in braces is text.
 fn encoding(rest: &str) -> Result<(Encoding, &str), String> {
     let named = [("{hex}", Encoding::Hex), ("{base64}", Encoding::Base64), ("{json}", Encoding::Json)];
     for (name, encoding) in named {
         if let Some(behind) = rest.strip_prefix(name) {
             return Ok((encoding, behind));
         }
+    }
+    let word = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(word, _)| word);
+    if !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(format!(
+            "{{{word}}} is no encoding: use {{hex}}, {{base64}} or {{json}}, and \\x7b for a brace"
+        ));
     }
     Ok((Encoding::Plain, rest))
 }
@@ -262,6 +268,7 @@ mod tests {
         assert_eq!(write("%T %d"), b"1795338000000 2026-11-22T09:00:00.000Z");
         assert_eq!(write("%v|%s|%V|%S|%K"), b"hi\xff|hi\xff|3|3|1");
         assert_eq!(write("100%% %v{hex} %v{base64} %k{json}{x}"), b"100% 6869ff aGn/ \"k\"{x}");
+        assert_eq!(write("{%o{ }%o\\x7bx}%o{}"), b"{7{ }7{x}7{}");
         assert_eq!(write("\\x41\\0\\t\\\\"), b"A\0\t\\");
     }
 
@@ -274,6 +281,8 @@ mod tests {
             ("\\x4", "byte 0"),
             ("\\", "byte 0"),
             ("\\xé0", "byte 0"),
+            ("%k{base46}", "{base46}"),
+            ("%o{HEX}", "{HEX}"),
         ] {
             let error = template.parse::<Template>().unwrap_err();
             assert!(error.contains(place), "{template}: {error}");

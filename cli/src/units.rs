@@ -164,6 +164,7 @@ impl<T: FromStr<Err: fmt::Display>> FromStr for OrNone<T> {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "none" | "default" => Ok(Self::None),
+            "" => Err("it must say something, or none".into()),
             text => text.parse().map(Self::Value).map_err(|error: T::Err| error.to_string()),
         }
     }

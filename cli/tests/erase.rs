@@ -80,3 +80,35 @@ fn a_store_without_its_master_key_says_locked_and_what_is_missing() {
     directory.place.feed(&["publish", "t", "--erasure-key", "c-17"], "more\n").fails(2).says("master key");
     directory.place.run(&["erase", "c-17", "--yes"]).fails(2).says("master key");
 }
+
+/// The failure hid what had been destroyed before it.
+#[test]
+fn keys_that_are_destroyed_before_a_failure_are_told() {
+    for target in targets() {
+        target.feed(&["publish", "t", "--create", "--erasure-key", "c-0"], "12 Hill Road\n").ok();
+        // As many as one request has, and one that cannot be.
+        let mut keys: Vec<String> = (0..500).map(|number| format!("c-{number}")).collect();
+        keys.push("x".repeat(1000));
+        let erase = |more: &[&str]| {
+            let keys = keys.iter().map(String::as_str);
+            target.run(
+                &["erase", "--yes"].into_iter().chain(keys).chain(more.iter().copied()).collect::<Vec<_>>(),
+            )
+        };
+        let ran = erase(&[]).fails(2).says("the first 500 of 501 keys are destroyed");
+        assert_eq!(ran.lines(), ["destroyed 500 keys"]);
+        let ran = erase(&["--json"]).fails(2).says("the first 500 of 501 keys are destroyed");
+        assert!(ran.text().contains(r#""destroyed_before":500"#), "{}", ran.text());
+        assert!(target.run(&["read", "t"]).ok().text().contains("(erased)"));
+    }
+}
+
+/// It was ignored, and the store had none.
+#[test]
+fn a_master_key_is_not_made_without_a_name() {
+    let place = Place::new();
+    let args = ["publish", "t", "--create", "--create-master-key"];
+    place.feed(&args, "x\n").fails(2).says("--master-key");
+    assert!(!place.store().exists());
+    place.run(&["serve", "--create-master-key"]).fails(2).says("master_key").says("--create-master-key)");
+}

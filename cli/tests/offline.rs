@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Place, files, filled, quipu};
+use common::{Place, Ran, files, filled, quipu};
 use quipu_storage::{Durability, Record, Store, StoreSettings};
 use serde_json::Value;
 
@@ -275,5 +275,15 @@ fn the_help_of_every_command_has_examples() {
         for below in commands(&text).iter().filter(|name| *name != "help") {
             assert!(help(&[command, below]).contains("Examples:"), "{command} {below}");
         }
+    }
+}
+
+/// Half of it was printed, and the exit code said that all was well.
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    for args in [&["--help"][..], &["help", "serve"], &["--version"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ran = Ran::from(quipu(args).stdout(full).output().unwrap());
+        ran.fails(9).says("cannot write the output");
     }
 }

@@ -313,6 +313,51 @@ fn the_configuration_in_effect_is_shown_with_its_sources() {
     assert_eq!((value("reads_max"), value("tail_bytes_max")), ("4".into(), "2MiB".into()));
 }
 
+/// It printed them as if a server could be run with them, and where a bound was broken not who said so.
+#[test]
+fn a_configuration_that_no_server_takes_is_refused_with_its_place_also_when_it_is_to_be_printed() {
+    let place = Place::new();
+    for (file, says) in [
+        ("\nreads_max = 0\n", "reads_max must be"),
+        ("\njournal_bytes_max = 1\n", "journal_bytes_max is 1"),
+        ("\nlisten = \"0.0.0.0:0\"\n", "say --insecure"),
+        ("\nmetrics_listen = \"0.0.0.0:0\"\n", "say --insecure"),
+        ("\ntls_key = \"key.pem\"\n", "needs both"),
+        ("\nlog_filter = \"info=info=info\"\n", "log_filter"),
+        ("\nweb_origins = \"https://example.com/app\"\n", "no origin"),
+        ("\ncreate_master_key = true\n", "master_key"),
+        ("\ndata = \"\"\n", "name a directory"),
+    ] {
+        let path = place.file("q.toml", file);
+        for more in [&["--print-config"][..], &["--listen", "127.0.0.1:0"]] {
+            if file.contains("\nlisten") && more.len() > 1 {
+                continue;
+            }
+            let args = [&["serve", "--config", &path], more].concat();
+            let mut command = quipu(&args);
+            command.current_dir(place.dir.path());
+            feed(command, "").fails(2).says(says).says("q.toml, line 2");
+        }
+    }
+}
+
+#[test]
+fn a_measurement_that_is_interrupted_leaves_no_topic() {
+    let place = Place::new();
+    let server = Server::start(&place, 0);
+    let topics = || server.run(&["topics", "list", "--json"]).ok().lines().len();
+    for name in ["INT", "TERM"] {
+        let mut bench = server.command(&["bench", "latency", "--seconds", "3600", "--rate", "1"]);
+        bench.stderr(Stdio::piped());
+        let bench = bench.stdout(Stdio::null()).spawn().unwrap();
+        while topics() == 0 {}
+        signal(bench.id(), name);
+        let ran = Ran::from(bench.wait_with_output().unwrap());
+        ran.fails(130).says(name);
+        assert_eq!(topics(), 0);
+    }
+}
+
 /// They need not wait for a server to end.
 #[test]
 fn producers_are_listed_beside_the_server_that_holds_the_store() {

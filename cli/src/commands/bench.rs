@@ -1,6 +1,6 @@
 //! `quipu bench`: what a running server does: appends, a replay, and the time from publishing to a follower.
 //!
-//! It works on a topic of its own, which it makes and deletes.
+//! It works on a topic of its own, which it makes and deletes, also when it is interrupted.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::progress::bytes_bar;
 use super::publish::DurabilityArg;
+use super::signals::Signals;
 use crate::args::Global;
-use crate::exit::{Failure, Result};
+use crate::exit::{Exit, Failure, Result};
 use crate::output::Output;
 use crate::units::{Size, about_bytes, counted, grouped, now_ms};
 
@@ -78,12 +79,26 @@ pub(crate) fn run(global: &Global, args: &BenchArgs, out: &mut Output) -> Result
     let (runtime, client) = remote.parts();
     runtime.block_on(async {
         let topic = format!("quipu-bench-{}-{}", std::process::id(), now_ms());
+        let mut signals = Signals::catch()?;
         client.create_topic(&*topic).await?;
-        let outcome = measure(client, &topic, args, out).await;
-        // What was measured is reported also if this fails.
-        let deleted = client.delete_topic(&*topic).await;
-        outcome?;
-        Ok(deleted?)
+        let interrupted = |name| Failure::new(Exit::Interrupted, "CANCELLED", format!("ended by {name}"));
+        let outcome = tokio::select! {
+            outcome = measure(client, &topic, args, out) => outcome,
+            name = signals.next() => Err(interrupted(name)),
+        };
+        // What was measured is reported also if this fails. It may wait for a server that went away.
+        let deleted = tokio::select! {
+            deleted = client.delete_topic(&*topic) => deleted.map_err(Failure::from),
+            name = signals.next() => Err(interrupted(name)),
+        };
+        let deleted = deleted.map_err(|failure| {
+            failure.hint(format!("topic {topic} is left: `quipu topics delete {topic}` deletes it"))
+        });
+        match (outcome, deleted) {
+            // What is left has to be told first.
+            (Err(_), Err(failure)) => Err(failure),
+            (outcome, deleted) => outcome.and(deleted),
+        }
     })
 }
 
@@ -118,7 +133,7 @@ struct Report {
 
 fn histogram() -> Result<Histogram<u64>> {
     Histogram::new_with_bounds(1, LATENCY_MAX_MICROS, 3)
-        .map_err(|error| Failure::new(crate::exit::Exit::Failure, "INTERNAL", error.to_string()))
+        .map_err(|error| Failure::new(Exit::Failure, "INTERNAL", error.to_string()))
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -192,7 +207,7 @@ async fn append(client: &Client, topic: &str, args: &BenchArgs, out: &Output) ->
 }
 
 fn joined<T>(outcome: Result<T, tokio::task::JoinError>) -> Result<T> {
-    outcome.map_err(|error| Failure::new(crate::exit::Exit::Failure, "INTERNAL", error.to_string()))
+    outcome.map_err(|error| Failure::new(Exit::Failure, "INTERNAL", error.to_string()))
 }
 
 async fn replay(client: &Client, topic: &str, args: &BenchArgs, out: &Output) -> Result<Report> {

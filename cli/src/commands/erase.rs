@@ -38,12 +38,39 @@ pub(crate) fn run(global: &Global, args: &EraseArgs, out: &mut Output) -> Result
     }
     let backend = global.backend()?;
     let (mut destroyed, mut destroyed_before, mut is_overwritten) = (0, 0, true);
+    let mut outcome = Ok(());
     for some in args.erasure_keys.chunks(KEYS_AT_ONCE) {
-        let done = backend.erase_keys(some)?;
-        destroyed += done.destroyed;
-        destroyed_before += done.destroyed_before;
-        is_overwritten &= done.old_file_overwritten;
+        match backend.erase_keys(some) {
+            Ok(done) => {
+                destroyed += done.destroyed;
+                destroyed_before += done.destroyed_before;
+                is_overwritten &= done.old_file_overwritten;
+            }
+            Err(failure) => {
+                outcome = Err(failure);
+                break;
+            }
+        }
     }
+    // What is destroyed is told also if the rest is not.
+    let done = destroyed + destroyed_before;
+    if let Err(failure) = outcome {
+        if done == 0 {
+            return Err(failure);
+        }
+        report(destroyed, destroyed_before, is_overwritten, out)?;
+        let go_on = format!(
+            "the first {done} of {} are destroyed; the same command goes on with the others",
+            counted(args.erasure_keys.len() as u64, "key")
+        );
+        let go_on = failure.hint.as_ref().map_or(go_on.clone(), |hint| format!("{hint}; {go_on}"));
+        return Err(failure.hint(go_on));
+    }
+    report(destroyed, destroyed_before, is_overwritten, out)?;
+    backend.close()
+}
+
+fn report(destroyed: u64, destroyed_before: u64, is_overwritten: bool, out: &mut Output) -> Result<()> {
     if !is_overwritten {
         out.warn(format_args!(
             "the replaced master key could not be overwritten: the raw disk may still have it"
@@ -63,5 +90,5 @@ pub(crate) fn run(global: &Global, args: &EraseArgs, out: &mut Output) -> Result
         };
         out.line(format_args!("destroyed {}{before}", counted(destroyed, "key")))?;
     }
-    backend.close()
+    Ok(())
 }

@@ -13,6 +13,7 @@ pub(crate) mod publish;
 pub(crate) mod read;
 pub(crate) mod serve;
 pub(crate) mod show;
+mod signals;
 pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod streams;
@@ -21,12 +22,18 @@ pub(crate) mod topics;
 pub(crate) mod transfer;
 
 use crate::args::{Cli, Command};
-use crate::exit::Result;
+use crate::exit::{Failure, Result};
 use crate::output::Output;
 
 /// Does what the command line says.
 pub(crate) fn run(cli: Cli, out: &mut Output) -> Result<()> {
     let Cli { global, command } = cli;
+    // A server may have its master key from elsewhere.
+    if global.create_master_key && global.master_key.is_none() && !matches!(command, Command::Serve(_)) {
+        return Err(Failure::usage(
+            "--create-master-key makes the file that --master-key names: give it, too",
+        ));
+    }
     match command {
         Command::Serve(args) => serve::run(&global, *args, out),
         Command::Publish(args) => publish::run(&global, *args, out),

@@ -17,14 +17,15 @@ use std::time::Duration;
 
 use clap::Args;
 use quipu_server::{Config, Listeners, ServeError, check_certificates, check_listen_address, serve};
-use quipu_storage::Store;
+use quipu_storage::{Error as StorageError, Store};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
+use super::signals::Signals;
 use crate::args::Global;
-use crate::config::{self, Flags, LogFormat, Settings};
+use crate::config::{self, Flags, LogFormat, Settings, Values};
 use crate::exit::{Exit, Failure, Result};
 use crate::output::Output;
 
@@ -78,23 +79,9 @@ pub(crate) fn run(global: &Global, mut args: ServeArgs, out: &mut Output) -> Res
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let (settings, values) = config::load(file.as_deref(), variables, &args.flags, out)?;
+    let server = check(&settings, &values)?;
     if args.print_config {
         return config::print(&values, out);
-    }
-    let server = settings.server()?;
-    server
-        .check()
-        .map_err(|invalid| Failure::usage(format!("{invalid} ({})", values.source(invalid.setting))))?;
-    check_listen_address(settings.listen.ip(), server.tls.is_some(), settings.insecure)
-        .map_err(|refused| Failure::usage(refused.to_string()))?;
-    if let Some(address) = settings.metrics_listen.value() {
-        // Certificates do not count: it is plain HTTP.
-        check_listen_address(address.ip(), false, settings.insecure).map_err(|refused| {
-            Failure::usage(format!(
-                "{} can be reached from other machines, and everybody there can read the metrics: say --insecure",
-                refused.address
-            ))
-        })?;
     }
     start_log(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -102,18 +89,55 @@ pub(crate) fn run(global: &Global, mut args: ServeArgs, out: &mut Output) -> Res
         .build()
         .map_err(|error| Failure::new(Exit::Failure, "IO", format!("cannot start a runtime: {error}")))?;
     run_to_end(runtime, async {
-        let mut shutdown = Shutdown::new()?;
+        let mut signals = Signals::catch()?;
         let (listeners, store) = tokio::select! {
             started = start(&settings, &server) => started?,
             // Nothing was served. Recovery goes on where it was when the store is opened the next time.
-            name = shutdown.next() => {
+            name = signals.next() => {
                 tracing::info!(signal = name, "ending before the start is complete");
                 return Ok(());
             }
         };
         announce(&settings, server.tls.is_some(), &listeners, &store, out)?;
-        serve(listeners, store, server, shutdown.wait()).await.map_err(failure)
+        serve(listeners, store, server, shutdown(signals)).await.map_err(failure)
     })
+}
+
+/// Looks at everything that can be told of the settings alone; says how the server runs.
+///
+/// # Errors
+/// The first one that cannot be, with its source.
+fn check(settings: &Settings, values: &Values) -> Result<Config> {
+    let server = settings.server(values)?;
+    server.check().map_err(|invalid| values.refuse(invalid.setting, &invalid))?;
+    settings.store().check().map_err(|error| match &error {
+        StorageError::InvalidSetting { setting, .. } => values.refuse(setting, &error),
+        _ => error.into(),
+    })?;
+    check_listen_address(settings.listen.ip(), server.tls.is_some(), settings.insecure)
+        .map_err(|refused| values.refuse("listen", refused))?;
+    if let Some(address) = settings.metrics_listen.value() {
+        // Certificates do not count: it is plain HTTP.
+        check_listen_address(address.ip(), false, settings.insecure).map_err(|refused| {
+            let why = format!(
+                "{} can be reached from other machines, and everybody there can read the metrics: say --insecure",
+                refused.address
+            );
+            values.refuse("metrics_listen", why)
+        })?;
+    }
+    if settings.create_master_key && settings.master_key.clone().value().is_none() {
+        let why = "create_master_key makes the file that master_key names, and none is named";
+        return Err(values.refuse("create_master_key", why));
+    }
+    log_filter(settings).map_err(|error| {
+        values.refuse("log_filter", format_args!("log_filter is {:?}: {error}", settings.log_filter))
+    })?;
+    Ok(server)
+}
+
+fn log_filter(settings: &Settings) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(&settings.log_filter)
 }
 
 /// Runs `work` and ends the runtime. Dropping a runtime waits for every blocking call, also for one whose disk never
@@ -134,7 +158,7 @@ async fn start(settings: &Settings, server: &Config) -> Result<(Listeners, Store
             None => None,
         },
     };
-    let (data, store_settings) = (settings.data.clone(), settings.store());
+    let (data, store_settings) = (settings.data.0.clone(), settings.store());
     let mut builder = Store::builder().settings(store_settings);
     if let Some(path) = settings.master_key.clone().value() {
         builder = builder.master_key(path).create_master_key(settings.create_master_key);
@@ -171,7 +195,7 @@ fn announce(
     let metrics = listeners.metrics.as_ref().map(|listener| format!("http://{}/metrics", local(listener)));
     let recovery = store.recovery();
     tracing::info!(
-        data = %settings.data.display(),
+        data = %settings.data.0.display(),
         clean = recovery.was_clean,
         frames = recovery.frames,
         records = recovery.records,
@@ -185,7 +209,7 @@ fn announce(
         tracing::warn!(path = %path.display(), "a damaged file cost nothing");
     }
     if out.is_json {
-        out.json(&serde_json::json!({"url": url, "metrics": metrics, "data": settings.data}))?;
+        out.json(&serde_json::json!({"url": url, "metrics": metrics, "data": settings.data.0}))?;
     } else {
         out.line(format_args!("listening on {url}"))?;
         if let Some(metrics) = metrics {
@@ -200,8 +224,7 @@ fn announce(
 }
 
 fn start_log(settings: &Settings) -> Result<()> {
-    let filter = EnvFilter::try_new(&settings.log_filter)
-        .map_err(|error| Failure::usage(format!("log_filter is {:?}: {error}", settings.log_filter)))?;
+    let filter = log_filter(settings).map_err(|error| Failure::usage(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let started = match settings.log_format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -214,39 +237,15 @@ fn start_log(settings: &Settings) -> Result<()> {
     started.map_err(|error| Failure::new(Exit::Failure, "INTERNAL", format!("cannot start the log: {error}")))
 }
 
-/// Waits for signals.
-struct Shutdown {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Shutdown {
-    /// From now on signals are caught.
-    fn new() -> Result<Self> {
-        let catch = |kind| {
-            signal(kind)
-                .map_err(|error| Failure::new(Exit::Failure, "IO", format!("cannot catch signals: {error}")))
-        };
-        Ok(Self { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-
-    /// Resolves with the first signal; the second ends the process.
-    async fn wait(mut self) {
-        let name = self.next().await;
-        tracing::info!(signal = name, "shutting down; a second signal ends at once");
-        tokio::spawn(async move {
-            let name = self.next().await;
-            tracing::warn!(signal = name, "ending at once");
-            std::process::exit(i32::from(Exit::Interrupted.code()));
-        });
-    }
+/// Resolves with the first signal; the second ends the process.
+async fn shutdown(mut signals: Signals) {
+    let name = signals.next().await;
+    tracing::info!(signal = name, "shutting down; a second signal ends at once");
+    tokio::spawn(async move {
+        let name = signals.next().await;
+        tracing::warn!(signal = name, "ending at once");
+        std::process::exit(i32::from(Exit::Interrupted.code()));
+    });
 }
 
 fn failure(error: ServeError) -> Failure {

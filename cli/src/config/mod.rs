@@ -3,6 +3,7 @@
 //! environment, `--journal-bytes-max` on the command line.
 
 mod file;
+mod origins;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -72,6 +73,11 @@ impl Values {
         let (text, source) =
             self.0.get(name).ok_or_else(|| Failure::usage(format!("there is no setting {name}")))?;
         text.parse().map_err(|error| Failure::usage(format!("{name} is {text:?} ({source}): {error}")))
+    }
+
+    /// That the value of a setting cannot be, with its source.
+    pub(crate) fn refuse(&self, name: &str, why: impl fmt::Display) -> Failure {
+        Failure::usage(format!("{why} ({})", self.source(name)))
     }
 
     /// Where the value of a setting comes from.
@@ -165,9 +171,9 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_engine_and_server() {
-        let (settings, _) = load_of("", &[], Flags::default()).unwrap();
+        let (settings, values) = load_of("", &[], Flags::default()).unwrap();
         assert_eq!(settings.store(), quipu_storage::StoreSettings::default());
-        let server = settings.server().unwrap();
+        let server = settings.server(&values).unwrap();
         assert_eq!(server, quipu_server::Config::default());
     }
 
@@ -196,6 +202,9 @@ mod tests {
             ("reads_max = -1", "reads_max"),
             ("[store]\nreads_max = 1", "store"),
             ("listen = ", "line 1"),
+            ("\ndata = \"\"", "line 2"),
+            ("master_key = \"\"", "line 1"),
+            ("web_origins = \"https://example.com/path\"", "line 1"),
             ("tail_bytes_max = \"99999999999999999999\"", "tail_bytes_max"),
         ] {
             let failure = load_of(file, &[], Flags::default()).unwrap_err();

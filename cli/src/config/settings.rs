@@ -7,7 +7,8 @@ use quipu_server::{Config, Tls};
 use quipu_storage::StoreSettings;
 
 use super::Values;
-use crate::exit::{Failure, Result};
+use super::origins::Origins;
+use crate::exit::Result;
 use crate::units::{OrNone, Size, Span};
 
 /// How logs are written.
@@ -28,6 +29,18 @@ impl std::str::FromStr for LogFormat {
             "json" => Ok(Self::Json),
             _ => Err("it must be human or json"),
         }
+    }
+}
+
+/// A directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Dir(pub(crate) PathBuf);
+
+impl std::str::FromStr for Dir {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        if text.is_empty() { Err("it must name a directory") } else { Ok(Self(text.into())) }
     }
 }
 
@@ -75,7 +88,7 @@ macro_rules! settings {
 
 settings! {
     "The directory of the store; made if there is none" [skip]
-    data: PathBuf = "quipu-data";
+    data: Dir = "quipu-data";
     "The master key that payloads are sealed with, a file outside of the store; none: nothing is sealed" [skip]
     master_key: OrNone<PathBuf> = "none";
     "Make the master key if there is none and the store has none" [skip]
@@ -129,7 +142,7 @@ settings! {
     "How long a shutdown waits for calls to end, and then for the store to close; at least 10ms" [long, value_name = "DURATION"]
     drain_time_max: Span = "10s";
     "Origins whose pages may use gRPC-web, with commas between them, or *; none: no other page" [long, value_name = "ORIGINS"]
-    web_origins: OrNone<String> = "none";
+    web_origins: OrNone<Origins> = "none";
     "Whether the services describe themselves (gRPC reflection)" [long, value_name = "BOOL"]
     reflection: bool = "true";
     "Topics that have metrics of their own" [long, value_name = "N"]
@@ -194,14 +207,18 @@ impl Settings {
     ///
     /// # Errors
     /// A certificate without a key, or the other way round.
-    pub(crate) fn server(&self) -> Result<Config> {
+    pub(crate) fn server(&self, values: &Values) -> Result<Config> {
         let client_ca = self.tls_client_ca.clone().value();
         let tls = match (self.tls_certificate.clone().value(), self.tls_key.clone().value()) {
             (Some(certificate), Some(key)) => Some(Tls { certificate, key, client_ca }),
             (None, None) if client_ca.is_none() => None,
-            _ => {
-                let message = "TLS needs both tls_certificate and tls_key";
-                return Err(Failure::usage(message));
+            (certificate, key) => {
+                let given = match (certificate, key) {
+                    (Some(_), _) => "tls_certificate",
+                    (_, Some(_)) => "tls_key",
+                    (None, None) => "tls_client_ca",
+                };
+                return Err(values.refuse(given, "TLS needs both tls_certificate and tls_key"));
             }
         };
         Ok(Config {
@@ -222,10 +239,7 @@ impl Settings {
             connection_idle_max: self.connection_idle_max.0,
             drain_time_max: self.drain_time_max.0,
             tls,
-            web_origins: match self.web_origins.clone().value() {
-                None => Vec::new(),
-                Some(origins) => origins.split(',').map(|origin| origin.trim().to_owned()).collect(),
-            },
+            web_origins: self.web_origins.clone().value().map_or_else(Vec::new, |Origins(origins)| origins),
             reflection: self.reflection,
             metrics_topics_max: self.metrics_topics_max,
         })
