@@ -6,6 +6,7 @@
 //! | Escape | Stands for |
 //! |---|---|
 //! | `\\` | a backslash |
+//! | `\"` `\'` | that quote; `quipu dump` shows them so |
 //! | `\n` `\r` `\t` | that character |
 //! | `\u{HEX}` | the character of that number |
 //! | `\xHH` | that byte |
@@ -65,6 +66,8 @@ fn unescape<'a>(escape: &'a str, key: &mut Vec<u8>) -> Option<&'a str> {
     };
     let byte = match escape.chars().next()? {
         '\\' => b'\\',
+        '"' => b'"',
+        '\'' => b'\'',
         'n' => b'\n',
         'r' => b'\r',
         't' => b'\t',
@@ -119,6 +122,13 @@ mod tests {
         }
         assert_eq!(ShownKey(b"a\\b\xff\n").to_string(), r"a\\b\xff\n");
         assert_eq!(r"grün\u{a}\x41,".parse(), Ok(Key("grün\nA,".into())));
+    }
+
+    /// `quipu dump` has a form of its own.
+    #[test]
+    fn a_key_from_a_dump_is_taken_as_well() {
+        let key: Vec<u8> = (0..=255).collect();
+        assert_eq!(key.escape_ascii().to_string().parse(), Ok(Key(key.into())));
     }
 
     #[test]

@@ -316,7 +316,8 @@ pub(crate) fn run(global: &Global, mut args: PublishArgs, out: &mut Output) -> R
 
 /// Says how to go on after a failure of a publisher that has a name.
 fn explain_named(mut failure: Failure, name: &str) -> Failure {
-    if failure.exit == Exit::Ok {
+    // What says already what to do about it.
+    if failure.exit == Exit::Ok || failure.reason == "APPENDED_BEFORE" {
         return failure;
     }
     let go_on = match &*failure.reason {
@@ -802,6 +803,9 @@ mod tests {
         let doubt = Failure::new(Exit::Unavailable, "OUTCOME_UNKNOWN", "nobody knows").hint("read the topic");
         let hint = explain_named(doubt, "import").hint.unwrap();
         assert!(!hint.contains("read") && hint.contains("the same command"), "{hint}");
+        let before = Failure::from(quipu_client::Error::AppendedBefore);
+        let hint = explain_named(before, "import").hint.unwrap();
+        assert_eq!(hint.matches("the same command").count(), 1, "{hint}");
         let away = Failure::new(Exit::Unavailable, "UNREACHABLE", "gone").hint("start a server");
         let hint = explain_named(away, "import").hint.unwrap();
         assert!(hint.starts_with("start a server; the same command"), "{hint}");
