@@ -331,6 +331,51 @@ fn verifying_finds_every_change_of_an_index_and_the_next_lookup_mends_it() {
 }
 
 #[test]
+fn indexes_that_are_all_gone_are_made_anew_whoever_asks_for_them_and_from_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(Standing(AtomicU64::new(1)));
+    let store = open(dir.path(), &clock);
+    let topic = store.create_topic("t", small_segments(Codec::None)).unwrap();
+    for number in 0..2000 {
+        let record = Record::keyed(format!("key {}", number % 7), vec![b'x'; 30]).with_tag("tag");
+        topic.append_with(&[record], Durability::Written).unwrap();
+    }
+    store.close().unwrap();
+    drop((store, topic));
+    let indexes = || -> Vec<_> {
+        let paths = topic_files(dir.path(), "terms");
+        paths.into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect()
+    };
+    let written = indexes();
+    assert!(written.len() > 20);
+    written.iter().for_each(|(_, path)| fs::remove_file(path).unwrap());
+
+    let store = open(dir.path(), &clock);
+    let topic = store.topic("t").unwrap();
+    std::thread::scope(|scope| {
+        for key in 0..7_u64 {
+            let topic = &topic;
+            scope.spawn(move || {
+                let name = format!("key {key}");
+                let expected: Vec<_> = (key..2000).step_by(7).collect();
+                let offsets: Vec<_> = if key % 2 == 0 {
+                    let records = topic.read_stream(&name, StreamStart::Earliest).unwrap();
+                    records.map(|record| record.unwrap().offset().0).collect()
+                } else {
+                    let records = topic.read_stream_backwards(&name, None).unwrap();
+                    let mut offsets: Vec<_> = records.map(|record| record.unwrap().offset().0).collect();
+                    offsets.reverse();
+                    offsets
+                };
+                assert_eq!(offsets, expected);
+            });
+        }
+    });
+    assert!(topic.stream("absent").unwrap().is_none());
+    assert_eq!(indexes(), written);
+}
+
+#[test]
 fn a_follower_of_a_stream_is_woken_by_its_records_and_sees_no_others() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();

@@ -383,6 +383,25 @@ fn header(bytes: &[u8]) -> Result<(&str, &[u8]), Invalid> {
     Ok((name, value))
 }
 
+/// What records are found by, from an encoded record: its key, its type and its tags. As [`RecordView::decode`] has them,
+/// without a look at anything else.
+#[inline]
+pub(crate) fn terms_of<'a>(
+    bytes: &'a [u8],
+    mut each_tag: impl FnMut(&'a [u8]),
+) -> Result<(Option<&'a [u8]>, &'a [u8]), Invalid> {
+    let (mut key, mut record_type) = (None, &[][..]);
+    for next in Fields::new(bytes) {
+        match next? {
+            (field::KEY, value) => key = Some(value.bytes()?),
+            (field::TYPE, value) => record_type = value.bytes()?,
+            (field::TAG, value) => each_tag(value.bytes()?),
+            _ => {}
+        }
+    }
+    Ok((key, record_type))
+}
+
 /// What stands in the body of a batch before a payload that is all its record has: tag and length of the record, tag and
 /// length of the payload. Up to eight bytes as a number, the first one lowest.
 #[derive(Clone, Copy, Debug)]
@@ -518,6 +537,18 @@ pub(crate) mod tests {
             let found: Vec<_> =
                 Records::new(&body).map(|r| RecordView::decode(r.unwrap()).unwrap().to_record()).collect();
             prop_assert_eq!(found, records);
+        }
+
+        #[test]
+        fn the_terms_of_a_record_are_those_of_its_view(records in prop::collection::vec(any_record(), 1..3)) {
+            // Two on end are one whose fields stand twice: the last one counts.
+            let mut bytes = Vec::new();
+            records.iter().for_each(|record| record.encode(&mut bytes));
+            let view = RecordView::decode(&bytes).unwrap();
+            let mut tags = Vec::new();
+            let (key, record_type) = terms_of(&bytes, |tag| tags.push(tag)).unwrap();
+            prop_assert_eq!((key, record_type), (view.key, view.record_type.as_bytes()));
+            prop_assert_eq!(tags, view.tags().map(str::as_bytes).collect::<Vec<_>>());
         }
 
         #[test]

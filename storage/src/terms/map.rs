@@ -13,6 +13,7 @@ use super::batch_terms::{Keys, Others};
 use super::quick_hash::QuickHash;
 use crate::format::Invalid;
 use crate::format::batch::Batch;
+use crate::format::record::terms_of;
 use crate::format::terms::build::TermsBuilder;
 use crate::format::terms::postings::{Posting, Revisions};
 use crate::format::terms::{Kind, TermsHeader};
@@ -122,6 +123,16 @@ impl MapEntry {
 }
 
 impl TermMap {
+    /// An empty one, with room for as many terms as another has.
+    pub(crate) fn like(other: &Self) -> Self {
+        Self {
+            table: HashTable::with_capacity(other.entries.len()),
+            entries: Vec::with_capacity(other.entries.len()),
+            terms: Vec::with_capacity(other.terms.len()),
+            ..Self::default()
+        }
+    }
+
     /// The record at `offset`, behind all others, has this term: its kind and the rest of it. Answers the number of its
     /// entry. A term that is longer than any that was ever appended, as a damaged store may have one, is left out.
     fn push(
@@ -175,20 +186,20 @@ impl TermMap {
     }
 
     fn try_push_batch(&mut self, batch: &Batch) -> Result<(), Invalid> {
-        let mut revisions = batch.revisions();
-        for next in batch.records() {
-            let (offset, view) = next?;
+        let (mut revisions, mut records) = (batch.revisions(), batch.records());
+        while let Some(next) = records.next_encoded() {
+            let (offset, bytes) = next?;
             let mut push = |kind: Kind, text: &[u8], revision| {
                 let kind = kind as u8;
                 self.push(QuickHash::of(kind, text), (kind, text), offset, revision);
             };
-            if let Some(key) = view.key {
+            let (key, record_type) = terms_of(bytes, |tag| push(Kind::Tag, tag, None))?;
+            if let Some(key) = key {
                 push(Kind::Key, key, revisions.next());
             }
-            if !view.record_type.is_empty() {
-                push(Kind::Type, view.record_type.as_bytes(), None);
+            if !record_type.is_empty() {
+                push(Kind::Type, record_type, None);
             }
-            view.tags().for_each(|tag| push(Kind::Tag, tag.as_bytes(), None));
         }
         Ok(())
     }

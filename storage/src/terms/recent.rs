@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use std::time::Instant;
 
 use super::batch_terms::BatchTerms;
 use super::map::{Doubt, TermMap};
@@ -80,7 +81,9 @@ impl State {
 
     fn map(&mut self, segment: Offset) -> Arc<RwLock<TermMap>> {
         if self.maps.back().is_none_or(|(base, _)| *base < segment) {
-            self.maps.push_back((segment, Arc::default()));
+            // The next segment has about as many as the last one: what grows step by step is copied again and again.
+            let map = self.maps.back().map(|(_, last)| TermMap::like(&read(last))).unwrap_or_default();
+            self.maps.push_back((segment, Arc::new(RwLock::new(map))));
         }
         Arc::clone(&self.maps.back().expect("there is one now").1)
     }
@@ -356,7 +359,7 @@ impl TopicInner {
 
     /// Lets go of what is kept for those who append, if nobody has for a while.
     pub(crate) fn age_terms(&self) {
-        let gone = self.terms.recent.lock().settled.age();
+        let gone = self.terms.recent.lock().settled.age(Instant::now());
         drop(gone);
     }
 }

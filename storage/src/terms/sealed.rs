@@ -29,6 +29,9 @@ use crate::types::Offset;
 /// Most bytes of filters and block indexes that are kept in memory, over all segments of the store.
 const MEMORY_BYTES_MAX: usize = 256 << 20;
 
+/// Most indexes of one topic that are made at once, each from the memory that the terms of its segment take.
+const MAKERS_MAX: usize = 4;
+
 /// What a segment knows of its index.
 #[derive(Debug, Default)]
 pub(crate) struct Slot(Mutex<Option<SealedTerms>>);
@@ -109,13 +112,59 @@ impl TopicInner {
                 if matches!(unusable, Unusable::Damaged | Unusable::Unreadable(_)) {
                     self.context.counters.damage_found.add(1);
                 }
-                self.make_terms(segment)?
+                self.make_with_neighbours(segment)?
             }
         };
         *slot = Some(terms.clone());
         drop(slot);
         self.context.term_budget.opened(segment, &terms);
         Ok(terms)
+    }
+
+    /// Makes the index of a segment whose slot the caller holds. Where one is missing others are too, as a rule: those
+    /// nearest to it that have none are made beside it, by the other processors.
+    fn make_with_neighbours(&self, segment: &Arc<Segment>) -> Result<SealedTerms> {
+        let helpers = std::thread::available_parallelism().map_or(1, usize::from).min(MAKERS_MAX) - 1;
+        let neighbours = if self.context.is_read_only { Vec::new() } else { self.missing(segment, helpers) };
+        std::thread::scope(|scope| {
+            for neighbour in &neighbours {
+                // What goes wrong there is seen by whoever asks for it.
+                let make = || drop(self.make_if_missing(neighbour));
+                let _ = std::thread::Builder::new().name("quipu-terms".into()).spawn_scoped(scope, make);
+            }
+            self.make_terms(segment)
+        })
+    }
+
+    /// So many segments that have no index, the nearest ones first.
+    fn missing(&self, segment: &Arc<Segment>, count: usize) -> Vec<Arc<Segment>> {
+        let segments = self.segments();
+        let Some(at) = segments.iter().position(|listed| Arc::ptr_eq(listed, segment)) else {
+            return Vec::new();
+        };
+        let (before, behind) = (segments[..at].iter().rev(), segments[at + 1..].iter());
+        let is_missing = |other: &&Arc<Segment>| other.sealed().is_some() && self.has_no_terms(other);
+        // One missing file does not say that all are: no more is looked at than can be wanted next.
+        let near = before.take(count).chain(behind.take(count));
+        near.filter(is_missing).take(count).cloned().collect()
+    }
+
+    fn has_no_terms(&self, segment: &Segment) -> bool {
+        // Whoever holds the slot is making them.
+        let is_open = segment.terms.0.try_lock().map_or(true, |slot| slot.is_some());
+        let opened = || self.context.disk.open(&path_of(segment), OpenMode::Read);
+        !is_open && opened().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    }
+
+    fn make_if_missing(&self, segment: &Arc<Segment>) -> Result<()> {
+        let Ok(mut slot) = segment.terms.0.try_lock() else { return Ok(()) };
+        if slot.is_none() {
+            let terms = self.make_terms(segment)?;
+            *slot = Some(terms.clone());
+            drop(slot);
+            self.context.term_budget.opened(segment, &terms);
+        }
+        Ok(())
     }
 
     fn terms_header(&self, segment: &Arc<Segment>) -> Result<TermsHeader> {

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 
@@ -22,6 +23,9 @@ const BYTES_MAX: usize = 64 << 20;
 /// Most tables of a topic: each costs a look for a key that none of them has.
 const TABLES_MAX: usize = 8;
 
+/// How long a topic keeps them that nobody appends to, about.
+const REST: Duration = Duration::from_secs(60);
+
 /// What all tables of a store take.
 #[derive(Debug, Default)]
 pub(crate) struct SettledBudget(Arc<AtomicUsize>);
@@ -33,8 +37,10 @@ pub(crate) struct Settled {
     tables: VecDeque<KeyTable>,
     /// Where its segment ends.
     end: Offset,
-    /// Whether it was asked or grew since it was asked last.
+    /// Whether something was appended since it was looked at last.
     is_in_use: bool,
+    /// Since when nothing was.
+    at_rest_since: Option<Instant>,
 }
 
 /// The keys of a segment.
@@ -131,10 +137,19 @@ impl Settled {
         self.tables.iter().rev().find_map(|table| table.last_revision(hash, term))
     }
 
-    /// Lets go of all if nothing was appended since this was called last: so that a topic that rests takes no memory.
+    /// To be called now and then: lets go of all if nothing was appended for a while, so that a topic that rests takes no
+    /// memory.
     #[must_use]
-    pub(crate) fn age(&mut self) -> VecDeque<KeyTable> {
-        if std::mem::take(&mut self.is_in_use) { VecDeque::new() } else { std::mem::take(&mut self.tables) }
+    pub(crate) fn age(&mut self, now: Instant) -> VecDeque<KeyTable> {
+        if std::mem::take(&mut self.is_in_use) {
+            self.at_rest_since = None;
+        }
+        let since = *self.at_rest_since.get_or_insert(now);
+        if now.saturating_duration_since(since) < REST {
+            VecDeque::new()
+        } else {
+            std::mem::take(&mut self.tables)
+        }
     }
 
     /// Notes that it is in use.
@@ -205,8 +220,21 @@ mod tests {
         budget.0.fetch_add(BYTES_MAX, Ordering::Relaxed);
         assert!(KeyTable::new(&map(0, &["a"]), &budget).is_none());
         budget.0.fetch_sub(BYTES_MAX, Ordering::Relaxed);
-        assert!(settled.age().is_empty());
-        assert_eq!(settled.age().len(), TABLES_MAX);
+        drop(settled);
+        assert_eq!(budget.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_topic_that_rests_keeps_none() {
+        let (budget, mut settled) = (SettledBudget::default(), Settled::default());
+        push(&mut settled, &map(0, &["a"]), &budget);
+        let begun = Instant::now();
+        let at = |rests: u32| begun + rests * REST;
+        assert!(settled.age(at(0)).is_empty());
+        settled.note_use();
+        assert!(settled.age(at(2)).is_empty());
+        assert_eq!(last(&settled, "a"), Some(0));
+        assert_eq!(settled.age(at(3)).len(), 1);
         assert_eq!((last(&settled, "a"), budget.0.load(Ordering::Relaxed)), (None, 0));
     }
 }
