@@ -30,14 +30,17 @@ pub(crate) struct Unmet {
     pub(crate) offset: Option<u64>,
 }
 
-/// `7`, `no-stream` or `exists`.
+/// `7`, `no-stream`, `exists` or `any`.
 pub(crate) fn parse_expected(text: &str) -> Result<ExpectedRevision, String> {
     match text {
         "no-stream" => Ok(ExpectedRevision::NoStream),
         "exists" => Ok(ExpectedRevision::Exists),
+        "any" => Ok(ExpectedRevision::Any),
         number => match number.parse() {
             Ok(revision) => Ok(ExpectedRevision::Exact(revision)),
-            Err(_) => Err(format!("{text:?} is no expectation: use a revision (7), no-stream or exists")),
+            Err(_) => {
+                Err(format!("{text:?} is no expectation: use a revision (7), no-stream, exists or any"))
+            }
         },
     }
 }
@@ -95,7 +98,8 @@ mod tests {
         assert_eq!(parse_expected("0"), Ok(ExpectedRevision::Exact(0)));
         assert_eq!(parse_expected("no-stream"), Ok(ExpectedRevision::NoStream));
         assert_eq!(parse_expected("exists"), Ok(ExpectedRevision::Exists));
-        for text in ["", "-1", "any", "1x"] {
+        assert_eq!(parse_expected("any"), Ok(ExpectedRevision::Any));
+        for text in ["", "-1", "Any", "1x"] {
             assert!(parse_expected(text).is_err(), "{text}");
         }
     }

@@ -108,14 +108,15 @@ fn what_is_published_under_a_condition_is_published_only_if_it_holds() {
         publish(&["--expect-next-offset", "12"], "late\n").fails(4).says("13").says("--from 12");
         assert_eq!(end(), "12");
         publish(&["--expect-revision", "3", "--expect-next-offset", "13"], "x\ny\n").ok();
-        publish(&["--expect-revision", "exists", "--batch-records", "1"], "x\ny\n").ok();
+        publish(&["--expect-revision", "exists", "--batch-records", "1"], "x\n").ok();
+        publish(&["--expect-revision", "any"], "y\n").ok();
         assert_eq!(end(), "16");
         let new =
             |expected| target.feed(&["publish", "t", "--key", "new", "--expect-revision", expected], "x\n");
         new("exists").fails(4).says("quipu streams t");
         new("no-stream").ok();
         new("no-stream").fails(4);
-        new("soon").fails(2).says("no-stream or exists");
+        new("soon").fails(2).says("no-stream, exists or any");
         target.feed(&["publish", "t", "--expect-revision", "4"], "x\n").fails(2).says("--key");
         assert_eq!(end(), "17");
     }
@@ -260,12 +261,13 @@ fn conditions_are_explained_with_what_stands_against_them() {
             ["--revision", "a=3"],
             ["--revision", "none=no-stream"],
             ["--revision", "b=exists"],
+            ["--revision", "none=any"],
             ["--next-offset", "14"],
             ["--no-match", "tag=x,after=13"],
             ["--no-match", "tag=x,type=other"],
         ];
         let lines = explain(&holding.concat()).ok().lines();
-        assert!(lines.len() == 6 && lines.iter().all(|line| line.starts_with("holds: ")), "{lines:?}");
+        assert!(lines.len() == 7 && lines.iter().all(|line| line.starts_with("holds: ")), "{lines:?}");
         for (condition, actual, look) in [
             (["--revision", "a=1"], "its last revision is 3", "--from 6 "),
             (["--revision", "a=no-stream"], "its last revision is 3", "--from 0 "),

@@ -27,6 +27,8 @@ pub enum ExpectedRevision {
     NoStream,
     /// There is one: some record had the key.
     Exists,
+    /// Whatever there is: always holds.
+    Any,
 }
 
 impl Condition {
@@ -37,6 +39,7 @@ impl Condition {
             ExpectedRevision::Exact(revision) => Expected::Exact(revision),
             ExpectedRevision::NoStream => Expected::NoStream(true),
             ExpectedRevision::Exists => Expected::Exists(true),
+            ExpectedRevision::Any => Expected::Any(true),
         });
         let revision = v1::append_condition::StreamRevision { key: key.into().into(), expected };
         Self::of(topic, v1::append_condition::Condition::Revision(revision))
@@ -129,6 +132,9 @@ impl fmt::Display for FailedCondition {
             }
             Expected::Revision(ExpectedRevision::NoStream) => f.write_str("the key should have no record")?,
             Expected::Revision(ExpectedRevision::Exists) => f.write_str("the key should have a record")?,
+            Expected::Revision(ExpectedRevision::Any) => {
+                f.write_str("the key may have any record or none")?
+            }
             Expected::NextOffset(offset) => write!(f, "the next offset should be {offset}")?,
             Expected::NoMatch => f.write_str("no record should match")?,
             Expected::Other => f.write_str("it does not hold")?,

@@ -50,8 +50,9 @@ fn from_wire(
                 Some(Expected::Exact(revision)) => ExpectedRevision::Exact(Revision(revision)),
                 Some(Expected::NoStream(true)) => ExpectedRevision::NoStream,
                 Some(Expected::Exists(true)) => ExpectedRevision::Exists,
-                Some(Expected::NoStream(false) | Expected::Exists(false)) | None => {
-                    let rule = "must be exact, or one of no_stream and exists as true";
+                Some(Expected::Any(true)) => ExpectedRevision::Any,
+                Some(Expected::NoStream(false) | Expected::Exists(false) | Expected::Any(false)) | None => {
+                    let rule = "must be exact, or one of no_stream, exists and any as true";
                     violations.add(format!("{field}.revision"), rule);
                     return None;
                 }
@@ -83,21 +84,23 @@ fn to_wire(failed: &FailedCondition) -> pb::append_condition_failure::FailedCond
     let (expected, actual) = match &failed.check {
         FailedCheck::Revision { expected, actual, .. } => {
             let expected = match expected {
-                ExpectedRevision::Exact(revision) => Expected::Revision(revision.value()),
-                ExpectedRevision::NoStream => Expected::NoStream(true),
-                ExpectedRevision::Exists => Expected::Exists(true),
+                ExpectedRevision::Exact(revision) => Some(Expected::Revision(revision.value())),
+                ExpectedRevision::NoStream => Some(Expected::NoStream(true)),
+                ExpectedRevision::Exists => Some(Expected::Exists(true)),
+                // It always holds.
+                ExpectedRevision::Any => None,
             };
             (expected, actual.map(Revision::value))
         }
         FailedCheck::NextOffset { expected, actual } => {
-            (Expected::NextOffset(expected.value()), Some(actual.value()))
+            (Some(Expected::NextOffset(expected.value())), Some(actual.value()))
         }
-        FailedCheck::Match { .. } => (Expected::NoMatch(true), None),
+        FailedCheck::Match { .. } => (Some(Expected::NoMatch(true)), None),
     };
     pb::append_condition_failure::FailedCondition {
         condition: u32::try_from(failed.number).unwrap_or(u32::MAX),
         topic: failed.topic.as_str().into(),
-        expected: Some(expected),
+        expected,
         actual,
         first_conflicting_offset: failed.check.first_conflicting_offset().map(Offset::value),
     }

@@ -64,6 +64,8 @@ pub enum ExpectedRevision {
     NoStream,
     /// There is one: some record had the key.
     Exists,
+    /// Whatever there is: always holds. Nothing is looked up for it, so it holds also where nobody knows what there is.
+    Any,
 }
 
 /// A condition that does not hold.
@@ -126,6 +128,7 @@ impl fmt::Display for FailedCondition {
                     ExpectedRevision::Exact(revision) => write!(f, "revision {revision}"),
                     ExpectedRevision::NoStream => f.write_str("no record"),
                     ExpectedRevision::Exists => f.write_str("a record"),
+                    ExpectedRevision::Any => f.write_str("any record or none"),
                 }?;
                 match actual {
                     Some(actual) => write!(f, " and has revision {actual}"),
@@ -196,7 +199,9 @@ impl Check {
         let topic = Arc::clone(self.topic());
         topic.check_alive()?;
         self.known = match &self.condition {
-            Condition::NextOffset(_) => Known::Nothing,
+            Condition::NextOffset(_) | Condition::Revision { expected: ExpectedRevision::Any, .. } => {
+                Known::Nothing
+            }
             Condition::Revision { key, .. } => {
                 let term = term(Kind::Key, key);
                 let wanted = Wanted::new(topic.uid, term);
@@ -228,7 +233,11 @@ impl Check {
 
     /// Whether there is nothing to look up, or it was.
     pub(crate) fn is_looked_up(&self) -> bool {
-        matches!(self.condition, Condition::NextOffset(_)) || !matches!(self.known, Known::Nothing)
+        let needs_no_look = matches!(
+            self.condition,
+            Condition::NextOffset(_) | Condition::Revision { expected: ExpectedRevision::Any, .. }
+        );
+        needs_no_look || !matches!(self.known, Known::Nothing)
     }
 
     /// The same as [`look_up`](Self::look_up) if no disk is needed for it; says whether it is known now. Never waits for
@@ -236,7 +245,9 @@ impl Check {
     pub(crate) fn look_up_in_memory(&mut self) -> bool {
         let topic = Arc::clone(self.topic());
         let known = match &self.condition {
-            Condition::NextOffset(_) => return true,
+            Condition::NextOffset(_) | Condition::Revision { expected: ExpectedRevision::Any, .. } => {
+                return true;
+            }
             // There is no bound on what is to be looked at.
             Condition::NoMatch { .. } => return false,
             Condition::Revision { key, .. } => topic.terms.recent.known().and_then(|state| {
@@ -281,6 +292,7 @@ impl Check {
                 let (expected, actual) = (*expected, topic.head().next_offset);
                 (expected != actual).then_some(FailedCheck::NextOffset { expected, actual })
             }
+            Condition::Revision { expected: ExpectedRevision::Any, .. } => None,
             Condition::Revision { key, expected } => {
                 let seen = self.last_seen()?;
                 if let Err(error) = topic.check_doubt(seen.doubt) {
@@ -291,6 +303,7 @@ impl Check {
                     ExpectedRevision::Exact(revision) => actual == Some(*revision),
                     ExpectedRevision::NoStream => actual.is_none(),
                     ExpectedRevision::Exists => actual.is_some(),
+                    ExpectedRevision::Any => true,
                 };
                 let (key, expected) = (key.clone(), *expected);
                 (!holds).then_some(FailedCheck::Revision { key, expected, actual, offset: None })
@@ -316,7 +329,7 @@ impl Check {
         let first = match expected {
             ExpectedRevision::Exact(revision) => revision.saturating_add(1),
             ExpectedRevision::NoStream => Revision::ZERO,
-            ExpectedRevision::Exists => return Ok(()),
+            ExpectedRevision::Exists | ExpectedRevision::Any => return Ok(()),
         };
         if actual.is_none_or(|actual| actual < first) {
             return Ok(());

@@ -58,6 +58,8 @@ fn every_condition_that_does_not_hold_is_named_with_what_is_there_and_nothing_is
             revision("a", ExpectedRevision::Exact(Revision(0))),
             revision("b", ExpectedRevision::NoStream),
             revision("c", ExpectedRevision::Exists),
+            revision("a", ExpectedRevision::Any),
+            revision("c", ExpectedRevision::Any),
             Condition::NextOffset(Offset(3)),
             Condition::NextOffset(Offset(4)),
             no_match(Filter::new().tags(["x"]), Some(1)),
@@ -76,8 +78,8 @@ fn every_condition_that_does_not_hold_is_named_with_what_is_there_and_nothing_is
             check(1, of_key("a", ExpectedRevision::Exact(Revision(0)), Some(1), Some(2))),
             check(2, of_key("b", ExpectedRevision::NoStream, Some(0), Some(1))),
             check(3, of_key("c", ExpectedRevision::Exists, None, None)),
-            check(5, FailedCheck::NextOffset { expected: Offset(4), actual: Offset(3) }),
-            check(7, FailedCheck::Match { offset: Offset(1) }),
+            check(7, FailedCheck::NextOffset { expected: Offset(4), actual: Offset(3) }),
+            check(9, FailedCheck::Match { offset: Offset(1) }),
         ];
         assert_eq!(failed(outcome), expected);
         assert_eq!(topic.log_end_offset(), Offset(3));

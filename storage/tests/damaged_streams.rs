@@ -221,6 +221,8 @@ fn a_revision_is_given_once_and_none_is_guessed_for_a_condition() {
                 .contains(&last_lost)
         );
         unknown(topic.streams("", None, 10));
+        // What always holds needs nothing to be known.
+        conditional(&topic, revision_is("another", ExpectedRevision::Any)).unwrap();
         for number in 0..KEYS {
             let key = key(number);
             let last_intact = (number..RECORDS).step_by(4).filter(|offset| !lost.contains(offset)).last();

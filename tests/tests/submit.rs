@@ -114,7 +114,8 @@ fn an_append_that_needs_the_disk_is_handed_back_and_goes_on_where_it_may_block()
     let plain = plain.require(&topic, Condition::NextOffset(Offset(103)));
     assert_eq!(submitted(&topic, plain).appended()[0].first_offset, Offset(103));
     let again = keyed(&topic, "recent", Durability::Accepted)
-        .require(&topic, expect("recent", ExpectedRevision::Exact(Revision(1))));
+        .require(&topic, expect("recent", ExpectedRevision::Exact(Revision(1))))
+        .require(&topic, expect("old", ExpectedRevision::Any));
     assert_eq!(submitted(&topic, again).appended()[0].revisions, [Revision(2)]);
     let no_match = |tag: &str| Condition::NoMatch { filter: Filter::new().tags([tag]), after_offset: None };
     let recent = || keyed(&topic, "recent", Durability::Accepted);

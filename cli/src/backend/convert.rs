@@ -28,6 +28,7 @@ pub(super) fn condition(requirement: &Requirement) -> Condition {
                 }
                 quipu_client::ExpectedRevision::NoStream => ExpectedRevision::NoStream,
                 quipu_client::ExpectedRevision::Exists => ExpectedRevision::Exists,
+                quipu_client::ExpectedRevision::Any => ExpectedRevision::Any,
             };
             Condition::Revision { key: key.clone(), expected }
         }

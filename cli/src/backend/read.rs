@@ -74,6 +74,7 @@ impl AnyTopic {
                 actual: Some(end.0),
                 offset: Some(*expected).filter(|expected| *expected < end.0),
             }),
+            Requirement::Revision { expected: ExpectedRevision::Any, .. } => None,
             Requirement::Revision { key, expected } => {
                 let actual = self.stream(key)?.map(|head| head.last_revision.0);
                 let (holds, next) = match expected {
@@ -82,6 +83,7 @@ impl AnyTopic {
                     }
                     ExpectedRevision::NoStream => (actual.is_none(), Some(0)),
                     ExpectedRevision::Exists => (actual.is_some(), None),
+                    ExpectedRevision::Any => (true, None),
                 };
                 let later = next.filter(|next| actual.is_some_and(|actual| actual >= *next));
                 let offset = match later.filter(|_| !holds) {

@@ -22,7 +22,7 @@ Ends with 0 if all hold, with 4 if one fails, else with 6: one asks about record
 pub(crate) struct ExplainArgs {
     /// The topic.
     topic: String,
-    /// The last revision of a key is a number, or the key has `no-stream`, or it `exists`. May be given several times.
+    /// The last revision of a key is a number, or the key has `no-stream`, or it `exists`; `any` always holds. May be given several times.
     #[arg(long = "revision", value_name = "KEY=REVISION", value_parser = parse_revision)]
     revisions: Vec<Requirement>,
     /// The topic's next offset is this.
@@ -40,7 +40,7 @@ pub(crate) struct ExplainArgs {
 fn parse_revision(text: &str) -> Result<Requirement, String> {
     // The key may have any character, what is expected none of these.
     let (key, expected) =
-        text.rsplit_once('=').ok_or("write it as KEY=REVISION, KEY=no-stream or KEY=exists")?;
+        text.rsplit_once('=').ok_or("write it as KEY=REVISION, KEY=no-stream, KEY=exists or KEY=any")?;
     Ok(Requirement::Revision { key: key.parse::<Key>()?.0.into(), expected: parse_expected(expected)? })
 }
 
@@ -103,6 +103,7 @@ fn expectation(requirement: &Requirement) -> String {
                 ExpectedRevision::Exact(revision) => format!("key {key} has revision {revision}"),
                 ExpectedRevision::NoStream => format!("key {key} has no record"),
                 ExpectedRevision::Exists => format!("key {key} has a record"),
+                ExpectedRevision::Any => format!("key {key} has any record or none"),
             }
         }
         Requirement::NextOffset(offset) => format!("the next offset is {offset}"),

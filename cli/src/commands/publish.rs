@@ -131,8 +131,8 @@ pub(crate) struct PublishArgs {
     #[arg(long, value_name = "SIZE", default_value = "8MiB")]
     entry_bytes_max: Size,
     /// Publish only if this is the last revision of the key, which all records of the input have: a revision, `no-stream` (no
-    /// record ever had it) or `exists`. Checked with the first batch; input that could have other keys, because they are
-    /// taken from it, is published as one append, or nothing of it is.
+    /// record ever had it), `exists`, or `any`, which always holds. Checked with the first batch; input that could have other
+    /// keys, because they are taken from it, is published as one append, or nothing of it is.
     #[arg(long, value_name = "REVISION", value_parser = parse_expected, conflicts_with = "dry_run")]
     expect_revision: Option<ExpectedRevision>,
     /// Publish only if this is the topic's next offset. Checked with the first batch.

@@ -41,7 +41,8 @@ async fn an_append_under_conditions_that_do_not_hold_says_which_and_changes_noth
             expected(3, Expected::NoMatch, None, 0),
         ]
     );
-    client.check([exact(1)]).await.unwrap();
+    let any = |key: &str| Condition::revision("t", key, ExpectedRevision::Any);
+    client.check([exact(1), any("a"), any("none")]).await.unwrap();
     let error = client.check([exact(1), exact(5)]).await.unwrap_err();
     assert!(matches!(&error, Error::ConditionFailed { failed, .. } if failed[0].number == 1), "{error:?}");
     assert_eq!(append().send().await.unwrap()[0].revisions, [2]);

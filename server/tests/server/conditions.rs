@@ -53,6 +53,7 @@ async fn an_append_is_applied_only_if_all_conditions_hold_and_each_failure_is_to
             revision("orders", "a", Expected::Exact(1)),
             revision("orders", "c", Expected::NoStream(true)),
             revision("orders", "b", Expected::Exists(true)),
+            revision("orders", "c", Expected::Any(true)),
             revision("stock", "a", Expected::NoStream(true)),
             condition("orders", Condition::NextOffset(3)),
             no_match("orders", "vip", Some(1)),
@@ -67,12 +68,12 @@ async fn an_append_is_applied_only_if_all_conditions_hold_and_each_failure_is_to
         no_match("orders", "vip", None),
     ];
     let expected = [
-        (6, failed_condition::Expected::Revision(0), Some(1), Some(2)),
-        (7, failed_condition::Expected::Revision(9), Some(1), None),
-        (8, failed_condition::Expected::NoStream(true), Some(0), Some(1)),
-        (9, failed_condition::Expected::Exists(true), None, None),
-        (10, failed_condition::Expected::NextOffset(2), Some(3), Some(2)),
-        (11, failed_condition::Expected::NoMatch(true), None, Some(1)),
+        (7, failed_condition::Expected::Revision(0), Some(1), Some(2)),
+        (8, failed_condition::Expected::Revision(9), Some(1), None),
+        (9, failed_condition::Expected::NoStream(true), Some(0), Some(1)),
+        (10, failed_condition::Expected::Exists(true), None, None),
+        (11, failed_condition::Expected::NextOffset(2), Some(3), Some(2)),
+        (12, failed_condition::Expected::NoMatch(true), None, Some(1)),
     ];
     let expected = expected.map(|(condition, expected, actual, first_conflicting_offset)| FailedCondition {
         condition,
@@ -204,6 +205,7 @@ async fn conditions_that_make_no_sense_are_refused_with_what_is_wrong() {
             none,
             condition("orders", Condition::Revision(unsaid)),
             revision("../x", "a", Expected::NoStream(false)),
+            revision("orders", "a", Expected::Any(false)),
             condition("orders", Condition::NoMatch(NoMatch { filter, after_offset: None })),
         ]))
         .await
@@ -216,7 +218,8 @@ async fn conditions_that_make_no_sense_are_refused_with_what_is_wrong() {
             "conditions[1].revision",
             "conditions[2].topic",
             "conditions[2].revision",
-            "conditions[3].no_match.filter"
+            "conditions[3].revision",
+            "conditions[4].no_match.filter"
         ]
     );
     let many = vec![revision("orders", "a", Expected::NoStream(true)); 101];

@@ -183,6 +183,7 @@ impl Model {
                     ExpectedRevision::Exact(Revision(revision)) => actual == Some(revision),
                     ExpectedRevision::NoStream => actual.is_none(),
                     ExpectedRevision::Exists => actual.is_some(),
+                    ExpectedRevision::Any => true,
                 };
                 (!holds).then_some(Actual::Revision(actual))
             }

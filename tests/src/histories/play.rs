@@ -191,6 +191,7 @@ impl Knowledge {
     fn expected(&self, rng: &mut Rng, behind: Option<u64>) -> Expected {
         let (key, tag) = (small(rng, KEYS), small(rng, TAGS));
         let revision = match self.last_revisions[usize::from(key)] {
+            _ if rng.chance(5) => ExpectedRevision::Any,
             Some(_) if rng.chance(20) => ExpectedRevision::Exists,
             Some(revision) => ExpectedRevision::Exact(Revision(revision)),
             None => ExpectedRevision::NoStream,

@@ -31,12 +31,16 @@ impl ModelTopic {
         Some(match condition {
             Condition::NextOffset(offset) => holds(offset.0 == self.log_end()),
             Condition::Revision { key, expected } => {
+                if *expected == ExpectedRevision::Any {
+                    return Some(Verdict::Holds);
+                }
                 // Those that went count as well.
                 let count = self.streams().get(key).map_or(0, |offsets| offsets.len() as u64);
                 holds(match expected {
                     ExpectedRevision::Exact(revision) => count.checked_sub(1) == Some(revision.0),
                     ExpectedRevision::NoStream => count == 0,
                     ExpectedRevision::Exists => count > 0,
+                    ExpectedRevision::Any => true,
                 })
             }
             Condition::NoMatch { filter, after_offset } => {
@@ -130,9 +134,10 @@ fn any_condition(rng: &mut Rng, topic: &ModelTopic) -> Condition {
         1..5 => {
             let count = topic.streams().get(&key).map_or(0, |offsets| offsets.len() as u64);
             let exact = ExpectedRevision::Exact(Revision((count + rng.below(5) / 4).saturating_sub(1)));
-            let expected = match rng.below(6) {
+            let expected = match rng.below(7) {
                 0 => ExpectedRevision::NoStream,
                 1 => ExpectedRevision::Exists,
+                2 => ExpectedRevision::Any,
                 _ if count == 0 => ExpectedRevision::NoStream,
                 _ => exact,
             };
