@@ -39,6 +39,8 @@ const KEPT_PER_KEY: u32 = 3;
 const SEGMENT_BYTES_MAX: u64 = 16 << 20;
 /// How often a snapshot is tried that others come in between of. Each time one of theirs has been put.
 const TRIES_MAX: usize = 100;
+/// Records that are none of a topic's snapshots, or damaged, that one search passes over.
+const OTHERS_MAX: usize = 1000;
 
 /// A snapshot of a stream.
 #[derive(Clone, Debug)]
@@ -98,21 +100,16 @@ impl Topic {
         if revision >= next_revision {
             return Err(Error::RevisionUnwritten { topic: self.name().clone(), revision, next_revision });
         }
-        let snapshots = self.snapshots_or_create()?;
         let record = marked(snapshot, revision, self.uid());
+        let snapshots = self.snapshots_or_create(&record)?;
         let mut tries = 1;
         loop {
             // In this order: what comes in between fails the condition.
             let last = snapshots.stream_with(key, Visibility::Written)?.map(|head| head.last_revision);
             // Damaged ones are passed over here: this one makes up for them.
-            let latest = find(snapshots.source(), key, self.uid(), Revision::MAX, Visibility::Written)
-                .find_map(|found| match found {
-                    Err(Error::Corrupt { .. }) => None,
-                    found => Some(found),
-                })
-                .transpose()?;
-            if let Some(latest) = latest.filter(|latest| latest.revision > revision) {
-                return Ok(SnapshotPut::Superseded(latest.revision));
+            let latest = latest_revision(&snapshots.source(), key, self.uid())?;
+            if let Some(latest) = latest.filter(|latest| *latest > revision) {
+                return Ok(SnapshotPut::Superseded(latest));
             }
             let expected = last.map_or(ExpectedRevision::NoStream, ExpectedRevision::Exact);
             let append = Append::new()
@@ -128,7 +125,9 @@ impl Topic {
 
     /// The latest snapshot of a stream that covers nothing behind `up_to`, if there is one; without `up_to`, the latest.
     ///
-    /// Costs as many snapshots as lie behind it.
+    /// The latest costs one look. One that later ones lie behind is searched for by halving: it costs the logarithm of how
+    /// many the key has. Up to 1,000 records that others appended under the key are passed over; what lies behind more of
+    /// them may not be found.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the snapshot is damaged: the events are still there, and the next snapshot makes up for it. As
@@ -138,8 +137,8 @@ impl Topic {
         latest(&self.source(), key.as_ref(), up_to, open)
     }
 
-    /// The topic with this one's snapshots.
-    fn snapshots_or_create(&self) -> Result<Topic> {
+    /// The topic with this one's snapshots; `first` is to be the first of them, if it is to be made.
+    fn snapshots_or_create(&self, first: &Record) -> Result<Topic> {
         let refuse = |rule| Err(Error::SnapshotsRefused { topic: self.name().clone(), rule });
         if self.name().as_str().ends_with(SUFFIX) {
             return refuse("a topic whose name ends with .snapshots has none of its own");
@@ -163,6 +162,9 @@ impl Topic {
                 Err(Error::TopicNotFound { .. }) => {}
                 outcome => return outcome,
             }
+            // What is refused is to change nothing, so it makes no topic either. What is wrong with a record is wrong with
+            // it in either topic.
+            self.store().check(Append::new().records(self, [first])?)?;
             let compaction = Compaction { records_per_key: KEPT_PER_KEY, ..Compaction::default() };
             let settings = TopicSettings {
                 segment_bytes_max: SEGMENT_BYTES_MAX,
@@ -189,7 +191,7 @@ pub(crate) fn latest(
     let up_to = up_to.map_or(head.last_revision, |up_to| up_to.min(head.last_revision));
     let Ok(name) = snapshots_name(&topic.inner.name) else { return Ok(None) };
     match open(name.as_str()) {
-        Ok(snapshots) => find(snapshots, key, topic.inner.uid, up_to, Visibility::Synced).next().transpose(),
+        Ok(snapshots) => latest_up_to(&snapshots, key, topic.inner.uid, up_to),
         Err(Error::TopicNotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
@@ -215,24 +217,87 @@ fn revision_of(record: &RecordView<'_>, topic: Uid) -> Option<Revision> {
     header(REVISION)?.parse().ok().map(Revision)
 }
 
-/// The snapshots of a key that cover nothing behind `up_to`, from the latest on.
-fn find(
-    snapshots: Source,
-    key: &[u8],
-    topic: Uid,
-    up_to: Revision,
-    visibility: Visibility,
-) -> impl Iterator<Item = Result<Snapshot>> {
-    let (records, failed) = match StreamRecordsBackwards::new(snapshots, key, None, visibility) {
-        Ok(records) => (Some(records), None),
-        Err(error) => (None, Some(Err(error))),
-    };
-    let found = records.into_iter().flatten().filter_map(move |record| match record {
-        Ok(record) => {
-            let revision = revision_of(&record.view(), topic).filter(|revision| *revision <= up_to)?;
-            Some(Ok(Snapshot { revision, record }))
+/// The revision of the latest snapshot of a key. Damaged ones are passed over: the next one makes up for them.
+fn latest_revision(snapshots: &Source, key: &[u8], topic: Uid) -> Result<Option<Revision>> {
+    for record in StreamRecordsBackwards::new(snapshots.clone(), key, None, Visibility::Written)? {
+        let record = match record {
+            Err(Error::Corrupt { .. }) => continue,
+            record => record?,
+        };
+        if let Some(revision) = revision_of(&record.view(), topic) {
+            return Ok(Some(revision));
         }
-        Err(error) => Some(Err(error)),
-    });
-    failed.into_iter().chain(found)
+    }
+    Ok(None)
+}
+
+/// The latest snapshot of a key that covers nothing behind `up_to`. The newest is looked at first, for mostly it is the one.
+/// If it covers too much, the others are halved again and again, because they never go back in revision (1).
+fn latest_up_to(snapshots: &Source, key: &[u8], topic: Uid, up_to: Revision) -> Result<Option<Snapshot>> {
+    let mut search = Search { snapshots, key, topic, others: OTHERS_MAX };
+    // Places are revisions of the stream of snapshots. What lies below `begin` is covered by the best; what lies at `end` and
+    // behind covers too much.
+    let (mut begin, mut end, mut place) = (Revision::ZERO, Revision::MAX, Revision::MAX);
+    // Where the best would be, something is damaged that may be better.
+    let (mut best, mut damaged) = (None, None);
+    while begin < end {
+        let Below { found, damaged: met } = search.below(place.saturating_add(1), begin)?;
+        match found {
+            Some((_, snapshot)) if snapshot.revision <= up_to => {
+                (best, damaged, begin) = (Some(snapshot), met, place.saturating_add(1));
+            }
+            Some((at, _)) => end = at.min(place),
+            None => (damaged, begin) = (damaged.or(met), place.saturating_add(1)),
+        }
+        place = Revision(begin.value() + end.value().saturating_sub(begin.value()) / 2);
+    }
+    damaged.map_or(Ok(best), Err)
+}
+
+/// A search for a snapshot of a topic.
+struct Search<'a> {
+    snapshots: &'a Source,
+    key: &'a [u8],
+    topic: Uid,
+    /// Records that it may still pass over.
+    others: usize,
+}
+
+/// What lies below a place.
+struct Below {
+    /// The next snapshot, with its place.
+    found: Option<(Revision, Snapshot)>,
+    /// What is damaged above it.
+    damaged: Option<Error>,
+}
+
+impl Search<'_> {
+    /// The last snapshot in `from..before`.
+    fn below(&mut self, before: Revision, from: Revision) -> Result<Below> {
+        let mut damaged = None;
+        let before = Some(before).filter(|before| *before < Revision::MAX);
+        let records =
+            StreamRecordsBackwards::new(self.snapshots.clone(), self.key, before, Visibility::Synced)?;
+        for record in records {
+            match record {
+                Ok(record) => {
+                    let place = record.revision().unwrap_or_default();
+                    if place < from {
+                        break;
+                    }
+                    if let Some(revision) = revision_of(&record.view(), self.topic) {
+                        let found = Some((place, Snapshot { revision, record }));
+                        return Ok(Below { found, damaged });
+                    }
+                }
+                Err(error @ Error::Corrupt { .. }) => drop(damaged.get_or_insert(error)),
+                Err(error) => return Err(error),
+            }
+            if self.others == 0 {
+                break;
+            }
+            self.others -= 1;
+        }
+        Ok(Below { found: None, damaged })
+    }
 }

@@ -302,3 +302,85 @@ fn a_damaged_snapshot_is_told_and_the_next_one_makes_up_for_it() {
     put(&topic, "a", 6, "made up");
     assert_eq!(found(&topic, "a", None), some(6, "made up"));
 }
+
+/// All that lay behind it were read.
+#[test]
+fn an_old_snapshot_is_found_without_reading_those_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let topic = store.topic_or_create("accounts").unwrap();
+    fill(&topic, "a", 2000);
+    for revision in (0..2000).step_by(2) {
+        let record = Record::keyed("a", revision.to_string());
+        topic.put_snapshot(Revision(revision), &record, Durability::Accepted).unwrap();
+    }
+    store.checkpoint().unwrap();
+    for up_to in [0, 1, 2, 999, 1000, 1997, 1999] {
+        let before = store.stats().batches_read;
+        let wanted = up_to / 2 * 2;
+        assert_eq!(found(&topic, "a", Some(up_to)), some(wanted, &wanted.to_string()));
+        let read = store.stats().batches_read - before;
+        assert!(read <= 12, "{read} batches for revision {up_to} of 1,000 snapshots");
+    }
+}
+
+/// Of those that others appended under the key a bounded number is passed over, and of the topic before as well.
+#[test]
+fn records_of_others_between_snapshots_do_not_hide_them_unless_they_are_very_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let old = store.topic_or_create("accounts").unwrap();
+    fill(&old, "a", 50);
+    for revision in 0..50 {
+        put(&old, "a", revision, "of the old one");
+    }
+    store.delete_topic("accounts").unwrap();
+    let topic = store.topic_or_create("accounts").unwrap();
+    fill(&topic, "a", 40);
+    assert_eq!(found(&topic, "a", None), None);
+    let snapshots = store.topic("accounts.snapshots").unwrap();
+    for revision in (0..40).step_by(3) {
+        let others = usize::try_from(revision * 7 % 11).unwrap();
+        if others > 0 {
+            snapshots.append(&vec![Record::keyed("a", "of others"); others]).unwrap();
+        }
+        put(&topic, "a", revision, "ours");
+    }
+    for up_to in 0..40 {
+        assert_eq!(found(&topic, "a", Some(up_to)), some(up_to / 3 * 3, "ours"));
+    }
+    snapshots.append(&vec![Record::keyed("a", "of others"); 2000]).unwrap();
+    // So many are not looked through; the next one is in front of them.
+    assert_eq!(found(&topic, "a", None), None);
+    put(&topic, "a", 39, "behind them");
+    assert_eq!(found(&topic, "a", None), some(39, "behind them"));
+}
+
+#[test]
+fn a_snapshot_that_is_refused_makes_no_topic() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let topic = store.topic_or_create("accounts").unwrap();
+    fill(&topic, "a", 3);
+    let too_large = vec![0; usize::try_from(StoreSettings::default().append_bytes_max).unwrap()];
+    let crowded = (0..127)
+        .fold(Record::keyed("a", "x"), |record, number| record.with_header(format!("header-{number}"), "x"));
+    for refused in [
+        Record::keyed("a", too_large),
+        // With the two of a snapshot it has too many.
+        crowded,
+        Record::keyed("a", "x").with_type("x".repeat(256)),
+        // There is no master key.
+        Record::keyed("a", "x").with_erasure_key("customer-17"),
+    ] {
+        let error = topic.put_snapshot(Revision(1), &refused, Durability::Synced).unwrap_err();
+        let is_said = matches!(
+            error,
+            Error::AppendTooLarge { .. } | Error::RecordTooLarge { .. } | Error::MasterKeyMissing
+        );
+        assert!(is_said, "{error:?}");
+        assert_eq!(store.topics().len(), 1, "{error}");
+    }
+    put(&topic, "a", 1, "taken");
+    assert_eq!(store.topics().len(), 2);
+}
