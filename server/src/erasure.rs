@@ -43,7 +43,7 @@ impl pb::erasure_service_server::ErasureService for Erasure {
         shared.check_not_draining()?;
         let store = shared.store.clone();
         let erase = move || store.erase(&erasure_keys.iter().map(String::as_str).collect::<Vec<_>>());
-        let report = shared.change(erase).await?.map_err(|error| Status::from(refused(error)))?;
+        let report = shared.erase(erase).await?.map_err(|error| Status::from(refused(error)))?;
         tracing::info!(report.destroyed, report.destroyed_before, "erasure keys destroyed");
         Ok(Response::new(pb::EraseKeysResponse {
             destroyed: report.destroyed,

@@ -44,7 +44,7 @@ impl pb::producer_service_server::ProducerService for Producers {
         check_name("name", &name, &mut violations);
         violations.finish()?;
         let store = self.shared.store.clone();
-        let found = self.shared.append(move || {
+        let found = self.shared.ask_synced(move || {
             let found = store.producer(&name);
             // Whoever goes on from there must not do so from what a power cut takes back.
             store.sync().map(|()| found)

@@ -27,6 +27,13 @@ const UPKEEP_MAX: usize = 4;
 const APPENDS_MAX: usize = 32;
 /// Changes of topics that run at a time. Apart from the appends: a trim makes room for those that wait for it.
 const CHANGES_MAX: usize = 16;
+/// Snapshots that are put at a time. They wait for syncs on their threads; so they get none of those that appends need.
+const SNAPSHOTS_MAX: usize = 16;
+/// Questions at a time whose answers wait for a sync. The same.
+const QUESTIONS_MAX: usize = 16;
+/// Destructions of erasure keys at a time. The engine makes one after the other, and each writes the whole master key, which
+/// may be 170 MB: among the changes they would hold off trims.
+const ERASURES_MAX: usize = 1;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -40,6 +47,9 @@ pub(crate) struct Shared {
     reads: Arc<Semaphore>,
     appends: Arc<Semaphore>,
     changes: Arc<Semaphore>,
+    snapshots: Arc<Semaphore>,
+    questions: Arc<Semaphore>,
+    erasures: Arc<Semaphore>,
     upkeep: Arc<Semaphore>,
     /// Where the open subscriptions of each topic are.
     subscriptions: Mutex<HashMap<Uid, Positions>>,
@@ -92,6 +102,9 @@ impl Shared {
             reads: Arc::new(Semaphore::new(config.reads_max)),
             appends: Arc::new(Semaphore::new(APPENDS_MAX)),
             changes: Arc::new(Semaphore::new(CHANGES_MAX)),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
+            questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            erasures: Arc::new(Semaphore::new(ERASURES_MAX)),
             upkeep: Arc::new(Semaphore::new(UPKEEP_MAX)),
             store,
             config,
@@ -177,6 +190,30 @@ impl Shared {
         change: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
         blocking(&self.changes, change).await
+    }
+
+    /// The same for a snapshot that is put.
+    pub(crate) async fn put_snapshot<T: Send + 'static>(
+        &self,
+        put: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        blocking(&self.snapshots, put).await
+    }
+
+    /// The same for what is asked of the memory, and is to be synced before it is answered.
+    pub(crate) async fn ask_synced<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        blocking(&self.questions, ask).await
+    }
+
+    /// The same for what destroys erasure keys.
+    pub(crate) async fn erase<T: Send + 'static>(
+        &self,
+        erase: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        blocking(&self.erasures, erase).await
     }
 
     /// A permit for long upkeep, which does not wait for a place.

@@ -1,7 +1,8 @@
 //! The snapshot service: putting and getting snapshots of streams.
 //!
-//! A snapshot is an append: its record stays encoded until it was checked, its bytes count among those in flight, and it
-//! waits for the disk on a thread that may block, because indexes are looked into.
+//! A snapshot is an append: its record stays encoded until it was checked, and its bytes count among those in flight. Because
+//! indexes are looked into, all of it happens on a thread that may block: it is decoded there, and waits for the disk. Such
+//! threads have places of their own: appends and reads find theirs, however many snapshots there are.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -120,13 +121,14 @@ impl UnaryService<WirePut> for PutSnapshot {
                 let limit = shared.config.append_bytes_in_flight_max;
                 return Err(Problem::overloaded("the bytes of appends in flight", limit).into());
             };
-            let Checked { topic, revision, record, durability } = check(&shared, &wire)?;
-            shared.counters.count_append(record.encoded_bytes() as u64);
+            let on_thread = Arc::clone(&shared);
             let put = move || {
                 let _room = room;
-                topic.put_snapshot(revision, &record, durability)
+                let Checked { topic, revision, record, durability } = check(&on_thread, &wire)?;
+                on_thread.counters.count_append(record.encoded_bytes() as u64);
+                topic.put_snapshot(revision, &record, durability).map_err(status)
             };
-            let outcome = match shared.append(put).await?.map_err(status)? {
+            let outcome = match shared.put_snapshot(put).await?? {
                 SnapshotPut::Stored(offset) => pb::put_snapshot_response::Outcome::Offset(offset.value()),
                 SnapshotPut::Superseded(revision) => {
                     pb::put_snapshot_response::Outcome::SupersededBy(revision.value())
@@ -152,9 +154,11 @@ impl UnaryService<pb::GetSnapshotRequest> for GetSnapshot {
             violations.finish()?;
             let topic = shared.topic(&request.topic)?;
             let up_to = request.up_to_revision.map(Revision);
-            let get = move || topic.snapshot(request.key, up_to);
-            let found = shared.read(get).await?.map_err(status)?;
-            let snapshot = found.map(|snapshot| to_wire(&snapshot)).transpose()?;
+            let get = move || {
+                let found = topic.snapshot(request.key, up_to).map_err(status)?;
+                found.map(|snapshot| to_wire(&snapshot)).transpose()
+            };
+            let snapshot = shared.read(get).await??;
             Ok(Response::new(pb::GetSnapshotResponse { snapshot }))
         })
     }

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pb::erasure_service_client::ErasureServiceClient;
+use pb::producer_service_client::ProducerServiceClient;
+use pb::snapshot_service_client::SnapshotServiceClient;
 use pb::subscribe_response::Event;
 use quipu_proto::v1 as pb;
 use quipu_proto::v1::log_service_client::LogServiceClient;
@@ -12,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
 use crate::common::*;
-use crate::stalled_disk::StallingDisk;
+use crate::stalled_disk::{KEYS, StallingDisk};
 
 async fn until(mut is_so: impl FnMut() -> bool) {
     let wait = async {
@@ -121,6 +124,95 @@ async fn an_append_of_a_key_that_must_be_looked_up_on_a_stalled_disk_delays_no_a
     assert_eq!(revisions, [1, 2]);
     assert!(end <= offsets[0] && offsets[0] < offsets[1], "{offsets:?} behind {end}");
     drop(requests);
+    server.stop().await.unwrap();
+}
+
+/// Waits until so many requests have come since there were `before`.
+async fn requested(server: &Server, before: u64, count: u64) {
+    let come = async { while server.metric("quipu_requests_total").await < before + count {} };
+    tokio::time::timeout(PATIENCE, come).await.expect("they come");
+}
+
+/// Both waited for syncs on the threads of appends, of which there are 32.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_wait_for_syncs_without_appending_keep_no_thread_from_appends() {
+    const CALLS: u64 = 40;
+    let disk = Arc::new(StallingDisk::default());
+    let gate = Arc::clone(&disk.sync_gate);
+    let server = Server::with_metrics_and(Config::default(), Store::builder().disk(disk)).await;
+    server.create("orders").await;
+    let mut log = server.log().await;
+    log.append(append("orders", vec![keyed("a", "0")])).await.unwrap();
+    let snapshots = SnapshotServiceClient::new(server.channel().await);
+    let put = || pb::PutSnapshotRequest {
+        topic: "orders".into(),
+        revision: 0,
+        snapshot: Some(keyed("a", "state")),
+        durability: 0,
+    };
+    // It makes the topic.
+    snapshots.clone().put_snapshot(put()).await.unwrap();
+    let producers = ProducerServiceClient::new(server.channel().await);
+    gate.close();
+    let written = pb::Durability::Written.into();
+    let unsynced = pb::AppendRequest { durability: written, ..append("orders", vec![record("unsynced")]) };
+    log.append(unsynced).await.unwrap();
+    let before = server.metric("quipu_requests_total").await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..CALLS {
+        let (mut snapshots, mut producers) = (snapshots.clone(), producers.clone());
+        let (put, get) = (put(), pb::GetProducerRequest { name: "p".into() });
+        waiting.spawn(async move { snapshots.put_snapshot(put).await.map(drop) });
+        waiting.spawn(async move { producers.get_producer(get).await.map(drop) });
+    }
+    requested(&server, before, 2 * CALLS).await;
+    // So large that each needs a thread.
+    let large = "x".repeat((1 << 20) + 1);
+    for _ in 0..3 {
+        let records = vec![record(large.as_str())];
+        let large = pb::AppendRequest { durability: written, ..append("orders", records) };
+        tokio::time::timeout(PATIENCE, log.append(large)).await.expect("not delayed").unwrap();
+    }
+    assert!(!gate.has_timed_out() && waiting.try_join_next().is_none(), "they wait all the while");
+    gate.open();
+    while let Some(answer) = waiting.join_next().await {
+        answer.unwrap().unwrap();
+    }
+    server.stop().await.unwrap();
+}
+
+/// Each writes the whole master key, and one waits for the other: they took all the places of what changes topics.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_destroy_erasure_keys_do_not_hold_off_a_trim() {
+    const CALLS: u64 = 40;
+    let disk = Arc::new(StallingDisk::default());
+    let gate = Arc::clone(&disk.key_gate);
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join(KEYS);
+    std::fs::create_dir(&keys).unwrap();
+    let store = Store::builder().disk(disk).master_key(keys.join("master.key")).create_master_key(true);
+    let server = Server::with_metrics_and(Config::default(), store).await;
+    server.create("orders").await;
+    server.log().await.append(append("orders", vec![record("x"), record("y")])).await.unwrap();
+    gate.close();
+    let before = server.metric("quipu_requests_total").await;
+    let erasure = ErasureServiceClient::new(server.channel().await);
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..CALLS {
+        let mut erasure = erasure.clone();
+        let request = pb::EraseKeysRequest { erasure_keys: vec![number.to_string()] };
+        waiting.spawn(async move { erasure.erase_keys(request).await.map(drop) });
+    }
+    requested(&server, before, CALLS).await;
+    until(|| gate.waiting() == 1).await;
+    let trim = pb::TrimTopicRequest { name: "orders".into(), before_offset: 1 };
+    let mut topics = server.topics().await;
+    tokio::time::timeout(PATIENCE, topics.trim_topic(trim)).await.expect("not delayed").unwrap();
+    assert!(!gate.has_timed_out() && waiting.try_join_next().is_none(), "they wait all the while");
+    gate.open();
+    while let Some(answer) = waiting.join_next().await {
+        answer.unwrap().unwrap();
+    }
     server.stop().await.unwrap();
 }
 

@@ -12,6 +12,9 @@ use quipu_storage::disk::{DirLock, Disk, Entry, File, Map, OpenMode, OsDisk, Wri
 
 use crate::common::PATIENCE;
 
+/// The directory with the master key is called so.
+pub(crate) const KEYS: &str = "keys";
+
 /// Whether reads, or syncs, go through, and how many wait.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
@@ -36,6 +39,10 @@ impl Gate {
         self.fails_syncs.store(true, Ordering::Release);
     }
 
+    pub(crate) fn heal(&self) {
+        self.fails_syncs.store(false, Ordering::Release);
+    }
+
     /// There is no room for another file, nor for more in the segments.
     pub(crate) fn fill(&self) {
         self.is_full.store(true, Ordering::Release);
@@ -48,6 +55,11 @@ impl Gate {
 
     pub(crate) fn waiting(&self) -> usize {
         self.state.lock().unwrap().1
+    }
+
+    fn check_sync(&self) -> io::Result<()> {
+        let fails = self.fails_syncs.load(Ordering::Acquire);
+        if fails { Err(io::Error::other("the test wants it so")) } else { Ok(()) }
     }
 
     fn pass(&self) {
@@ -72,6 +84,8 @@ pub(crate) struct StallingDisk {
     pub(crate) gate: Arc<Gate>,
     /// For syncs of files.
     pub(crate) sync_gate: Arc<Gate>,
+    /// For syncs of the directory with the master key, and whether they fail.
+    pub(crate) key_gate: Arc<Gate>,
 }
 
 #[derive(Debug)]
@@ -120,6 +134,10 @@ impl Disk for StallingDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        if path.ends_with(KEYS) {
+            self.key_gate.pass();
+            self.key_gate.check_sync()?;
+        }
         self.disk.sync_dir(path)
     }
 
@@ -153,9 +171,7 @@ impl File for StallingFile {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_gate.pass();
-        if self.gate.fails_syncs.load(Ordering::Acquire) {
-            return Err(io::Error::other("the test wants it so"));
-        }
+        self.gate.check_sync()?;
         self.file.sync()
     }
 
