@@ -1,5 +1,8 @@
 //! Named append sessions: of those with one id, only the one that was opened last appends.
 //!
+//! They are for clients that do not name a producer. One that does (the client in Rust) needs none of this: what it sends again is
+//! recognised.
+//!
 //! A client that lost its connection must know that nothing it sent earlier will still be applied, before it looks for what
 //! was. Requests of the earlier connection may be anywhere: in a buffer of the kernel, decoded, on their way to the engine.
 //! Each passes its [`Member::run`] as the last thing before the engine gets it. [`Fences::open`] returns when the one that

@@ -313,3 +313,33 @@ async fn a_session_that_is_opened_anew_ends_the_earlier_one_before_it_is_answere
     assert_eq!(second.answer().await.unwrap(), None);
     server.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_named_by_its_first_request_or_not_at_all() {
+    let server = Server::start().await;
+    server.create("orders").await;
+    let opening = |id_bytes, epoch| {
+        let opening = Some(pb::SessionOpening { session_id: vec![7; id_bytes].into(), epoch });
+        pb::AppendSessionRequest { append: None, opening }
+    };
+    let with_append = pb::AppendSessionRequest {
+        append: Some(append("orders", vec![record("not applied")])),
+        ..opening(16, 1)
+    };
+    for (request, wrong) in
+        [(opening(15, 1), "opening.session_id"), (opening(16, 0), "opening.epoch"), (with_append, "opening")]
+    {
+        let mut session = Session::open(&server).await;
+        session.requests.as_ref().unwrap().send(request).await.unwrap();
+        let error = session.answer().await.unwrap_err();
+        assert_reason(&error, Code::InvalidArgument, "INVALID_REQUEST", "NOT_APPLIED");
+        assert_eq!(fields(&error), [wrong]);
+    }
+    let mut late = Session::open(&server).await;
+    late.send(append("orders", vec![record("1")])).await;
+    assert_eq!(late.answer().await.unwrap().unwrap().first_offset, 0);
+    late.requests.as_ref().unwrap().send(opening(16, 1)).await.unwrap();
+    assert_eq!(fields(&late.answer().await.unwrap_err()), ["opening"]);
+    assert_eq!(server.store.topic("orders").unwrap().log_end_offset().value(), 1);
+    server.stop().await.unwrap();
+}
