@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use quipu_storage::verify::VerifyOptions;
 use quipu_storage::{
-    Append, Codec, CompactOptions, Compaction, CompactionControl, Error, ErrorKind, Filter, Log, Offset,
-    Producer, Record, Redaction, Start, Storage, Store, StoreBuilder, StoreSettings, StreamStart,
-    TopicSettings, Visibility,
+    Append, Codec, CompactOptions, Compaction, CompactionControl, Durability, Error, ErrorKind, Filter, Log,
+    Offset, Producer, Record, Redaction, Revision, Start, Storage, Store, StoreBuilder, StoreSettings,
+    StreamStart, TopicSettings, Visibility,
 };
 
 const NOWHERE: [PathBuf; 0] = [];
@@ -498,4 +498,34 @@ fn an_opened_record_has_the_very_bytes_that_were_appended() {
     let mut bytes = Vec::new();
     record.encode(&mut bytes);
     assert_eq!(orders.get(Offset(0)).unwrap().unwrap().as_bytes()[..], bytes);
+}
+
+/// A snapshot that was sealed is erased with the events that it was made from.
+#[test]
+fn an_erased_snapshot_is_found_redacted_and_the_one_before_it_is_still_there() {
+    let place = Place::new();
+    let store = place.open();
+    let orders = store.topic_or_create("orders").unwrap();
+    orders.append(&[0, 1, 2].map(|number| Record { key: Some(b"a".to_vec()), ..secret(number) })).unwrap();
+    let put = |revision, snapshot: &Record| {
+        orders.put_snapshot(Revision(revision), snapshot, Durability::Synced).unwrap();
+    };
+    put(0, &Record::keyed("a", "of others").with_erasure_key("customer-1"));
+    put(1, &Record::keyed("a", SECRET).with_erasure_key("customer-17"));
+    let found = |store: &Store, up_to: Option<u64>| {
+        let snapshot = store.topic("orders").unwrap().snapshot("a", up_to.map(Revision)).unwrap().unwrap();
+        let text = snapshot.record.payload().map(|payload| String::from_utf8(payload.to_vec()).unwrap());
+        (snapshot.revision.value(), text, snapshot.record.redacted())
+    };
+    assert_eq!(found(&store, None), (1, Some(SECRET.into()), None));
+    store.erase(&["customer-17"]).unwrap();
+    assert_eq!(found(&store, None), (1, None, Some(Redaction::Erased)));
+    assert_eq!(found(&store, Some(0)), (0, Some("of others".into()), None));
+    let again = Record::keyed("a", SECRET).with_erasure_key("customer-17");
+    let error = orders.put_snapshot(Revision(2), &again, Durability::Synced).unwrap_err();
+    assert!(matches!(error, Error::ErasureKeyDestroyed { .. }), "{error:?}");
+    store.close().unwrap();
+    drop((orders, store));
+    let locked = Store::open(place.store()).unwrap();
+    assert_eq!(found(&locked, None), (1, None, Some(Redaction::Locked)));
 }
