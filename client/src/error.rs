@@ -308,14 +308,14 @@ pub enum Error {
         from: u64,
     },
     /// Another runner of the projection has moved its position: what this one has in mind may be outdated. Open the projection
-    /// anew. Also of a commit behind one of which nobody knows whether it was applied: the next call of
-    /// [`Projection::next`](crate::Projection::next) finds that out.
+    /// anew. The commit that ends so was not applied. Also of a commit behind one of which nobody knows whether it was applied:
+    /// the next call of [`Projection::next`](crate::Projection::next) finds that out.
     #[error("projection {name:?} has moved on without this runner; open it anew")]
     ProjectionReplaced {
         /// Its name.
         name: String,
     },
-    /// The topic of a projection was deleted and made again: its position means nothing there.
+    /// The topic of a projection was deleted and made again, perhaps while it ran: its position means nothing there.
     #[error("topic {topic} is another one than projection {name:?} has read; begin anew with a rebuild")]
     ProjectionOutdated {
         /// The name of the projection.

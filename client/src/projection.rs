@@ -11,6 +11,11 @@
 //!   results.
 //! - **Effects elsewhere happen at least once**: they come first, and then the position
 //!   ([`Projection::commit_position`]). A runner that is killed in between repeats them.
+//! - **What the filter leaves out is passed over for good.** The position moves over it when all that was there has been looked
+//!   at, and every 10,000 offsets, if everything that was handed out is committed: retention of the topic does not catch up
+//!   with a projection that has nothing to do, and it does not look at the same again.
+//! - **A topic that was deleted and made again is another one.** Whenever the subscription is made anew, the topic is
+//!   compared, before anything of it is handed out ([`Error::ProjectionOutdated`]).
 //! - **What was not committed is handed out again.** Whatever ends a run or a commit, the next call of [`Projection::next`] or
 //!   [`Projection::run`] goes on exactly behind what is committed; if nobody knows what that is, it looks first.
 
@@ -33,6 +38,8 @@ use crate::upcast::{EventError, EventRecord, Upcasters, not_understood};
 const POSITIONS: &str = "projections";
 /// Events that are handed out at once, unless the caller says otherwise.
 const EVENTS_MAX: usize = 500;
+/// Offsets that the filter left out, after which the position is stored although nothing was handed out.
+const LEFT_OUT_MAX: u64 = 10_000;
 /// The type of a record with a position, and its header.
 const POSITION_TYPE: &str = "quipu.position";
 const SOURCE_UID: &str = "quipu-source-uid";
@@ -56,6 +63,7 @@ pub struct ProjectionBuilder {
 pub struct Projection {
     client: Client,
     name: String,
+    source: String,
     positions: String,
     source_uid: Vec<u8>,
     upcasters: Upcasters,
@@ -64,6 +72,8 @@ pub struct Projection {
     subscribe: Subscribe,
     /// None: to be made anew, from `handed` on.
     subscription: Option<Subscription>,
+    /// The subscription was made since the topic was compared: it may be to another one.
+    is_new_subscription: bool,
     /// What came last, as far as it was not handed out, and the offset behind it.
     batch: Option<(Records, u64)>,
     /// What comes before anything else.
@@ -71,6 +81,10 @@ pub struct Projection {
     is_caught_up: bool,
     /// Everything before was handed out or is not wanted.
     handed: u64,
+    /// The position is to be stored although nothing was handed out, unless it has not moved.
+    is_position_due: bool,
+    /// Events were gone that lie behind the stored position: it is for the caller to pass over them.
+    has_gap: bool,
     /// The first event that was handed out and is not committed.
     uncommitted: Option<u64>,
     /// What is not committed is to be handed out again.
@@ -91,6 +105,8 @@ pub struct Projection {
 struct Commit {
     id: [u8; 16],
     position: u64,
+    /// Nobody asked for it: the filter left much out.
+    is_unasked: bool,
 }
 
 /// Why it does not go on.
@@ -225,8 +241,10 @@ impl ProjectionBuilder {
         let mut projection = Projection {
             subscription: Some(subscribe.clone().send().await?),
             subscribe,
+            is_new_subscription: true,
             client,
             name: self.name,
+            source: self.source,
             positions: self.positions,
             source_uid,
             upcasters: self.upcasters,
@@ -236,6 +254,8 @@ impl ProjectionBuilder {
             obstacle: None,
             is_caught_up: false,
             handed: position,
+            is_position_due: false,
+            has_gap: false,
             uncommitted: None,
             goes_back: false,
             committed: position,
@@ -244,8 +264,10 @@ impl ProjectionBuilder {
             is_replaced: false,
             ids: RecordIds::new(),
         };
+        // What the uid was read of may have been made again before it was subscribed to.
+        projection.check_source().await?;
         if is_rebuild && last.is_some() {
-            projection.store([]).await?;
+            projection.store([], false).await?;
         }
         Ok(projection)
     }
@@ -264,11 +286,14 @@ impl Projection {
     /// After a commit or a run that did not succeed, or was dropped, these are the events behind what is committed, once
     /// more. If nobody knew whether a commit was applied, that is found out first.
     ///
+    /// While there is nothing to hand out, and all that was is committed, it stores the position behind what the filter left
+    /// out: when it has caught up, and every 10,000 offsets.
+    ///
     /// # Errors
     /// [`Error::RecordsGone`] if events were trimmed, behind which it goes on: who has no use for the rest opens no further
     /// commit. [`Error::OffsetTrimmed`] if that happened to events that are to come once more;
     /// [`Error::EventNotUnderstood`], at which it stays; [`Error::ProjectionReplaced`], after which it must be opened anew;
-    /// those of reading, after which the next call tries again.
+    /// [`Error::ProjectionOutdated`]; those of reading and of a commit, after which the next call tries again.
     pub async fn next(&mut self) -> Result<Option<Vec<EventRecord>>> {
         self.settle().await?;
         let events = self.next_events().await?;
@@ -281,17 +306,15 @@ impl Projection {
     /// After a failure: finds out what is committed, and goes back there.
     async fn settle(&mut self) -> Result<()> {
         if let Some(commit) = self.open_commit {
-            match last_position(&self.client, &self.positions, &self.name).await? {
-                Some((last, revision)) if last.id() == Some(commit.id) => {
+            match self.next_position(commit.id).await? {
+                Next::Own(revision) => {
                     self.client.wait_for_revision(&self.positions, self.name.as_bytes(), revision).await?;
                     self.committed(commit.position, revision);
                 }
                 // Should it come yet, it is refused behind the next one, or the next one behind it.
-                Some((_, revision)) if self.expected == ExpectedRevision::Exact(revision) => {
-                    self.open_commit = None;
-                }
-                None if self.expected == ExpectedRevision::NoStream => self.open_commit = None,
-                _ => self.is_replaced = true,
+                Next::None => self.open_commit = None,
+                Next::Other => self.is_replaced = true,
+                Next::Gone => return Err(Error::Unknown { cause: Box::new(self.replaced()) }),
             }
         }
         if self.is_replaced {
@@ -324,7 +347,7 @@ impl Projection {
             match self.obstacle.take() {
                 Some(Obstacle::Gap { from, to }) => {
                     // Not before it is told: a commit of what came before must not pass over it.
-                    self.handed = to;
+                    (self.handed, self.has_gap) = (to, true);
                     return Err(Error::RecordsGone { from, to });
                 }
                 Some(Obstacle::Lasting(error)) => {
@@ -333,20 +356,32 @@ impl Projection {
                 }
                 Some(Obstacle::Ended(error)) => {
                     self.subscription = None;
-                    return Err(error);
+                    return Err(self.why(error).await);
                 }
                 None => {}
+            }
+            if events.is_empty() && self.may_store_position() {
+                self.store([], true).await?;
             }
             if self.ends && self.is_caught_up {
                 return Ok(Some(events).filter(|events| !events.is_empty()));
             }
-            let subscription = match &mut self.subscription {
-                Some(subscription) => subscription,
-                None => {
-                    let subscribe = self.subscribe.clone().start(Start::Offset(self.handed));
-                    self.subscription.insert(subscribe.send().await?)
-                }
-            };
+            if self.is_new_subscription && !events.is_empty() {
+                // Nothing may be waited for while they are in hand.
+                return Ok(Some(events));
+            }
+            if self.subscription.is_none() {
+                let subscribe = self.subscribe.clone().start(Start::Offset(self.handed));
+                self.is_new_subscription = true;
+                self.subscription = match subscribe.send().await {
+                    Ok(subscription) => Some(subscription),
+                    Err(error) => return Err(self.why(error).await),
+                };
+            }
+            if self.is_new_subscription {
+                self.check_source().await?;
+            }
+            let Some(subscription) = &mut self.subscription else { continue };
             let event = if events.is_empty() {
                 subscription.next().await
             } else {
@@ -372,12 +407,42 @@ impl Projection {
             Event::Gap(gap) => {
                 self.obstacle = Some(Obstacle::Gap { from: gap.from, to: gap.to });
             }
-            Event::Progress(progress) => self.handed = progress.next_offset,
+            Event::Progress(progress) => {
+                self.handed = progress.next_offset;
+                self.is_position_due |= self.handed.saturating_sub(self.committed) >= LEFT_OUT_MAX;
+            }
             Event::CaughtUp { next_offset } => {
                 self.handed = next_offset;
                 self.is_caught_up = true;
+                self.is_position_due |= next_offset > self.committed;
             }
-            Event::FellBehind(_) | Event::Resumed { .. } => {}
+            Event::Resumed { .. } => self.is_new_subscription = true,
+            Event::FellBehind(_) => {}
+        }
+    }
+
+    /// Whether the position is to be stored because of what the filter left out. Not over what was handed out and is not
+    /// committed.
+    fn may_store_position(&self) -> bool {
+        let is_all_committed = self.uncommitted.is_none() && self.batch.is_none() && !self.has_gap;
+        self.is_position_due && is_all_committed && self.handed > self.committed
+    }
+
+    /// Whether the subscription is to the topic that was opened. To be asked after it was made: no other topic has that uid, so
+    /// if it is there now it was there then.
+    async fn check_source(&mut self) -> Result<()> {
+        if self.client.topic(&*self.source).await?.uid != self.source_uid {
+            return Err(Error::ProjectionOutdated { name: self.name.clone(), topic: self.source.clone() });
+        }
+        self.is_new_subscription = false;
+        Ok(())
+    }
+
+    /// Why the topic cannot be followed: perhaps it is another one, in which the position means nothing.
+    async fn why(&mut self, error: Error) -> Error {
+        match self.check_source().await {
+            Err(outdated @ Error::ProjectionOutdated { .. }) => outdated,
+            _ => error,
         }
     }
 
@@ -416,10 +481,14 @@ impl Projection {
         results: impl IntoIterator<Item = (T, Record)>,
     ) -> Result<()> {
         let results: Vec<_> = results.into_iter().map(|(topic, record)| (topic.into(), record)).collect();
+        if self.open_commit.is_some_and(|commit| commit.is_unasked) {
+            // The caller, who has dropped `next` in the middle of it, knows nothing of it.
+            self.settle().await?;
+        }
         if results.is_empty() && self.handed == self.committed {
             return Ok(());
         }
-        self.store(results).await
+        self.store(results, false).await
     }
 
     /// Stores the position behind all events that were handed out, after what they lead to was done elsewhere.
@@ -464,13 +533,18 @@ impl Projection {
         self.committed = position;
         self.expected = ExpectedRevision::Exact(revision);
         (self.open_commit, self.uncommitted, self.goes_back) = (None, None, false);
+        (self.is_position_due, self.has_gap) = (false, false);
     }
 
     fn replaced(&self) -> Error {
         Error::ProjectionReplaced { name: self.name.clone() }
     }
 
-    async fn store(&mut self, results: impl IntoIterator<Item = (String, Record)>) -> Result<()> {
+    async fn store(
+        &mut self,
+        results: impl IntoIterator<Item = (String, Record)>,
+        is_unasked: bool,
+    ) -> Result<()> {
         if self.is_replaced || self.open_commit.is_some() {
             return Err(self.replaced());
         }
@@ -489,18 +563,21 @@ impl Projection {
             append = append.and(topic, [result])?;
         }
         // For as long as the answer is out: if this is dropped, nobody knows.
-        self.open_commit = Some(Commit { id, position });
+        self.open_commit = Some(Commit { id, position, is_unasked });
         let revision = match append.send_until_answered(&self.client).await {
             Ok(Sent::Applied(appended)) => {
                 let revision = appended.first().and_then(|appended| appended.revisions.first());
                 *revision.ok_or_else(|| Error::protocol("an answer without the revision"))?
             }
             // Perhaps by an earlier try of this one.
-            Ok(Sent::Conflict { actual: Some(actual), .. }) => match self.revision_of(id, actual).await {
-                Ok(Some(revision)) => revision,
-                Ok(None) => {
+            Ok(Sent::Conflict { actual: Some(actual), .. }) => match self.own_revision(id, actual).await {
+                Ok(Next::Own(revision)) => revision,
+                Ok(Next::Other) => {
                     self.is_replaced = true;
                     return Err(self.replaced());
+                }
+                Ok(Next::None | Next::Gone) => {
+                    return Err(Error::Unknown { cause: Box::new(self.replaced()) });
                 }
                 // That nothing could be read says nothing of what was appended.
                 Err(error) => return Err(Error::Unknown { cause: Box::new(error) }),
@@ -520,12 +597,44 @@ impl Projection {
         Ok(())
     }
 
-    /// The revision of the last position, once `actual` is synced, if it is the one with this id.
-    async fn revision_of(&self, id: [u8; 16], actual: u64) -> Result<Option<u64>> {
+    /// The same, once `actual` is synced.
+    async fn own_revision(&self, id: [u8; 16], actual: u64) -> Result<Next> {
         self.client.wait_for_revision(&self.positions, self.name.as_bytes(), actual).await?;
-        let last = last_position(&self.client, &self.positions, &self.name).await?;
-        Ok(last.filter(|(last, _)| last.id() == Some(id)).map(|(_, revision)| revision))
+        self.next_position(id).await
     }
+
+    /// What stands behind the position that was expected: where the commit with this id is if it was applied, whoever has
+    /// committed on top of it since. Also if it is not synced yet.
+    async fn next_position(&self, id: [u8; 16]) -> Result<Next> {
+        let next = match self.expected {
+            ExpectedRevision::Exact(revision) => revision + 1,
+            _ => 0,
+        };
+        let read = self.client.read_stream(&*self.positions, &*self.name).start(Start::Revision(next));
+        let mut records = read.records_max(1).visibility(Visibility::Written).records().await?;
+        if let Some(record) = records.next().await {
+            let record = record?;
+            return Ok(match record.revision() {
+                Some(revision) if revision > next => Next::Gone,
+                _ if record.id() == Some(id) => Next::Own(next),
+                _ => Next::Other,
+            });
+        }
+        let stream = self.client.stream(&*self.positions, &*self.name).await?;
+        Ok(if stream.is_some_and(|stream| stream.last_revision >= next) { Next::Gone } else { Next::None })
+    }
+}
+
+/// What stands behind the position that was expected.
+enum Next {
+    /// The commit that is looked for, with this revision.
+    Own(u64),
+    /// The commit of another runner: that one was not applied.
+    Other,
+    /// Nothing.
+    None,
+    /// One of both, and it has been compacted.
+    Gone,
 }
 
 /// The record with the last position of a projection, and its revision. Also if it is not synced yet: what is committed on

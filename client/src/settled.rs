@@ -61,7 +61,8 @@ impl Append {
 }
 
 impl Client {
-    /// Waits until a revision of a key can be read by whoever sees what is synced. It is in the log already.
+    /// Waits until a revision of a key can be read by whoever sees what is synced. It is in the log already, and mostly synced:
+    /// that a condition does not hold is told when what it rests on is. So it looks, and no subscription is worth its while.
     pub(crate) async fn wait_for_revision(&self, topic: &str, key: &[u8], revision: u64) -> Result<()> {
         let deadline = Instant::now() + self.settings.retry.time_max.max(Duration::from_secs(1));
         let mut pause = LOOK_FIRST;

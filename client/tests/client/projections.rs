@@ -418,3 +418,198 @@ async fn a_runner_that_does_not_know_whether_its_commit_was_applied_looks_before
     assert!(runs_to_the_end(&mut projection).await);
     assert_eq!((payloads(&direct, "results").await, projection.position()), (numbers(0..6), 6));
 }
+
+/// Its subscription ended, or its connection was lost, and it went on in the new topic, at the position in the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_whose_topic_is_made_again_meanwhile_hands_out_nothing_of_the_new_one() {
+    for (is_cut, count) in [(false, 10), (true, 10), (false, 1), (true, 1)] {
+        let (server, direct) = server_with_topics().await;
+        let relay = Relay::start(server.address).await;
+        let builder = client(relay.address).await.projection("copy", "source").events_max(2);
+        fill(&direct, 0..4).await;
+        let mut projection = builder.open().await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(projection.next().await.unwrap().unwrap().len(), 2);
+        }
+        projection.commit_position().await.unwrap();
+        if is_cut {
+            relay.cut();
+        }
+        direct.delete_topic("source").await.unwrap();
+        direct.create_topic("source").await.unwrap();
+        fill(&direct, 100..100 + count).await;
+        for _ in 0..2 {
+            let outcome = tokio::time::timeout(PATIENCE, projection.next()).await.expect("it ends");
+            let is_told = matches!(outcome, Err(Error::ProjectionOutdated { .. }));
+            assert!(is_told, "{is_cut} {count}: {outcome:?}");
+        }
+        assert_eq!(projection.position(), 4);
+    }
+}
+
+/// It stayed where the last wanted event was: with retention, the events behind it went, although none of them was wanted.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_position_passes_over_what_the_filter_leaves_out_with_one_write() {
+    let (server, client) = server_with_topics().await;
+    let typed = |kind: &str| Record::new("x").with_type(kind);
+    client.append("source", vec![typed("other"); 500]).await.unwrap();
+    let filter = Filter { types: vec!["wanted".into()], ..Filter::default() };
+    let builder = || client.projection("p", "source").filter(filter.clone()).until_caught_up();
+    let commits = || server.store.topic("projections").unwrap().log_end_offset().value();
+    let mut projection = builder().open().await.unwrap();
+    assert!(projection.next().await.unwrap().is_none());
+    assert_eq!((projection.position(), commits()), (500, 1));
+    assert!(projection.next().await.unwrap().is_none());
+    assert_eq!(commits(), 1);
+    server.store.topic("source").unwrap().trim(Offset(500)).unwrap();
+    client.append("source", [typed("wanted"), typed("other")]).await.unwrap();
+    // What was handed out is passed over by a commit of the caller's only.
+    for _ in 0..2 {
+        let mut projection = builder().open().await.unwrap();
+        assert_eq!(projection.next().await.unwrap().unwrap()[0].offset, 500);
+        assert!(projection.next().await.unwrap().is_none());
+        assert_eq!((projection.position(), commits()), (500, 1));
+    }
+    let mut projection = builder().open().await.unwrap();
+    projection.next().await.unwrap();
+    projection.commit_position().await.unwrap();
+    assert!(projection.next().await.unwrap().is_none());
+    assert!(commits() <= 3);
+    assert_eq!(builder().open().await.unwrap().position(), 502);
+    client.append("source", vec![typed("other"); 5]).await.unwrap();
+    let mut projection = builder().open().await.unwrap();
+    assert!(projection.next().await.unwrap().is_none());
+    assert_eq!(projection.position(), 507);
+    // Without a filter there is nothing to pass over: a write for each commit, and no more.
+    let before = commits();
+    let mut copying = client.projection("q", "source").events_max(2).until_caught_up().open().await.unwrap();
+    let mut count = 0;
+    while copying.next().await.unwrap().is_some() {
+        copying.commit_position().await.unwrap();
+        count += 1;
+    }
+    assert!(count > 2 && commits() == before + count, "{count}");
+}
+
+/// Whoever has no use for what is behind a gap opens no further commit: nothing passes over it without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_position_passes_over_a_gap_with_a_commit_of_the_caller_only() {
+    let (server, direct) = server_with_topics().await;
+    let relay = Relay::start(server.address).await;
+    fill(&direct, 0..2).await;
+    let builder = client(relay.address).await.projection("p", "source").events_max(2);
+    let mut projection = builder.open().await.unwrap();
+    projection.next().await.unwrap();
+    projection.commit_position().await.unwrap();
+    relay.cut();
+    fill(&direct, 2..4).await;
+    let source = server.store.topic("source").unwrap();
+    source.trim(Offset(4)).unwrap();
+    let error = projection.next().await.unwrap_err();
+    assert!(matches!(error, Error::RecordsGone { from: 2, to: 4 }), "{error:?}");
+    // By the time that an event comes it has caught up.
+    let follows = tokio::spawn(async move {
+        let events = projection.next().await.unwrap().unwrap();
+        (events[0].offset, projection)
+    });
+    let mut other = direct.subscribe("source").send().await.unwrap();
+    while !matches!(other.next().await.unwrap().unwrap(), Event::CaughtUp { .. }) {}
+    while direct.topic_status("source").await.unwrap().subscribers < 2 {
+        tokio::task::yield_now().await;
+    }
+    fill(&direct, 4..5).await;
+    let (offset, mut projection) = tokio::time::timeout(PATIENCE, follows).await.unwrap().unwrap();
+    assert_eq!((offset, projection.position()), (4, 2));
+    projection.commit_position().await.unwrap();
+    assert_eq!(projection.position(), 5);
+}
+
+/// While it follows, what is left out is told as progress.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_position_of_one_that_follows_moves_every_so_many_events_that_are_left_out() {
+    let (server, client) = server_with_topics().await;
+    let filter = Filter { types: vec!["wanted".into()], ..Filter::default() };
+    let mut projection = client.projection("p", "source").filter(filter).open().await.unwrap();
+    let follows = tokio::spawn(async move { projection.next().await.unwrap().unwrap()[0].offset });
+    // The topic is made with the first projection.
+    let positions = server.store.topic("projections").unwrap();
+    let stored = tokio::task::spawn_blocking(move || {
+        let mut follow = positions.follow(Offset(0)).unwrap();
+        let record = follow.next().unwrap().unwrap();
+        String::from_utf8(record.payload().unwrap().to_vec()).unwrap().parse::<u64>().unwrap()
+    });
+    let appended = 30_000;
+    for _ in 0..appended / 1000 {
+        client.append("source", vec![Record::new("x").with_type("other"); 1000]).await.unwrap();
+    }
+    let position = tokio::time::timeout(PATIENCE, stored).await.expect("it is stored").unwrap();
+    assert!(position <= appended, "{position} of {appended}");
+    client.append("source", [Record::new("x").with_type("wanted")]).await.unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, follows).await.unwrap().unwrap(), appended);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_is_dropped_while_it_passes_over_what_is_left_out_can_commit_and_go_on() {
+    let (server, client) = server_with_topics().await;
+    let filter = Filter { types: vec!["wanted".into()], ..Filter::default() };
+    for waits in 0.. {
+        client.append("source", [Record::new("x").with_type("other")]).await.unwrap();
+        let end = server.store.topic("source").unwrap().log_end_offset().value();
+        let builder = client.projection(format!("p{waits}"), "source").filter(filter.clone());
+        let mut projection = builder.until_caught_up().open().await.unwrap();
+        let finished = killed_at(projection.next(), waits).await.is_some();
+        projection.commit_position().await.unwrap();
+        assert!(projection.next().await.unwrap().is_none());
+        assert_eq!(projection.position(), end);
+        if finished {
+            assert!(waits > 0);
+            break;
+        }
+    }
+}
+
+/// It was taken for replaced, and what it had committed for refused: the other runner had committed on top.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_was_lost_is_known_also_when_another_runner_has_gone_on_behind_it() {
+    for is_compacted in [false, true] {
+        let (server, direct) = server_with_topics().await;
+        let relay = Relay::start(server.address).await;
+        let builder = Client::builder(format!("http://{}", relay.address)).retry(Retry::NEVER);
+        fill(&direct, 0..6).await;
+        let mut projection = copying(&builder.connect().await.unwrap()).open().await.unwrap();
+        let events = projection.next().await.unwrap().unwrap();
+        let results = events.iter().map(|event| ("results", copied(event)));
+        let seen = server.store.topic("results").unwrap().follow(Offset(0)).unwrap();
+        relay.hold_answers(true);
+        let cut = async {
+            let see = || seen.take(1).for_each(|event| drop(event.unwrap()));
+            tokio::task::spawn_blocking(see).await.unwrap();
+            relay.cut();
+            relay.hold_answers(false);
+        };
+        let (committed, ()) = tokio::join!(projection.commit(results), cut);
+        assert_eq!(committed.unwrap_err().outcome(), Outcome::Unknown);
+        let mut other = copying(&direct).open().await.unwrap();
+        other.next().await.unwrap();
+        other.commit_position().await.unwrap();
+        assert_eq!(other.position(), 4);
+        if is_compacted {
+            server.store.topic("projections").unwrap().trim(Offset(1)).unwrap();
+        }
+        let mut outcome = projection.next().await;
+        while outcome.as_ref().is_err_and(Error::is_transient) {
+            outcome = projection.next().await;
+        }
+        if is_compacted {
+            // Whose it was that is not there any more nobody knows.
+            for outcome in [outcome, projection.next().await] {
+                assert_eq!(outcome.unwrap_err().outcome(), Outcome::Unknown);
+            }
+            continue;
+        }
+        assert_eq!((outcome.unwrap().unwrap()[0].offset, projection.position()), (2, 2));
+        let error = projection.commit_position().await.unwrap_err();
+        assert!(matches!(error, Error::ProjectionReplaced { .. }), "{error:?}");
+        assert_eq!(payloads(&direct, "results").await, numbers(0..2));
+    }
+}
