@@ -301,6 +301,11 @@ fn a_damaged_snapshot_is_told_and_the_next_one_makes_up_for_it() {
     );
     put(&topic, "a", 6, "made up");
     assert_eq!(found(&topic, "a", None), some(6, "made up"));
+    // It is told to whoever might be meant to get it, and to nobody else.
+    put(&topic, "a", 8, "latest");
+    assert_eq!(found(&topic, "a", Some(7)), some(6, "made up"));
+    let error = topic.snapshot("a", Some(Revision(5))).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
 }
 
 /// All that lay behind it were read.
