@@ -314,12 +314,12 @@ impl<A: Aggregate> Aggregates<A> {
     }
 }
 
-/// The events with their key and with ids by which they are known again.
 /// The events of a command are there, or may be.
 fn in_doubt(error: Error) -> Error {
     Error::Unknown { cause: Box::new(error) }
 }
 
+/// The events with their key and with ids by which they are known again.
 fn named(events: Vec<Record>, key: &[u8]) -> Result<Vec<Record>> {
     let mut ids = RecordIds::new();
     let named = |event: Record| match &event.key {

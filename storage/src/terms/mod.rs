@@ -28,8 +28,8 @@
 //! - T3 No file is touched under the store's writer lock.
 //! - T4 A term that no record has costs a look at a filter in memory for each segment, and for about one segment in a
 //!   hundred a block of 4 KiB.
-//! - T5 Memory: the maps of segments that are being filled, each bounded; and filters, bounded over all segments. In a topic
-//!   in memory a key whose records are all gone begins anew, as after a restart.
+//! - T5 Memory: the maps of segments that are being filled, each bounded; and filters and the tables of settled keys, each
+//!   bounded over all segments. In a topic in memory a key whose records are all gone begins anew, as after a restart.
 //! - T6 What an index that is made anew lacks, because batches are damaged, it knows by its offsets. Readers meet the damage
 //!   there as any reader does. An append gives a key that it cannot tell the last revision of one that it surely never had:
 //!   the offset behind the damage, since no record has a revision above its offset. A condition that rests on it is refused.
