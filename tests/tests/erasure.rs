@@ -117,6 +117,36 @@ fn a_crash_at_every_operation_of_a_destruction_leaves_both_keys_or_none() {
     assert!(outcomes[0] > 0 && outcomes[1] > 0, "{outcomes:?}");
 }
 
+/// A disk that tears a rename apart leaves one file under both names, as one without a journal may: what was taken for the rest
+/// of a destruction was the master key itself, and was overwritten.
+#[test]
+fn a_master_key_that_a_power_cut_has_left_under_two_names_is_not_overwritten() {
+    let new = Path::new("/keys/master.key.new");
+    let sim = disk();
+    let store = filled(Arc::new(sim.clone()));
+    let before = sim.ops();
+    (1..=12).for_each(|number| sim.crash_at(before + number));
+    store.erase(&["a", "b"]).unwrap();
+    let copies = sim.take_snapshots();
+    let mut twice = 0;
+    for seed in 0..100 {
+        for (number, copy) in &copies {
+            let disk = copy.crash_with(CrashMode::Random, &mut Rng::new(seed));
+            let has_both = disk.files().contains_key(new);
+            if !has_both || disk.read_file(new).unwrap() != disk.read_file(KEY).unwrap() {
+                continue;
+            }
+            twice += 1;
+            let store = open(Arc::new(disk.clone()));
+            let store = store.unwrap_or_else(|error| panic!("seed {seed}, operation {number}: {error}"));
+            assert!(!disk.files().contains_key(new));
+            let [a, b, c] = erased(&store);
+            assert!(a == b && c);
+        }
+    }
+    assert!(twice > 0, "no power cut has left both names");
+}
+
 #[test]
 fn a_crash_at_every_operation_of_the_first_opening_leaves_a_store_that_opens() {
     let run = |sim: &SimDisk| {

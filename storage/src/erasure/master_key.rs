@@ -16,7 +16,7 @@
 //! - K2 When [`erase`](MasterKey::erase) has returned, no key of it can be had in this process, and none from the file,
 //!   also after a power cut.
 //! - K3 A file that cannot be read is left as it is.
-//! - K4 An old file is overwritten only after the new name is durable.
+//! - K4 An old file is overwritten only after the new name is durable, and nothing is overwritten that may be the current one.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
@@ -27,7 +27,7 @@ use super::cache::Cache;
 use super::crypto::{Crypto, Secret, wipe};
 use super::tree::Tree;
 use crate::context::{NamedFile, random};
-use crate::disk::{DirLock, Disk, OpenMode};
+use crate::disk::{DirLock, Disk, File, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::master_key::{
     ERASED_KEYS_MAX, HEADER_BYTES, MasterKeyFile, NODE_BYTES, NODES_MAX, Node, Path, SEED_BYTES,
@@ -82,17 +82,7 @@ impl MasterKey {
     pub(crate) fn open(disk: &Arc<dyn Disk>, path: &FilePath, create: bool) -> Result<Self> {
         let crypto = Crypto::new()?;
         let lock = lock(&**disk, path)?;
-        let aside = aside(path);
-        // Of a destruction that was stopped.
-        match disk.open(&aside, OpenMode::Write) {
-            Ok(file) => {
-                let file = (file, aside);
-                let _ = overwrite(&file);
-                disk.remove(&file.1).map_err(|error| Error::io("remove", &file.1, error))?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("open", &aside, error)),
-        }
+        remove_aside(&**disk, path)?;
         let found = match disk.open(path, OpenMode::Write) {
             Ok(file) => read(&(file, path.into()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
@@ -252,6 +242,54 @@ fn beside(path: &FilePath, suffix: &str) -> PathBuf {
 
 fn aside(path: &FilePath) -> PathBuf {
     beside(path, ".new")
+}
+
+/// Removes what a destruction has left that was stopped.
+fn remove_aside(disk: &dyn Disk, path: &FilePath) -> Result<()> {
+    let aside = aside(path);
+    let found = |path: &FilePath| match disk.open(path, OpenMode::Write) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("open", path, error)),
+    };
+    let Some(left) = found(&aside)? else { return Ok(()) };
+    // Where a power cut may tear a rename apart, both names can lead to one file: to overwrite that would be to lose it.
+    let is_same = match found(path)? {
+        Some(current) => are_equal(&*left, &*current).map_err(|error| Error::io("read", &aside, error))?,
+        None => false,
+    };
+    let left = (left, aside);
+    if !is_same {
+        let _ = overwrite(&left);
+    }
+    disk.remove(&left.1).map_err(|error| Error::io("remove", &left.1, error))
+}
+
+/// Whether two files have the same content.
+fn are_equal(one: &dyn File, other: &dyn File) -> io::Result<bool> {
+    let length = one.len()?;
+    if other.len()? != length {
+        return Ok(false);
+    }
+    let mut buffers = [vec![0; WIPE_BYTES], vec![0; WIPE_BYTES]];
+    let [of_one, of_other] = &mut buffers;
+    let mut compare = || {
+        let mut position = 0;
+        while position < length {
+            let read = one.read_at(of_one, position)?;
+            if read == 0 || other.read_at(&mut of_other[..read], position)? != read {
+                return Ok(false);
+            }
+            if of_one[..read] != of_other[..read] {
+                return Ok(false);
+            }
+            position += read as u64;
+        }
+        Ok(true)
+    };
+    let outcome = compare();
+    buffers.iter_mut().for_each(|buffer| wipe(buffer));
+    outcome
 }
 
 /// The whole file.
