@@ -20,6 +20,10 @@ pub enum Bug {
     TruncateOnRot,
     /// Conditions are checked before the writer lock is taken, and not again under it.
     CheckConditionsEarly,
+    /// A key that is in memory is not forgotten when it is destroyed.
+    KeepErasedKeys,
+    /// Compaction takes a record whose payload was erased for a tombstone.
+    EraseAsTombstones,
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -74,4 +78,12 @@ pub(crate) fn truncates_on_rot() -> bool {
 #[inline]
 pub(crate) fn checks_conditions_early() -> bool {
     is(Bug::CheckConditionsEarly)
+}
+#[inline]
+pub(crate) fn keeps_erased_keys() -> bool {
+    is(Bug::KeepErasedKeys)
+}
+#[inline]
+pub(crate) fn erases_as_tombstones() -> bool {
+    is(Bug::EraseAsTombstones)
 }

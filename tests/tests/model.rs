@@ -11,9 +11,11 @@ use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use quipu_tests::model::Check;
-use quipu_tests::model::run::{Coverage, honest, sequence, sequence_without_compaction};
+use quipu_tests::model::run::{
+    Coverage, honest, sequence, sequence_without_compaction, sequence_without_erasure,
+};
 
-/// Seeds that have found something once.
+/// Seeds that had found something before there was erasure among the operations.
 const REGRESSIONS: &[u64] = &[258, 6475];
 /// Seeds that had found something before there was compaction among the operations.
 const OLDER_REGRESSIONS: &[u64] = &[11, 23, 139, 313, 453, 1422, 2913, 15989];
@@ -76,6 +78,7 @@ fn run(seeds: impl Iterator<Item = u64> + Send, sequence: fn(u64) -> Check<Cover
 #[test]
 fn seeds_that_once_failed_pass() {
     run(REGRESSIONS.iter().chain(OLDER_REGRESSIONS).copied(), honest_sequence);
+    run(REGRESSIONS.iter().chain(OLDER_REGRESSIONS).copied(), |seed| sequence_without_erasure(seed, honest));
     run(OLDER_REGRESSIONS.iter().copied(), |seed| sequence_without_compaction(seed, honest));
 }
 

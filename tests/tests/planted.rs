@@ -173,6 +173,18 @@ fn a_condition_that_is_not_checked_again_under_the_lock_is_noticed() {
 }
 
 #[test]
+fn a_key_that_outlives_its_destruction_in_memory_is_noticed() {
+    let _planted = Planted::new(Bug::KeepErasedKeys);
+    assert!(model_is_red(honest));
+}
+
+#[test]
+fn an_erased_record_that_is_taken_for_a_tombstone_is_noticed() {
+    let _planted = Planted::new(Bug::EraseAsTombstones);
+    assert!(model_is_red(honest));
+}
+
+#[test]
 fn a_sync_error_that_is_ignored_is_noticed() {
     let _planted = Planted::new(Bug::IgnoreSyncErrors);
     assert!(faults_are_red(faults::honest));

@@ -336,8 +336,8 @@ impl Survey {
                 let record = count;
                 count += 1;
                 let bytes = view.as_bytes().len() as u64;
-                let is_erased = |master_key| seal::is_reclaimable(master_key, &view);
-                if may_go && offset >= log_start && master_key.is_some_and(is_erased) {
+                let is_erased = master_key.is_some_and(|master_key| seal::is_reclaimable(master_key, &view));
+                if may_go && offset >= log_start && is_erased {
                     piece.erased.set(record);
                     known.erased_bytes += view.sealed.map_or(0, |sealed| sealed.len() as u64);
                 }
@@ -356,7 +356,8 @@ impl Survey {
                             number: record,
                             hash,
                             time,
-                            is_tombstone: is_tombstone(&view),
+                            is_tombstone: is_tombstone(&view)
+                                || is_erased && crate::planted::erases_as_tombstones(),
                             bytes,
                         });
                     }

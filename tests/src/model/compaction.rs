@@ -122,10 +122,13 @@ impl Run {
             keys_max: *chance.0.choose(&[16, 1000]),
             ..CompactOptions::default()
         };
+        let erased_only = self.erasing.as_mut().is_some_and(|erasing| erasing.rng.chance(40));
+        let options = CompactOptions { erased_only, ..options };
         let is_cancelled = chance.0.chance(5);
         let topic = self.store().topic(&name).map_err(|error| error.to_string())?;
         let expected = &self.model.current.topics[&name];
-        let rules = options.compaction.or(expected.settings.compaction).filter(|_| !expected.is_in_memory());
+        let rules = options.compaction.or(expected.settings.compaction);
+        let rules = rules.or(erased_only.then(Compaction::default)).filter(|_| !expected.is_in_memory());
         let control = CompactionControl::new();
         if is_cancelled {
             control.cancel();
@@ -146,13 +149,18 @@ impl Run {
             Err(error) => return Err(format!("{name}: compact: {error}")),
         };
         ensure!(report.is_complete && report.damaged.is_empty(), "{name}: {report:?}");
-        let offsets = goes(expected, &rules, self.clock.millis(), active_base(&self.sim, &topic));
+        let active_base = active_base(&self.sim, &topic);
+        let offsets = match erased_only {
+            true => Vec::new(),
+            false => goes(expected, &rules, self.clock.millis(), active_base),
+        };
         let removed = report.records_removed.superseded + report.records_removed.tombstone_expired;
         ensure!(
             removed == offsets.len() as u64,
             "{name}: compaction took {removed} records out, not {} by {rules:?}: {report:?}",
             offsets.len()
         );
+        self.compacted_erased(&name, &report, &offsets, active_base)?;
         if options.dry_run {
             self.coverage.dry_runs += 1;
             return Ok(());

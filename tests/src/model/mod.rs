@@ -12,9 +12,11 @@
 //! | `snapshots` | snapshots of streams |
 //! | `conditions` | appends under conditions |
 //! | [`compaction`] | which records compaction takes out |
+//! | [`erasure`] | sealed payloads, and destroying their keys |
 
 pub mod compaction;
 mod conditions;
+pub mod erasure;
 pub mod repeats;
 pub mod run;
 mod snapshots;
@@ -77,6 +79,8 @@ pub struct Expected {
     pub bytes: Vec<u8>,
     /// When it was appended, once that is known.
     pub time: Option<u64>,
+    /// Whose data its payload is, if it is sealed.
+    pub sealed: Option<erasure::Sealed>,
 }
 
 /// The encodings of records, as the model keeps them.
@@ -84,7 +88,7 @@ pub fn expected(records: &[Record], time: Option<u64>) -> Vec<Arc<Expected>> {
     let encode = |record: &Record| {
         let mut bytes = Vec::with_capacity(record.encoded_bytes());
         record.encode(&mut bytes);
-        Arc::new(Expected { bytes, time })
+        Arc::new(Expected { bytes, time, sealed: erasure::Sealed::new(record) })
     };
     records.iter().map(encode).collect()
 }
@@ -106,6 +110,8 @@ pub struct ModelTopic {
     pub gone: BTreeSet<u64>,
     /// Those that a run of compaction takes out which may not have come to its end.
     pub going: BTreeSet<u64>,
+    /// What became of sealed payloads.
+    pub erasure: erasure::Erasure,
 }
 
 impl ModelTopic {
@@ -154,6 +160,8 @@ pub struct State {
     pub topics: BTreeMap<String, ModelTopic>,
     /// What is known of appends that can be repeated.
     pub known: repeats::Known,
+    /// Erasure keys that were destroyed.
+    pub erased: Arc<BTreeSet<String>>,
 }
 
 /// A change of the store. What is one event happens as a whole or not at all.
@@ -217,6 +225,18 @@ pub enum Event {
         /// Its name.
         name: String,
     },
+    /// Compaction has taken sealed bytes out whose key was destroyed.
+    Reclaimed {
+        /// The topic's name.
+        name: String,
+        /// Of these records.
+        offsets: Vec<u64>,
+    },
+    /// Erasure keys were destroyed.
+    Erased {
+        /// Their names.
+        erasure_keys: Vec<String>,
+    },
 }
 
 impl State {
@@ -232,6 +252,7 @@ impl State {
                     records: Vec::new(),
                     gone: BTreeSet::new(),
                     going: BTreeSet::new(),
+                    erasure: erasure::Erasure::of(self),
                 };
                 self.topics.insert(name.clone(), topic);
             }
@@ -258,6 +279,8 @@ impl State {
                     topic.gone.append(&mut topic.going);
                 }
             }
+            Event::Reclaimed { name, offsets } => self.reclaim(name, offsets),
+            Event::Erased { erasure_keys } => self.erase(erasure_keys),
             Event::Once { event, sent } => {
                 self.apply(event);
                 self.known.take(sent);
@@ -467,8 +490,8 @@ impl Model {
         if let Storage::Memory { bytes_max } = topic.settings.storage
             && start > topic.log_start
         {
-            // A batch header for each record is more than there can be.
-            let bytes: u64 = topic.records.iter().map(|record| record.bytes.len() as u64 + 64).sum();
+            // A batch header for each record, and what sealing it adds, is more than there can be.
+            let bytes: u64 = topic.records.iter().map(|record| record.bytes.len() as u64 + 64 + 32).sum();
             ensure!(bytes > bytes_max, "{name}: records went although {bytes} bytes fit");
             topic.log_start = start;
         }

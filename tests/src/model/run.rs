@@ -8,10 +8,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use quipu_storage::disk::Disk;
-use quipu_storage::{Cursor, Store, StoreSettings, Ticket, Uid, Visibility};
+use quipu_storage::{Cursor, Store, StoreBuilder, StoreSettings, Ticket, Uid, Visibility};
 
 use super::compaction::Chance;
 use super::conditions::Conditions;
+use super::erasure::Erasing;
 use super::repeats::Naming;
 use super::snapshots::Snapshots;
 use super::{Check, Ending, Model, TestClock, verify};
@@ -21,6 +22,8 @@ use crate::sim::{CrashMode, SimDisk};
 
 /// Where the store lies on the simulated disk.
 pub const STORE: &str = "/store";
+/// And its master key, in a sequence with erasure.
+pub(super) const MASTER_KEY: &str = "/master.key";
 
 /// What happened in one sequence or many: a run in which too little did has proved nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,6 +104,18 @@ pub struct Coverage {
     pub conditions_failed: u64,
     /// Appends with a condition that asked about trimmed records.
     pub conditions_trimmed: u64,
+    /// Destructions of erasure keys.
+    pub erasures: u64,
+    /// Destructions within which the process died.
+    pub erasures_cut_off: u64,
+    /// Of these, those that had happened.
+    pub erasures_kept: u64,
+    /// Appends of records with a destroyed key.
+    pub destroyed_keys_refused: u64,
+    /// Records that compaction took the sealed bytes from.
+    pub reclaimed: u64,
+    /// Openings without the master key.
+    pub without_key: u64,
 }
 
 impl Coverage {
@@ -145,6 +160,12 @@ impl Coverage {
             conditions_held,
             conditions_failed,
             conditions_trimmed,
+            erasures,
+            erasures_cut_off,
+            erasures_kept,
+            destroyed_keys_refused,
+            reclaimed,
+            without_key,
         } = other;
         self.operations += operations;
         self.synced += synced;
@@ -184,6 +205,12 @@ impl Coverage {
         self.conditions_held += conditions_held;
         self.conditions_failed += conditions_failed;
         self.conditions_trimmed += conditions_trimmed;
+        self.erasures += erasures;
+        self.erasures_cut_off += erasures_cut_off;
+        self.erasures_kept += erasures_kept;
+        self.destroyed_keys_refused += destroyed_keys_refused;
+        self.reclaimed += reclaimed;
+        self.without_key += without_key;
     }
 
     /// Whether so many sequences did enough of everything.
@@ -227,6 +254,12 @@ impl Coverage {
             ("appends whose conditions held", self.conditions_held, 100),
             ("appends whose conditions failed", self.conditions_failed, 100),
             ("conditions on trimmed records", self.conditions_trimmed, 10),
+            ("destructions of keys", self.erasures, 50),
+            ("destructions that were cut off", self.erasures_cut_off, 20),
+            ("destructions that were cut off and had happened", self.erasures_kept, 5),
+            ("records with a destroyed key", self.destroyed_keys_refused, 10),
+            ("reclaimed payloads", self.reclaimed, 50),
+            ("openings without the master key", self.without_key, 5),
         ];
         let mut missing = String::new();
         for (what, count, in_hundred) in wanted {
@@ -276,6 +309,8 @@ pub(super) struct Run {
     pub(super) snapshots: Option<Snapshots>,
     /// Present in a sequence with conditions.
     pub(super) conditions: Option<Conditions>,
+    /// Present in a sequence with erasure.
+    pub(super) erasing: Option<Erasing>,
     pub(super) sim: SimDisk,
     journal_begin: u64,
     wrap: fn(SimDisk) -> Arc<dyn Disk>,
@@ -302,6 +337,17 @@ pub fn settings() -> StoreSettings {
 
 /// Runs the sequence of `seed` on a simulated disk, which the store sees through `wrap`. A panic is a failure as well.
 pub fn sequence(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage> {
+    let mut rng = Rng::new(seed.rotate_left(24) ^ 0xe4a5e);
+    let erasing = rng.chance(40).then(|| Erasing::new(rng));
+    sequence_with(seed, wrap, erasing)
+}
+
+/// The same without erasure, as it was when the model knew none.
+pub fn sequence_without_erasure(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage> {
+    sequence_with(seed, wrap, None)
+}
+
+fn sequence_with(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>, erasing: Option<Erasing>) -> Check<Coverage> {
     let mut chance = Rng::new(!seed);
     let compaction = chance.chance(75).then_some(Chance(chance));
     let mut rng = Rng::new(seed.rotate_left(32) ^ 0x5eed);
@@ -310,7 +356,7 @@ pub fn sequence(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>) -> Check<Coverage
     let snapshots = rng.chance(30).then_some(Snapshots(rng));
     let mut rng = Rng::new(seed.rotate_left(48) ^ 0xc0d1);
     let conditions = rng.chance(50).then_some(Conditions(rng));
-    let parts = Parts { compaction, naming, snapshots, conditions };
+    let parts = Parts { compaction, naming, snapshots, conditions, erasing };
     let outcome = caught(seed, wrap, parts)?;
     Ok(Coverage { compacting: u64::from(outcome.compacted > 0), ..outcome })
 }
@@ -327,12 +373,13 @@ struct Parts {
     naming: Option<Naming>,
     snapshots: Option<Snapshots>,
     conditions: Option<Conditions>,
+    erasing: Option<Erasing>,
 }
 
 fn caught(seed: u64, wrap: fn(SimDisk) -> Arc<dyn Disk>, parts: Parts) -> Check<Coverage> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let Parts { compaction, naming, snapshots, conditions } = parts;
-        let mut run = Run { naming, snapshots, conditions, ..Run::new(seed, wrap, compaction) };
+        let Parts { compaction, naming, snapshots, conditions, erasing } = parts;
+        let mut run = Run { naming, snapshots, conditions, erasing, ..Run::new(seed, wrap, compaction) };
         run.run().map(|()| run.coverage)
     }));
     match outcome {
@@ -372,6 +419,7 @@ impl Run {
             naming: None,
             snapshots: None,
             conditions: None,
+            erasing: None,
             sim: SimDisk::new(),
             journal_begin: 0,
             wrap,
@@ -395,13 +443,22 @@ impl Run {
         self.store.as_ref().expect("it is open between operations")
     }
 
-    fn open(&mut self, ending: Ending) -> Check {
-        let store = Store::builder()
+    /// With its master key, if it has one and is to be opened with it.
+    pub(super) fn builder(&self, with_key: bool) -> StoreBuilder {
+        let builder = Store::builder()
             .settings(self.settings.clone())
             .disk((self.wrap)(self.sim.clone()))
-            .clock(self.clock.clone())
-            .open(STORE)
-            .map_err(|error| format!("open after {ending:?}: {error}"))?;
+            .clock(self.clock.clone());
+        if with_key && self.erasing.is_some() {
+            builder.master_key(MASTER_KEY).create_master_key(true)
+        } else {
+            builder
+        }
+    }
+
+    fn open(&mut self, ending: Ending) -> Check {
+        let store =
+            self.builder(true).open(STORE).map_err(|error| format!("open after {ending:?}: {error}"))?;
         let lost = self.model.settle(&store, ending)?;
         let report = store.recovery();
         let is_new = self.coverage.operations == 0;
@@ -421,6 +478,7 @@ impl Run {
         self.coverage.torn += u64::from(is_torn);
         self.coverage.in_doubt += u64::from(report.in_doubt_bytes > 0);
         self.store = Some(store.clone());
+        self.settle_erasure().map_err(|error| format!("after {ending:?}: {error}"))?;
         self.repeat_last().map_err(|error| format!("after {ending:?}: {error}"))?;
         verify::store(&store, &self.model.current).map_err(|error| format!("after {ending:?}: {error}"))?;
         self.find_snapshots().map_err(|error| format!("after {ending:?}: {error}"))?;
@@ -439,26 +497,29 @@ impl Run {
                 self.model.sync();
                 self.coverage.closes += 1;
                 self.leave();
+                self.look_without_key().map_err(|error| format!("without its master key: {error}"))?;
+                self.open(ending)
             }
-            Ending::Killed => {
-                let left = self.sim.after_kill();
-                self.halt();
-                self.sim = left;
-                self.coverage.kills += 1;
-            }
-            Ending::PowerCut => {
-                let mode = *self.rng.choose(&[
-                    CrashMode::Random,
-                    CrashMode::Random,
-                    CrashMode::LoseAll,
-                    CrashMode::KeepAll,
-                ]);
-                let left = self.sim.crash_with(mode, &mut self.rng);
-                self.halt();
-                self.sim = left;
-                self.coverage.power_cuts += 1;
+            Ending::Killed | Ending::PowerCut => {
+                let sim = self.sim.clone();
+                self.die(&sim, ending)
             }
         }
+    }
+
+    /// The process is killed, or the power goes, when the disk is as given; opens the store again on what is left.
+    pub(super) fn die(&mut self, sim: &SimDisk, ending: Ending) -> Check {
+        let left = if ending == Ending::Killed {
+            self.coverage.kills += 1;
+            sim.after_kill()
+        } else {
+            let modes = [CrashMode::Random, CrashMode::Random, CrashMode::LoseAll, CrashMode::KeepAll];
+            let mode = *self.rng.choose(&modes);
+            self.coverage.power_cuts += 1;
+            sim.crash_with(mode, &mut self.rng)
+        };
+        self.halt();
+        self.sim = left;
         self.open(ending)
     }
 

@@ -36,6 +36,7 @@ impl Run {
         self.repeat_some()?;
         self.snapshot_some()?;
         self.condition_some()?;
+        self.erase_some()?;
         match self.rng.below(1000) {
             0..330 => self.append()?,
             330..420 => self.append_to_several()?,
@@ -95,6 +96,7 @@ impl Run {
         if self.rng.chance(5) {
             record.id = Some([3; 16]);
         }
+        record.erasure_key = self.any_erasure_key();
         record
     }
 

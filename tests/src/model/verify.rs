@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use quipu_storage::{
-    Cursor, Error, Offset, Revision, Start, Store, StoredRecord, StreamStart, Timestamp, Topic, Visibility,
+    Cursor, Error, Offset, RecordView, Revision, Start, Store, StoredRecord, StreamStart, Timestamp, Topic,
+    Visibility,
 };
 
 use super::{Check, END, ModelTopic, State};
@@ -92,7 +93,14 @@ pub fn record(topic: &Topic, expected: &ModelTopic, record: &StoredRecord) -> Ch
         expected.log_end()
     );
     let sent = expected.record(offset);
-    ensure!(sent.bytes == record.as_bytes()[..], "{name}: another record at {offset}");
+    let shown = expected.shown(offset);
+    ensure!(
+        shown[..] == record.as_bytes()[..],
+        "{name}: another record at {offset}, {:?}: {:.80?}, not {:.80?}",
+        record.redacted(),
+        record.view(),
+        RecordView::decode(&shown)
+    );
     let time = record.append_time().0;
     ensure!(sent.time.is_none_or(|sent| sent == time), "{name}: time {time}, not {:?}", sent.time);
     Ok(())
