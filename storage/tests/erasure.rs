@@ -6,11 +6,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use quipu_storage::format::master_key::{
+    DEPTH, ERASED_KEYS_MAX, MasterKeyFile, Node, PATH_BYTES, SEED_BYTES,
+};
 use quipu_storage::verify::VerifyOptions;
 use quipu_storage::{
     Append, Codec, CompactOptions, Compaction, CompactionControl, Durability, Error, ErrorKind, Filter, Log,
     Offset, Producer, Record, Redaction, Revision, Start, Storage, Store, StoreBuilder, StoreSettings,
-    StreamStart, TopicSettings, Visibility,
+    StreamStart, TopicSettings, Uid, Visibility,
 };
 
 const NOWHERE: [PathBuf; 0] = [];
@@ -306,6 +309,52 @@ fn a_damaged_master_key_is_refused_and_left_as_it_is() {
     }
     fs::write(place.key(), &intact).unwrap();
     place.open();
+}
+
+/// A master key of which the first so many leaves are missing, as if their keys had been destroyed.
+fn nearly_used_up(destroyed: u128) -> Vec<u8> {
+    let mut nodes = Vec::new();
+    let mut start = destroyed;
+    while start < 1 << DEPTH {
+        let steps = start.trailing_zeros();
+        let path = start.to_be_bytes()[16 - PATH_BYTES..].try_into().unwrap();
+        nodes.push(Node { depth: DEPTH - u8::try_from(steps).unwrap(), path, seed: [7; SEED_BYTES] });
+        start += 1 << steps;
+    }
+    MasterKeyFile::encode(Uid([5; 16]), &[9; 32], &nodes)
+}
+
+#[test]
+fn when_as_many_keys_are_destroyed_as_can_be_no_other_is() {
+    let place = Place::new();
+    fs::write(place.key(), nearly_used_up(u128::from(ERASED_KEYS_MAX) - 1)).unwrap();
+    let store = place.open();
+    let orders = store.topic_or_create("orders").unwrap();
+    orders.append(&[secret(0), other(1)]).unwrap();
+    let refused = |names: &[&str]| {
+        let before = fs::read(place.key()).unwrap();
+        let error = store.erase(names).unwrap_err();
+        assert!(matches!(error, Error::TooManyErasedKeys { limit: ERASED_KEYS_MAX, .. }), "{error}");
+        assert_eq!(fs::read(place.key()).unwrap(), before);
+    };
+    refused(&["customer-17", "customer-18"]);
+    assert_eq!(read(&store), [plain(0, &format!("{SECRET} 0")), plain(1, "of another 1")]);
+    // One is left, named twice.
+    assert_eq!(store.erase(&["customer-17", "customer-17"]).unwrap().destroyed, 1);
+    refused(&["customer-18"]);
+    refused(&["customer-17", "customer-18"]);
+    assert_eq!(store.erase(&["customer-17"]).unwrap().destroyed_before, 1);
+    orders.append(&[other(2)]).unwrap();
+    store.close().unwrap();
+    let store = place.open();
+    assert_eq!(read(&store), [erased(0), plain(1, "of another 1"), plain(2, "of another 2")]);
+    assert_eq!(store.stats().erasure_keys_destroyed, Some(ERASED_KEYS_MAX));
+    store.close().unwrap();
+
+    let beyond = nearly_used_up(u128::from(ERASED_KEYS_MAX) + 1);
+    fs::write(place.key(), beyond).unwrap();
+    let error = place.builder().open(place.store()).unwrap_err();
+    assert!(error.to_string().contains("more keys are missing than can be destroyed"), "{error}");
 }
 
 /// A random nonce makes each sealing another one: what tells a repeat must be taken before.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use quipu_storage::disk::{Disk, OpenMode};
 use quipu_storage::{Error, ErrorKind, Record, Redaction, Start, Store, StoreSettings};
-use quipu_tests::faulty::{EIO, ENOSPC, Fault, FaultyDisk};
+use quipu_tests::faulty::{EIO, ENOSPC, Fault, FaultyDisk, OpKind};
 use quipu_tests::rng::Rng;
 use quipu_tests::sim::{CrashMode, SimDisk};
 
@@ -263,4 +263,69 @@ fn the_replaced_file_is_overwritten_and_its_root_is_in_no_file() {
         assert!(!content.windows(16).any(|part| part == root), "{}", path.display());
     }
     assert!(!sim.files().contains_key(Path::new("/keys/master.key.new")));
+}
+
+#[test]
+fn an_old_master_key_that_cannot_be_overwritten_is_told_and_overwritten_by_a_later_call() {
+    for kind in [OpKind::Write, OpKind::Sync] {
+        let sim = disk();
+        let faulty = FaultyDisk::over_sim(sim.clone());
+        let store = open(Arc::new(faulty.clone())).unwrap();
+        let old = sim.open(Path::new(KEY), OpenMode::Read).unwrap();
+        let before = sim.read_file(KEY).unwrap();
+        // The first one makes the new file.
+        faulty.fail(Fault::of(kind, 2, EIO).below("/keys"));
+        let report = store.erase(&["a"]).unwrap();
+        assert_eq!((report.destroyed, report.is_old_file_overwritten), (1, false), "{kind:?}");
+        faulty.heal();
+        assert!(store.is_erased("a").unwrap());
+        let report = store.erase(&["a"]).unwrap();
+        assert_eq!((report.destroyed, report.is_old_file_overwritten), (0, true), "{kind:?}");
+        let mut bytes = vec![1; before.len()];
+        old.read_at(&mut bytes, 0).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 0), "{kind:?}");
+    }
+}
+
+/// A store whose journal is ahead of the file of its master key would not open, and a call that has returned must not be
+/// undone by one that has not.
+#[test]
+fn keys_that_are_destroyed_at_the_same_time_stay_so_after_a_power_cut_at_every_operation() {
+    const THREADS: usize = 4;
+    const EACH: usize = 6;
+    let sim = disk();
+    let store = open(Arc::new(sim.clone())).unwrap();
+    let before = sim.ops();
+    (1..=2000).for_each(|number| sim.crash_at(before + number));
+    let name = |thread: usize, number: usize| format!("{thread}/{number}");
+    let (done, destroyed): (Vec<_>, Vec<_>) = std::thread::scope(|scope| {
+        let destroy = |thread| {
+            let (store, sim) = (&store, &sim);
+            scope.spawn(move || {
+                let of_one = |number| {
+                    let mine = name(thread, number);
+                    let report = store.erase(&[&mine, "of all"]).unwrap();
+                    ((mine, sim.ops()), report.destroyed)
+                };
+                (0..EACH).map(of_one).collect::<Vec<_>>()
+            })
+        };
+        let threads: Vec<_> = (0..THREADS).map(destroy).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).unzip()
+    });
+    let all = (THREADS * EACH) as u64 + 1;
+    assert_eq!(destroyed.iter().sum::<u64>(), all);
+    assert_eq!(store.stats().erasure_keys_destroyed, Some(all));
+    let copies = sim.take_snapshots();
+    assert!(copies.len() as u64 > 5 * all, "{}", copies.len());
+    let mut rng = Rng::new(3);
+    for (number, copy) in copies {
+        for mode in [CrashMode::LoseAll, CrashMode::Random] {
+            let store = open(Arc::new(copy.crash_with(mode, &mut rng)));
+            let store = store.unwrap_or_else(|error| panic!("operation {number}, {mode:?}: {error}"));
+            for (name, _) in done.iter().filter(|(_, returned)| *returned < number) {
+                assert!(store.is_erased(name).unwrap(), "{name} at operation {number}, {mode:?}");
+            }
+        }
+    }
 }

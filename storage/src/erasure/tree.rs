@@ -20,7 +20,7 @@
 //! That two among 10 million names have the same leaf, and are destroyed together, has a chance of 4e-11.
 
 use super::crypto::{Crypto, Secret, wipe};
-use crate::format::master_key::{DEPTH, Node, PATH_BYTES, Path, SEED_BYTES};
+use crate::format::master_key::{DEPTH, Node, PATH_BYTES, Path, SEED_BYTES, destroyed};
 
 /// What is left of a tree.
 #[derive(Debug)]
@@ -33,8 +33,7 @@ pub(crate) struct Tree {
 
 impl Tree {
     pub(crate) fn new(crypto: Crypto, nodes: Vec<Node>) -> Self {
-        let left: u128 = nodes.iter().map(Node::leaves).sum();
-        let destroyed = u64::try_from((1 << DEPTH) - left).unwrap_or(u64::MAX);
+        let destroyed = u64::try_from(destroyed(&nodes)).unwrap_or(u64::MAX);
         Self { crypto, nodes, destroyed }
     }
 

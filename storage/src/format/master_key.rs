@@ -11,8 +11,8 @@
 //! - `content crc`: CRC-32 of all nodes. `header crc`: CRC-32 of the 76 bytes before it.
 //! - `path`: which way from the root to the node, one bit for each step, the first one highest; zeros behind `depth`.
 //!
-//! Nodes rise and are disjoint. What no node covers was destroyed: an untouched file has one node, the root, whose depth
-//! is 0. The file ends with its last node.
+//! Nodes rise and are disjoint. What no node covers was destroyed, 100,000 leaves at most: an untouched file has one node, the
+//! root, whose depth is 0. The file ends with its last node.
 
 use super::{HeaderProblem, Invalid, PREAMBLE_BYTES, check_preamble, crc, put_preamble, u32_at, u64_at};
 use crate::types::Uid;
@@ -61,6 +61,11 @@ impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Node({} steps along {:02x?})", self.depth, self.path)
     }
+}
+
+/// How many leaves no node covers.
+pub(crate) fn destroyed(nodes: &[Node]) -> u128 {
+    (1 << DEPTH) - nodes.iter().map(Node::leaves).sum::<u128>()
 }
 
 /// A path as a number; the first step is bit 79.
@@ -151,6 +156,9 @@ impl MasterKeyFile {
             end = node.end();
             nodes.push(node);
         }
+        if destroyed(&nodes) > u128::from(ERASED_KEYS_MAX) {
+            return invalid("more keys are missing than can be destroyed", at::NODE_COUNT);
+        }
         Ok(Self {
             uid: Uid(file[at::UID..at::SALT].try_into().expect("16 bytes")),
             salt: file[at::SALT..at::NODE_COUNT].try_into().expect("32 bytes"),
@@ -169,19 +177,32 @@ fn decode_node(bytes: &[u8]) -> Node {
 mod tests {
     use super::*;
 
+    /// All but the first leaves.
+    fn all_behind(first: u128) -> Vec<Node> {
+        let mut nodes = Vec::new();
+        let mut start = first;
+        while start < 1 << DEPTH {
+            let steps = u8::try_from(start.trailing_zeros()).unwrap().min(DEPTH);
+            let path = start.to_be_bytes()[16 - PATH_BYTES..].try_into().unwrap();
+            nodes.push(Node { depth: DEPTH - steps, path, seed: [steps; SEED_BYTES] });
+            start += 1 << steps;
+        }
+        nodes
+    }
+
+    fn encode(nodes: &[Node]) -> Vec<u8> {
+        MasterKeyFile::encode(Uid([3; 16]), &[4; 32], nodes)
+    }
+
     fn file() -> Vec<u8> {
-        let left = Node { depth: 1, path: [0; PATH_BYTES], seed: [1; SEED_BYTES] };
-        let mut path = [0xff; PATH_BYTES];
-        path[PATH_BYTES - 1] = 0xfe;
-        let last_but_one = Node { depth: DEPTH, path, seed: [2; SEED_BYTES] };
-        MasterKeyFile::encode(Uid([3; 16]), &[4; 32], &[left, last_but_one])
+        encode(&all_behind((1 << 16) + 2))
     }
 
     #[test]
     fn a_file_comes_back_as_it_was() {
         let decoded = MasterKeyFile::decode(&file()).unwrap();
         assert_eq!(MasterKeyFile::encode(decoded.uid, &decoded.salt, &decoded.nodes), file());
-        assert_eq!((decoded.uid, decoded.salt, decoded.nodes.len()), (Uid([3; 16]), [4; 32], 2));
+        assert_eq!((decoded.uid, decoded.salt, decoded.nodes.len()), (Uid([3; 16]), [4; 32], 78));
     }
 
     #[test]
@@ -204,14 +225,32 @@ mod tests {
             path[0] = first;
             Node { depth, path, seed: [0; SEED_BYTES] }
         };
-        let decode = |nodes: &[Node]| {
-            MasterKeyFile::decode(&MasterKeyFile::encode(Uid([0; 16]), &[0; 32], nodes)).is_ok()
+        let told = |nodes: &[Node]| match MasterKeyFile::decode(&encode(nodes)) {
+            Ok(_) => "",
+            Err(HeaderProblem::Invalid(invalid)) => invalid.detail,
+            Err(problem) => panic!("{problem:?}"),
         };
-        assert!(decode(&[]));
-        assert!(decode(&[node(1, 0), node(1, 0x80)]));
-        assert!(!decode(&[node(1, 0x80), node(1, 0)]));
-        assert!(!decode(&[node(0, 0), node(8, 1)]));
-        assert!(!decode(&[node(1, 0x40)]));
-        assert!(!decode(&[node(DEPTH + 1, 0)]));
+        assert_eq!(told(&[node(1, 0), node(1, 0x80)]), "");
+        let all = [node(1, 0), node(1, 0x80)];
+        for wrong in [
+            &[node(1, 0x80), node(1, 0)][..],
+            &[node(0, 0), node(8, 1)],
+            &[node(1, 0), node(1, 0x40), node(1, 0x80)],
+            &[all[0], all[1], node(DEPTH + 1, 0)],
+        ] {
+            assert_eq!(told(wrong), "the nodes do not make a tree", "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_in_which_more_keys_are_missing_than_can_be_destroyed_is_refused() {
+        let max = u128::from(ERASED_KEYS_MAX);
+        assert!(MasterKeyFile::decode(&encode(&all_behind(max))).is_ok());
+        for nodes in [all_behind(max + 1), Vec::new()] {
+            let Err(HeaderProblem::Invalid(invalid)) = MasterKeyFile::decode(&encode(&nodes)) else {
+                panic!("{} keys are missing", destroyed(&nodes));
+            };
+            assert_eq!(invalid.detail, "more keys are missing than can be destroyed");
+        }
     }
 }
