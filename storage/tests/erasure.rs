@@ -280,6 +280,8 @@ fn a_master_key_belongs_to_one_store_and_is_not_kept_in_it() {
     let second = place.dir.path().join("second");
     refused(builder().master_key(place.key()).open(&second).unwrap_err(), "it is in use by process");
     store.close().unwrap();
+    // Nor when the first one is closed: it would not learn what the second one destroys.
+    refused(builder().master_key(place.key()).open(&second).unwrap_err(), "it is that of store");
     let other_key = place.dir.path().join("other.key");
     let other = builder().master_key(&other_key).open(&second).unwrap();
     other.close().unwrap();
@@ -290,6 +292,28 @@ fn a_master_key_belongs_to_one_store_and_is_not_kept_in_it() {
     fs::remove_file(place.key()).unwrap();
     refused(place.builder().open(place.store()).unwrap_err(), "there is no such file");
     assert!(!place.key().exists(), "a store that has a master key gets no second one");
+}
+
+/// Files of the time before they named their store may be shared, and what is sealed with them must stay readable.
+#[test]
+fn a_master_key_without_a_store_becomes_that_of_the_first_and_stores_that_share_it_go_on() {
+    let place = Place::new();
+    let fresh = || MasterKeyFile::encode(Uid([5; 16]), None, &[9; 32], &[Node::root([7; SEED_BYTES])]);
+    let second = place.dir.path().join("second");
+    let open = |path: &Path| Store::builder().master_key(place.key()).open(path);
+    let named = || MasterKeyFile::decode(&fs::read(place.key()).unwrap()).unwrap().store;
+    for path in [&place.store(), &second] {
+        fs::write(place.key(), fresh()).unwrap();
+        let store = open(path).unwrap();
+        assert_eq!(named(), Some(store.uid()));
+        store.topic_or_create("orders").unwrap().append(&[secret(0)]).unwrap();
+        store.close().unwrap();
+    }
+    for path in [&second, &place.store()] {
+        assert_eq!(read(&open(path).unwrap()), [plain(0, &format!("{SECRET} 0"))]);
+    }
+    let error = open(&place.dir.path().join("third")).unwrap_err();
+    assert!(error.to_string().contains("it is that of store"), "{error}");
 }
 
 #[test]
@@ -321,7 +345,7 @@ fn nearly_used_up(destroyed: u128) -> Vec<u8> {
         nodes.push(Node { depth: DEPTH - u8::try_from(steps).unwrap(), path, seed: [7; SEED_BYTES] });
         start += 1 << steps;
     }
-    MasterKeyFile::encode(Uid([5; 16]), &[9; 32], &nodes)
+    MasterKeyFile::encode(Uid([5; 16]), None, &[9; 32], &nodes)
 }
 
 #[test]

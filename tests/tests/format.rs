@@ -10,6 +10,7 @@ use std::sync::Arc;
 use quipu_storage::disk::OsDisk;
 use quipu_storage::format::answer::Identity;
 use quipu_storage::format::live::Live;
+use quipu_storage::format::master_key::MasterKeyFile;
 use quipu_storage::format::terms::block::{Block, BlockIndex, Entry, Place};
 use quipu_storage::format::terms::filter::Filter;
 use quipu_storage::format::terms::hash::hash;
@@ -102,8 +103,14 @@ fn the_stores_of_version_1_open_and_read_as_they_were_written() {
 /// Whatever changes in how keys are derived or payloads are sealed, what was sealed must open.
 #[test]
 fn the_sealed_payloads_of_a_golden_store_open_until_they_are_erased() {
+    for master_key in [sealed::master_key(), sealed::named_master_key()] {
+        the_sealed_payloads_open_until_they_are_erased(&master_key);
+    }
+}
+
+fn the_sealed_payloads_open_until_they_are_erased(master_key: &Golden) {
     let golden = sealed::golden();
-    let (dir, keys) = (copied(golden.name), copied(sealed::master_key().name));
+    let (dir, keys) = (copied(golden.name), copied(master_key.name));
     let builder = || {
         let settings = StoreSettings { background: false, ..StoreSettings::default() };
         Store::builder().settings(settings).create(false).master_key(keys.path().join("master.key"))
@@ -125,6 +132,8 @@ fn the_sealed_payloads_of_a_golden_store_open_until_they_are_erased() {
     let store = builder().open(dir.path()).unwrap();
     store.erase(&[sealed::ERASURE_KEY]).unwrap();
     assert_eq!(redacted(&store), [erased, None, erased, erased, None]);
+    let written = MasterKeyFile::decode(&fs::read(keys.path().join("master.key")).unwrap()).unwrap();
+    assert_eq!(written.store, Some(store.uid()), "it says whose it is from its next writing on");
 }
 
 /// From the checkpoint, from the journal behind it, and from the next checkpoint.

@@ -12,7 +12,8 @@
 //!
 //! Promises:
 //!
-//! - K1 One process, and one store in it, has the file: a lock beside it.
+//! - K1 One process, and one store in it, has the file: a lock beside it. It names its store, so that no other one takes it
+//!   over when that is closed: the other would not learn which keys are destroyed.
 //! - K2 When [`erase`](MasterKey::erase) has returned, no key of it can be had in this process, and none from the file,
 //!   also after a power cut.
 //! - K3 A file that cannot be read is left as it is.
@@ -30,13 +31,13 @@ use crate::context::{NamedFile, random};
 use crate::disk::{DirLock, Disk, File, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::master_key::{
-    ERASED_KEYS_MAX, HEADER_BYTES, MasterKeyFile, NODE_BYTES, NODES_MAX, Node, Path, SEED_BYTES,
+    ERASED_KEYS_MAX, HEADER_BYTES, MasterKeyFile, NODE_BYTES, NODES_MAX, Node, Path, SEED_BYTES, STORE_BYTES,
 };
 use crate::format::{FORMAT_VERSION, HeaderProblem};
 use crate::types::{Position, Uid};
 
 /// No file of ours is longer.
-const FILE_BYTES_MAX: u64 = HEADER_BYTES as u64 + NODES_MAX * NODE_BYTES as u64;
+const FILE_BYTES_MAX: u64 = (HEADER_BYTES + STORE_BYTES) as u64 + NODES_MAX * NODE_BYTES as u64;
 /// How much is overwritten at once.
 const WIPE_BYTES: usize = 64 << 10;
 
@@ -47,6 +48,8 @@ pub(crate) struct MasterKey {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     uid: Uid,
+    /// Whose it is: what is written of it says so.
+    store: Uid,
     salt: [u8; 32],
     tree: RwLock<Tree>,
     cache: Mutex<Cache>,
@@ -78,8 +81,9 @@ pub struct ErasureReport {
 }
 
 impl MasterKey {
-    /// Opens the file at `path`, or makes it if that is wanted and there is none.
-    pub(crate) fn open(disk: &Arc<dyn Disk>, path: &FilePath, create: bool) -> Result<Self> {
+    /// Opens the file at `path`, or makes it if that is wanted and there is none. One that does not say whose it is becomes
+    /// that of `store` when it is written next.
+    pub(crate) fn open(disk: &Arc<dyn Disk>, path: &FilePath, create: bool, store: Uid) -> Result<Self> {
         let crypto = Crypto::new()?;
         let lock = lock(&**disk, path)?;
         remove_aside(&**disk, path)?;
@@ -87,10 +91,11 @@ impl MasterKey {
             Ok(file) => read(&(file, path.into()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
                 let mut seed = random::<SEED_BYTES>()?;
-                let content =
-                    MasterKeyFile { uid: Uid(random()?), salt: random()?, nodes: vec![Node::root(seed)] };
+                let nodes = vec![Node::root(seed)];
                 wipe(&mut seed);
-                let file = write_aside(&**disk, path, content.uid, &content.salt, &content.nodes)?;
+                let (uid, store) = (Uid(random()?), Some(store));
+                let content = MasterKeyFile { uid, store, salt: random()?, nodes };
+                let file = write_aside(&**disk, path, (uid, store), &content.salt, &content.nodes)?;
                 put_in_place(&**disk, path)?;
                 sync_parent(&**disk, path)?;
                 (file, content)
@@ -101,12 +106,13 @@ impl MasterKey {
             }
             Err(error) => return Err(Error::io("open master key", path, error)),
         };
-        let (current, MasterKeyFile { uid, salt, nodes }) = found;
+        let (current, MasterKeyFile { uid, store: named, salt, nodes }) = found;
         Ok(Self {
             crypto,
             disk: Arc::clone(disk),
             path: path.into(),
             uid,
+            store: named.unwrap_or(store),
             salt,
             tree: RwLock::new(Tree::new(crypto, nodes)),
             cache: Mutex::default(),
@@ -117,6 +123,11 @@ impl MasterKey {
 
     pub(crate) fn uid(&self) -> Uid {
         self.uid
+    }
+
+    /// The store that it is of.
+    pub(crate) fn store(&self) -> Uid {
+        self.store
     }
 
     /// A secret for the sums by which repeats of appends are known whose payloads are sealed: without it such a sum would
@@ -197,7 +208,8 @@ impl MasterKey {
 
     /// Steps 1 to 3.
     fn replace(&self, file: &mut MasterFile, next: Tree) -> Result<()> {
-        let new = write_aside(&*self.disk, &self.path, self.uid, &self.salt, next.nodes())?;
+        let uids = (self.uid, Some(self.store));
+        let new = write_aside(&*self.disk, &self.path, uids, &self.salt, next.nodes())?;
         // Whether it has happened when it is said to have failed is not known.
         file.is_unsettled = true;
         put_in_place(&*self.disk, &self.path)?;
@@ -325,7 +337,7 @@ fn read(file: &NamedFile) -> Result<(NamedFile, MasterKeyFile)> {
 fn write_aside(
     disk: &dyn Disk,
     path: &FilePath,
-    uid: Uid,
+    (uid, store): (Uid, Option<Uid>),
     salt: &[u8; 32],
     nodes: &[Node],
 ) -> Result<NamedFile> {
@@ -341,7 +353,7 @@ fn write_aside(
             Err(error) => return Err(error),
         }
         let file = disk.open(&aside, OpenMode::Create)?;
-        let mut bytes = MasterKeyFile::encode(uid, salt, nodes);
+        let mut bytes = MasterKeyFile::encode(uid, store, salt, nodes);
         let written = file.write_at(&[IoSlice::new(&bytes)], 0).and_then(|()| file.sync());
         wipe(&mut bytes);
         written.map(|()| file)

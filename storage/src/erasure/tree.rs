@@ -215,7 +215,7 @@ mod tests {
             let at_once = whole().without(&list(&both));
             let one_by_one = whole().without(&list(&second)).without(&list(&first));
             prop_assert_eq!(at_once.nodes(), one_by_one.nodes());
-            let file = MasterKeyFile::encode(Uid([1; 16]), &[2; 32], at_once.nodes());
+            let file = MasterKeyFile::encode(Uid([1; 16]), None, &[2; 32], at_once.nodes());
             prop_assert_eq!(&MasterKeyFile::decode(&file).unwrap().nodes[..], at_once.nodes());
         }
 

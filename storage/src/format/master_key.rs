@@ -2,24 +2,32 @@
 //!
 //! ```text
 //!  0          16    32     64           72            76           80
-//!  | preamble | uid | salt | node count | content crc | header crc | node ... |
+//!  | preamble | uid | salt | node count | content crc | header crc | store uid (16, or none) | node ... |
 //! node  | depth (1) | path (10) | seed (16) |
 //! ```
 //!
 //! - `uid`: random; the store whose payloads are sealed with it knows it by this.
 //! - `salt`: 32 random bytes, by which the place of an erasure key in the tree does not tell its name.
-//! - `content crc`: CRC-32 of all nodes. `header crc`: CRC-32 of the 76 bytes before it.
+//! - `store uid`: whose master key it is. Absent in files that were written before there was one; the required flag 1 says
+//!   that it is there.
+//! - `content crc`: CRC-32 of everything behind the header. `header crc`: CRC-32 of the 76 bytes before it.
 //! - `path`: which way from the root to the node, one bit for each step, the first one highest; zeros behind `depth`.
 //!
 //! Nodes rise and are disjoint. What no node covers was destroyed, 100,000 leaves at most: an untouched file has one node, the
 //! root, whose depth is 0. The file ends with its last node.
 
-use super::{HeaderProblem, Invalid, PREAMBLE_BYTES, check_preamble, crc, put_preamble, u32_at, u64_at};
+use super::{
+    HeaderProblem, Invalid, PREAMBLE_BYTES, check_preamble_but_flags, crc, put_preamble, u32_at, u64_at,
+};
 use crate::types::Uid;
 
 const MAGIC: &[u8; 8] = b"QUIPUKEY";
 /// Bytes before the first node.
 pub const HEADER_BYTES: usize = 80;
+/// Bytes of the uid of a store.
+pub const STORE_BYTES: usize = 16;
+/// The required flag of a file that names its store.
+const HAS_STORE: u32 = 1;
 /// Bytes of a node.
 pub const NODE_BYTES: usize = 1 + PATH_BYTES + SEED_BYTES;
 /// Bytes of a path.
@@ -34,6 +42,7 @@ pub const ERASED_KEYS_MAX: u64 = 100_000;
 pub const NODES_MAX: u64 = ERASED_KEYS_MAX * DEPTH as u64;
 
 mod at {
+    pub(super) const REQUIRED: usize = 12;
     pub(super) const UID: usize = 16;
     pub(super) const SALT: usize = 32;
     pub(super) const NODE_COUNT: usize = 64;
@@ -95,6 +104,8 @@ impl Node {
 pub struct MasterKeyFile {
     /// What tells it from every other.
     pub uid: Uid,
+    /// Whose it is, if it says so.
+    pub store: Option<Uid>,
     /// See the drawing.
     pub salt: [u8; 32],
     /// What is left of the tree, in order.
@@ -103,15 +114,20 @@ pub struct MasterKeyFile {
 
 impl MasterKeyFile {
     /// The whole file. Whoever has it wipes it.
-    pub fn encode(uid: Uid, salt: &[u8; 32], nodes: &[Node]) -> Vec<u8> {
-        let mut file = Vec::with_capacity(HEADER_BYTES + nodes.len() * NODE_BYTES);
+    pub fn encode(uid: Uid, store: Option<Uid>, salt: &[u8; 32], nodes: &[Node]) -> Vec<u8> {
+        let mut file = Vec::with_capacity(HEADER_BYTES + STORE_BYTES + nodes.len() * NODE_BYTES);
         file.resize(HEADER_BYTES, 0);
+        if let Some(store) = store {
+            file.extend_from_slice(&store.0);
+        }
         for node in nodes {
             file.push(node.depth);
             file.extend_from_slice(&node.path);
             file.extend_from_slice(&node.seed);
         }
         put_preamble(MAGIC, &mut file[..PREAMBLE_BYTES]);
+        let required = if store.is_some() { HAS_STORE } else { 0 };
+        file[at::REQUIRED..at::UID].copy_from_slice(&required.to_le_bytes());
         file[at::UID..at::SALT].copy_from_slice(&uid.0);
         file[at::SALT..at::NODE_COUNT].copy_from_slice(salt);
         file[at::NODE_COUNT..at::CONTENT_CRC].copy_from_slice(&(nodes.len() as u64).to_le_bytes());
@@ -134,15 +150,20 @@ impl MasterKeyFile {
         if crc(0, &file[..at::HEADER_CRC]) != u32_at(file, at::HEADER_CRC) {
             return invalid("the checksum of the header does not match", at::HEADER_CRC);
         }
-        check_preamble(MAGIC, file)?;
+        let required = check_preamble_but_flags(MAGIC, file)?;
+        if required > HAS_STORE {
+            return Err(HeaderProblem::Newer(required));
+        }
         let content = &file[HEADER_BYTES..];
+        let nodes_at = if required == HAS_STORE { STORE_BYTES } else { 0 };
         let count = u64_at(file, at::NODE_COUNT);
-        if count > NODES_MAX || content.len() as u64 != count * NODE_BYTES as u64 {
+        if count > NODES_MAX || content.len() as u64 != nodes_at as u64 + count * NODE_BYTES as u64 {
             return invalid("the file has another length than its header says", at::NODE_COUNT);
         }
         if crc(0, content) != u32_at(file, at::CONTENT_CRC) {
             return invalid("the checksum of the nodes does not match", at::CONTENT_CRC);
         }
+        let (store, content) = content.split_at(nodes_at);
         let mut nodes = Vec::with_capacity(content.len() / NODE_BYTES);
         let mut end = 0;
         for (index, bytes) in content.chunks_exact(NODE_BYTES).enumerate() {
@@ -151,7 +172,7 @@ impl MasterKeyFile {
                 && number(&node.path) >= end
                 && number(&node.path).is_multiple_of(node.leaves());
             if !is_in_place {
-                return invalid("the nodes do not make a tree", HEADER_BYTES + index * NODE_BYTES);
+                return invalid("the nodes do not make a tree", HEADER_BYTES + nodes_at + index * NODE_BYTES);
             }
             end = node.end();
             nodes.push(node);
@@ -161,6 +182,7 @@ impl MasterKeyFile {
         }
         Ok(Self {
             uid: Uid(file[at::UID..at::SALT].try_into().expect("16 bytes")),
+            store: store.try_into().ok().map(Uid),
             salt: file[at::SALT..at::NODE_COUNT].try_into().expect("32 bytes"),
             nodes,
         })
@@ -191,31 +213,46 @@ mod tests {
     }
 
     fn encode(nodes: &[Node]) -> Vec<u8> {
-        MasterKeyFile::encode(Uid([3; 16]), &[4; 32], nodes)
+        MasterKeyFile::encode(Uid([3; 16]), None, &[4; 32], nodes)
     }
 
-    fn file() -> Vec<u8> {
-        encode(&all_behind((1 << 16) + 2))
+    /// One that names its store, and one that does not.
+    fn files() -> [Vec<u8>; 2] {
+        let nodes = all_behind((1 << 16) + 2);
+        [MasterKeyFile::encode(Uid([3; 16]), Some(Uid([5; 16])), &[4; 32], &nodes), encode(&nodes)]
     }
 
     #[test]
     fn a_file_comes_back_as_it_was() {
-        let decoded = MasterKeyFile::decode(&file()).unwrap();
-        assert_eq!(MasterKeyFile::encode(decoded.uid, &decoded.salt, &decoded.nodes), file());
-        assert_eq!((decoded.uid, decoded.salt, decoded.nodes.len()), (Uid([3; 16]), [4; 32], 78));
+        for (file, store) in files().into_iter().zip([Some(Uid([5; 16])), None]) {
+            let decoded = MasterKeyFile::decode(&file).unwrap();
+            let MasterKeyFile { uid, store: found, salt, nodes } = decoded;
+            assert_eq!(MasterKeyFile::encode(uid, found, &salt, &nodes), file);
+            assert_eq!((uid, found, salt, nodes.len()), (Uid([3; 16]), store, [4; 32], 78));
+        }
     }
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
-        let file = file();
-        for bit in 0..file.len() * 8 {
-            let mut damaged = file.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(MasterKeyFile::decode(&damaged).is_err(), "bit {bit}");
+        for file in files() {
+            for bit in 0..file.len() * 8 {
+                let mut damaged = file.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert!(MasterKeyFile::decode(&damaged).is_err(), "bit {bit}");
+            }
+            for cut in 0..file.len() {
+                assert!(MasterKeyFile::decode(&file[..cut]).is_err(), "cut at {cut}");
+            }
         }
-        for cut in 0..file.len() {
-            assert!(MasterKeyFile::decode(&file[..cut]).is_err(), "cut at {cut}");
-        }
+    }
+
+    #[test]
+    fn a_feature_that_is_not_known_here_is_a_newer_format() {
+        let [mut file, _] = files();
+        file[at::REQUIRED] |= 2;
+        let header_crc = crc(0, &file[..at::HEADER_CRC]);
+        file[at::HEADER_CRC..HEADER_BYTES].copy_from_slice(&header_crc.to_le_bytes());
+        assert_eq!(MasterKeyFile::decode(&file), Err(HeaderProblem::Newer(3)));
     }
 
     #[test]

@@ -104,6 +104,14 @@ pub(crate) fn put_preamble(magic: &[u8; 8], out: &mut [u8]) {
 /// Checks magic, version and required features. Whether the rest of the header is intact is the caller's to check
 /// first: a flipped bit must not read as a newer version.
 pub(crate) fn check_preamble(magic: &[u8; 8], bytes: &[u8]) -> Result<(), HeaderProblem> {
+    match check_preamble_but_flags(magic, bytes)? {
+        0 => Ok(()),
+        required => Err(HeaderProblem::Newer(required)),
+    }
+}
+
+/// The same of a format that has required features: answers which.
+pub(crate) fn check_preamble_but_flags(magic: &[u8; 8], bytes: &[u8]) -> Result<u32, HeaderProblem> {
     if bytes[..8] != *magic {
         return Err(HeaderProblem::Invalid(Invalid::new("the magic number is another", 0)));
     }
@@ -114,9 +122,5 @@ pub(crate) fn check_preamble(magic: &[u8; 8], bytes: &[u8]) -> Result<(), Header
     if version == 0 {
         return Err(HeaderProblem::Invalid(Invalid::new("there is no version 0", 8)));
     }
-    let required = u32_at(bytes, 12);
-    if required != 0 {
-        return Err(HeaderProblem::Newer(required));
-    }
-    Ok(())
+    Ok(u32_at(bytes, 12))
 }

@@ -30,7 +30,7 @@ pub(super) fn open_master_key(
             "it lies in the directory of the store, and would be in each backup of it; keep it elsewhere";
         return refuse(detail.into());
     }
-    let master_key = MasterKey::open(&context.disk, path, create && known.is_none())?;
+    let master_key = MasterKey::open(&context.disk, path, create && known.is_none(), context.store)?;
     let found = state(&master_key);
     match known {
         Some(known) if known.uid != found.uid => {
@@ -41,6 +41,14 @@ pub(super) fn open_master_key(
             return refuse(format!(
                 "it is an old copy, in which {} keys are destroyed of at least {}; restore a newer one",
                 found.destroyed, known.destroyed
+            ));
+        }
+        // What is sealed with it already, for whatever reason, is not to become unreadable.
+        None if master_key.store() != context.store => {
+            return refuse(format!(
+                "it is that of store {}, and this one is {}; each store has a master key of its own",
+                master_key.store(),
+                context.store
             ));
         }
         _ => {}

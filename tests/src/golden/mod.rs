@@ -92,7 +92,7 @@ pub fn all() -> Vec<Golden> {
         .into_iter()
         .chain(logs())
         .chain([zstandard(), live().1, terms::golden(), producers::golden()])
-        .chain([sealed::golden(), sealed::master_key()])
+        .chain([sealed::golden(), sealed::master_key(), sealed::named_master_key()])
         .collect()
 }
 

@@ -92,8 +92,17 @@ pub fn golden() -> Golden {
     Golden { name: "sealed", files, topics: BTreeMap::from([("customers", batch.records)]) }
 }
 
-/// The master key of that store.
+/// The master key of that store, as files were before they named their store.
 pub fn master_key() -> Golden {
-    let file = MasterKeyFile::encode(MASTER_KEY, &[0x83; 32], &[Node::root([0x84; SEED_BYTES])]);
-    Golden { name: "master", files: BTreeMap::from([("master.key".into(), file)]), topics: BTreeMap::new() }
+    file_of("master", None)
+}
+
+/// The same, and whose it is.
+pub fn named_master_key() -> Golden {
+    file_of("master-named", Some(STORE))
+}
+
+fn file_of(name: &'static str, store: Option<Uid>) -> Golden {
+    let file = MasterKeyFile::encode(MASTER_KEY, store, &[0x83; 32], &[Node::root([0x84; SEED_BYTES])]);
+    Golden { name, files: BTreeMap::from([("master.key".into(), file)]), topics: BTreeMap::new() }
 }
