@@ -5,13 +5,14 @@
 use std::sync::{Arc, OnceLock};
 
 use quipu_storage::{
-    Append, Appended, Condition, Durability, Error, ExpectedRevision, Filter, Offset, Record, Result, Store,
-    StoreSettings, Submission, TopicSettings,
+    Append, Appended, Condition, Durability, Error, ExpectedRevision, Filter, Offset, Producer, Record,
+    Result, Store, StoreSettings, Submission, Topic, TopicSettings,
 };
 use quipu_tests::faulty::{Effect, Fault, FaultyDisk, OpKind};
 use quipu_tests::meeting::MeetingDisk;
 use quipu_tests::model::run::{STORE, settings};
-use quipu_tests::sim::SimDisk;
+use quipu_tests::rng::Rng;
+use quipu_tests::sim::{CrashMode, SimDisk};
 
 const EIO: i32 = 5;
 
@@ -110,4 +111,77 @@ fn an_append_that_was_applied_while_its_second_look_up_failed_gets_the_first_ans
     assert_eq!(ticket.wait().unwrap(), *first.get().unwrap());
     assert!(disk.fault_count() > 0);
     assert_eq!(other.log_end_offset(), Offset(2));
+}
+
+/// What an append is refused for was told at once, also if it had been written by then and not been synced: after a power cut
+/// whoever was told found another store.
+#[test]
+fn a_refusal_is_told_when_what_it_rests_on_is_synced() {
+    type Make = fn(&Topic) -> Result<Append>;
+    fn named(epoch: u64, sequence: u64) -> Producer {
+        Producer { name: "p".into(), epoch, sequence }
+    }
+    fn of(topic: &Topic) -> Result<Append> {
+        Append::new().durability(Durability::Written).records(topic, &[Record::keyed("k", "x")])
+    }
+    let cases: [(Make, Make, &str); 5] = [
+        (
+            |topic| Ok(of(topic)?.producer(named(5, 0))),
+            |topic| Ok(of(topic)?.producer(named(4, 1))),
+            "ProducerFenced",
+        ),
+        (
+            |topic| Ok(of(topic)?.producer(named(0, 0))),
+            |topic| Ok(of(topic)?.producer(named(0, 2))),
+            "SequenceGap",
+        ),
+        (
+            |topic| Ok(of(topic)?.producer(named(0, 0))),
+            |topic| Ok(of(topic)?.records(topic, &[Record::new("y")])?.producer(named(0, 0))),
+            "RequestIdReused",
+        ),
+        (
+            |topic| Ok(of(topic)?.request_id("id")),
+            |topic| Ok(of(topic)?.records(topic, &[Record::new("y")])?.request_id("id")),
+            "RequestIdReused",
+        ),
+        (
+            |topic| Ok(of(topic)?.fencing_token(topic, 7)),
+            |topic| Ok(of(topic)?.fencing_token(topic, 6)),
+            "TopicFenced",
+        ),
+    ];
+    for ((first, second, expected), only_asks) in cases.iter().flat_map(|case| [(case, false), (case, true)])
+    {
+        let sim = SimDisk::new();
+        let open = |sim: &SimDisk| {
+            let settings = StoreSettings { background: false, ..StoreSettings::default() };
+            Store::builder().settings(settings).disk(Arc::new(sim.clone())).open("/store").unwrap()
+        };
+        let store = open(&sim);
+        let topic = store.topic_or_create("t").unwrap();
+        drop(store.submit(first(&topic).unwrap()).unwrap());
+        let written = store.stats().journal_position;
+        let error = if only_asks {
+            store.check(second(&topic).unwrap()).unwrap_err()
+        } else {
+            let ticket = match store.try_submit(second(&topic).unwrap()).unwrap() {
+                Submission::Submitted(ticket) => ticket,
+                Submission::Postponed(postponed) => postponed.begin().unwrap(),
+            };
+            assert!(ticket.is_refused(), "{expected}");
+            assert!(store.stats().synced_position < written, "{expected}: nobody has waited yet");
+            let error = ticket.wait().unwrap_err();
+            assert_eq!(store.stats().appends_refused, 1);
+            error
+        };
+        let told = format!("{error:?}");
+        assert!(told.starts_with(expected), "{told}");
+        // The same is true of the store that a power cut leaves.
+        let left = open(&sim.crash_with(CrashMode::LoseAll, &mut Rng::new(1)));
+        let topic = left.topic("t").unwrap();
+        for outcome in [left.check(second(&topic).unwrap()), left.append(second(&topic).unwrap()).map(drop)] {
+            assert_eq!(format!("{:?}", outcome.unwrap_err()), told);
+        }
+    }
 }

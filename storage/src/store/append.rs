@@ -345,11 +345,20 @@ impl Append {
     }
 }
 
-/// An append that is in the tails, or was before, or whose conditions did not hold.
+/// An append that is in the tails, or was before, or is refused for what the store holds.
 pub(super) struct Written {
     pub(super) position: Position,
     pub(super) awaits_sync: bool,
     pub(super) outcome: Outcome,
+}
+
+impl Written {
+    /// Whatever refuses it may rest on what a crash still takes away. Whoever was told has seen it, so it is told when all of
+    /// it is synced.
+    pub(super) fn refused(writer: &super::Writer, error: Error) -> Self {
+        let position = writer.journal.position();
+        Self { position, awaits_sync: true, outcome: Outcome::Refused(error) }
+    }
 }
 
 /// What came of an append.
@@ -357,7 +366,7 @@ pub(super) enum Outcome {
     Appended(Vec<Appended>),
     /// It was there already.
     Repeat(Repeat),
-    /// Conditions of it do not hold.
+    /// Conditions of it do not hold, or its producer, request id or fencing token keeps it out.
     Refused(Error),
 }
 
@@ -373,7 +382,8 @@ impl Store {
     /// Appends, and waits for room if there is none, but not for the sync. Appends of one thread keep their order.
     ///
     /// # Errors
-    /// As [`append`](Self::append). That conditions do not hold is told by the [`Ticket`].
+    /// As [`append`](Self::append). That conditions do not hold, and what its producer, request id or fencing token keeps it
+    /// out for, is told by the [`Ticket`].
     pub fn begin(&self, append: Append) -> Result<Ticket> {
         match self.prepare(append)? {
             Submission::Submitted(ticket) => Ok(ticket),
@@ -405,7 +415,7 @@ impl Store {
         }
     }
 
-    /// Makes the batches; or answers at once, if it is a repeat.
+    /// Makes the batches; or answers at once, if it is a repeat or must not be applied.
     fn prepare(&self, append: Append) -> Result<Submission> {
         let begun = (append.durability == Durability::Synced).then(Instant::now);
         let inner = &self.handle.inner;
@@ -414,7 +424,12 @@ impl Store {
         let handle = Arc::clone(&self.handle);
         Ok(match prepared {
             Ok(prepared) => Submission::Postponed(Postponed { handle, prepared, begun }),
-            Err(repeat) => Submission::Submitted(Ticket::new(handle, repeat, begun)),
+            Err(known) => {
+                if matches!(known.outcome, Outcome::Refused(_)) {
+                    inner.context.counters.appends_refused.add(1);
+                }
+                Submission::Submitted(Ticket::new(handle, known, begun))
+            }
         })
     }
 
@@ -448,10 +463,13 @@ impl Store {
         let (verdict, seen) = loop {
             let writer = inner.writer();
             inner.context.check_writable()?;
-            topics.iter().try_for_each(|(topic, token)| {
+            let outcome = topics.iter().try_for_each(|(topic, token)| {
                 topic.check_alive()?;
                 check_token(topic, *token)
-            })?;
+            });
+            if outcome.is_err() {
+                break (outcome, writer.journal.position());
+            }
             match check_all(&checks)? {
                 Verdict::Hold => break (Ok(()), writer.journal.position()),
                 Verdict::Outdated(number) => {
@@ -504,7 +522,9 @@ impl StoreInner {
             }
             for part in &*parts {
                 part.topic.check_alive()?;
-                check_token(&part.topic, part.fencing_token)?;
+                if let Err(error) = check_token(&part.topic, part.fencing_token) {
+                    return Ok(Some(Written::refused(&writer, error)));
+                }
             }
             if let Some(part) = parts.iter().find(|part| part.topic.is_out_of_memory()) {
                 let reserved_at = Position(part.topic.reserved_at.load(Ordering::Relaxed));
@@ -675,13 +695,11 @@ impl StoreInner {
         Ok(Some(Written { position, awaits_sync, outcome: Outcome::Appended(appended) }))
     }
 
-    /// What is told of conditions that do not hold, and when: they may rest on what a crash still takes away. Whoever was
-    /// told has seen it, so it is told when all of it is synced.
+    /// What is told of conditions that do not hold.
     fn refused(&self, checks: &[Check], failed: Vec<FailedCondition>) -> Result<Written> {
         let failure = failure(checks, failed)?;
-        // Not before: it names what was found by now.
-        let position = self.writer().journal.position();
-        Ok(Written { position, awaits_sync: true, outcome: Outcome::Refused(failure) })
+        // The lock not before: it names what was found by now.
+        Ok(Written::refused(&self.writer(), failure))
     }
 
     /// Everything below `synced` is durable: a topic in memory whose offsets were set aside there gives them from now on

@@ -136,17 +136,18 @@ impl StoreInner {
         Ok(matches!(known, Known::Repeat(_)))
     }
 
-    /// The first answer, if the append was applied before; an error if it must not be applied.
+    /// The first answer, if the append was applied before, or that it must not be applied.
     pub(super) fn repeat(
         &self,
         writer: &mut Writer,
         request: &Request,
         asked: Durability,
     ) -> Result<Option<Written>> {
-        let Known::Repeat(answer) =
-            writer.producers.look_up(&request.identity, request.body_hash, self.producers_max())?
-        else {
-            return Ok(None);
+        let known = writer.producers.look_up(&request.identity, request.body_hash, self.producers_max());
+        let answer = match known {
+            Ok(Known::New) => return Ok(None),
+            Ok(Known::Repeat(answer)) => answer,
+            Err(error) => return Ok(Some(Written::refused(writer, error))),
         };
         // The first one may have asked for less.
         if asked == Durability::Written {

@@ -13,8 +13,8 @@ use super::repeat::Repeat;
 use crate::error::Result;
 use crate::types::Position;
 
-/// An append that was written and may still have to be synced; or one whose conditions did not hold, of which it is not
-/// certain yet that what they rest on stays.
+/// An append that was written and may still have to be synced; or one that is refused, because conditions did not hold or its
+/// producer, request id or fencing token keeps it out, of which it is not certain yet that what this rests on stays.
 ///
 /// Wait for it with [`wait`](Self::wait), or as a future. It may also be dropped: the records are synced in any case.
 #[derive(Debug)]
@@ -56,9 +56,9 @@ impl Ticket {
         self.outcome.as_deref().unwrap_or_default()
     }
 
-    /// Whether conditions of the append did not hold, so that nothing was appended and never will be. Which ones, waiting
-    /// tells, when everything that they rest on is synced: what a failed condition says of the store stays true after a
-    /// power cut, whatever durability was asked for.
+    /// Whether conditions of the append did not hold, or its producer, request id or fencing token keeps it out, so that nothing
+    /// was appended and never will be. Why, waiting tells, when everything that it rests on is synced: what is said of the
+    /// store stays true after a power cut, whatever durability was asked for.
     pub fn is_refused(&self) -> bool {
         // A repeat was applied, whatever became of reading its answer.
         self.outcome.is_err() && !self.is_duplicate
@@ -93,7 +93,8 @@ impl Ticket {
     /// Blocks until the append is as durable as was asked for; one answer for each topic, in order of first mention.
     ///
     /// # Errors
-    /// [`Error::ConditionFailed`](crate::Error::ConditionFailed): nothing was appended. [`Error::StorageFailed`](crate::Error::StorageFailed): whether the records survive is known
+    /// Why it [was refused](Self::is_refused), such as [`Error::ConditionFailed`](crate::Error::ConditionFailed): nothing was
+    /// appended. [`Error::StorageFailed`](crate::Error::StorageFailed): whether the records survive is known
     /// when the store is reopened. Of a repeat that [reads](Self::reads), also that its revisions cannot be read: it had been
     /// applied, and may be repeated once more.
     pub fn wait(mut self) -> Result<Vec<Appended>> {

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quipu_storage::{Append, Appended, Durability, Error, Producer, ProducerInfo, Record, Store, Uid};
+use quipu_storage::{
+    Append, Appended, Durability, Error, Producer, ProducerInfo, Record, Store, Ticket, Uid,
+};
 
 use super::run::Run;
 use super::{Check, Event};
@@ -190,10 +192,21 @@ impl Run {
         Ok(Some((append, is_same)))
     }
 
+    /// Submits, and waits for why it is refused, if it is: then what that rests on is synced.
+    fn submit_and_hear(&mut self, append: Append) -> quipu_storage::Result<Ticket> {
+        let ticket = self.store().submit(append)?;
+        if !ticket.is_refused() {
+            return Ok(ticket);
+        }
+        let refused = ticket.wait().expect_err("it is refused");
+        self.model.sync();
+        Err(refused)
+    }
+
     /// Sends the same once more: it must be answered as before, and nothing must be appended.
     fn repeat(&mut self, sent: &Sent) -> Check {
         let Some((append, is_same)) = self.build_again(sent, &[])? else { return Ok(()) };
-        let outcome = self.store().submit(sent.name.give(append));
+        let outcome = self.submit_and_hear(sent.name.give(append));
         let (is_fenced, is_old) = match &sent.name {
             Name::RequestId(_) => (false, false),
             Name::Producer(Producer { name, epoch, sequence }) => {
@@ -231,7 +244,7 @@ impl Run {
         let Some((append, _)) = self.build_again(sent, &[])? else { return Ok(()) };
         let (epoch, last) = self.model.current.known.producers[&producer.name];
         let gap = Producer { epoch, sequence: last + 2, ..producer.clone() };
-        let outcome = self.store().submit(append.producer(gap));
+        let outcome = self.submit_and_hear(append.producer(gap));
         let is_gap = matches!(outcome, Err(Error::SequenceGap { expected, .. }) if expected == last + 1);
         ensure!(is_gap, "a gap behind {last} gives {outcome:?}");
         self.coverage.gaps += 1;
@@ -241,7 +254,7 @@ impl Run {
     /// Takes the name for other records.
     fn send_other(&mut self, sent: &Sent) -> Check {
         let Some((append, _)) = self.build_again(sent, &[Record::new("other")])? else { return Ok(()) };
-        let outcome = self.store().submit(sent.name.give(append));
+        let outcome = self.submit_and_hear(sent.name.give(append));
         match (&sent.name, outcome) {
             (_, Err(Error::RequestIdReused { .. })) => self.coverage.reused += 1,
             (Name::Producer(_), Err(Error::ProducerFenced { .. })) => self.coverage.fenced += 1,
