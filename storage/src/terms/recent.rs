@@ -213,7 +213,8 @@ impl Recent {
         self.is_full.store(map.memory_bytes() > MAP_BYTES_MAX, Ordering::Relaxed);
     }
 
-    /// The same of a batch that was read back.
+    /// The same of a batch that was read back. Where this build lacks its codec nothing is known any more: who needs the terms
+    /// is told that when they are gathered.
     pub(crate) fn push_batch(&self, topic: &TopicInner, segment: Offset, bytes: &bytes::Bytes) {
         let mut state = self.lock();
         if !state.is_known {
@@ -226,7 +227,11 @@ impl Recent {
         let mut map = map.write().expect("no panic under this lock");
         match Batch::trusted(header, bytes.clone()) {
             Ok(batch) => map.push_batch(&batch),
-            Err(_) => map.push_unread(header.base_offset..header.next_offset()),
+            Err(BodyProblem::CodecUnavailable(_)) => {
+                drop((map, state));
+                self.forget();
+            }
+            Err(BodyProblem::Invalid(_)) => map.push_unread(header.base_offset..header.next_offset()),
         }
     }
 
@@ -361,5 +366,32 @@ impl TopicInner {
     pub(crate) fn age_terms(&self) {
         let gone = self.terms.recent.lock().settled.age(Instant::now());
         drop(gone);
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(feature = "zstd"))]
+mod tests {
+    use super::*;
+    use crate::format::crc;
+    use crate::{Record, Store};
+
+    /// Its keys were held for damaged, and what is damaged is answered with guesses and doubts.
+    #[test]
+    fn a_batch_of_a_codec_that_this_build_lacks_is_not_taken_for_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let topic = Store::open(dir.path()).unwrap().topic_or_create("t").unwrap();
+        topic.append(&[Record::keyed("k", "x")]).unwrap();
+        let inner = &topic.inner;
+        let mut bytes = inner.tail().batches().next().unwrap().bytes.to_vec();
+        let header = BatchHeader::decode(&bytes, inner.seed).unwrap();
+        // As in the drawing of a batch: Zstandard, and the checksum over it.
+        bytes[45] = 2;
+        let sum = crc(inner.seed, &bytes[4..header.body_at()]);
+        bytes[..4].copy_from_slice(&sum.to_le_bytes());
+        assert!(inner.terms.recent.is_known());
+        inner.terms.recent.push_batch(inner, Offset(0), &bytes.into());
+        assert!(!inner.terms.recent.is_known());
+        assert_eq!(topic.append(&[Record::keyed("k", "y")]).unwrap().revisions, [Revision(1)]);
     }
 }
