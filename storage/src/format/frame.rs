@@ -48,7 +48,8 @@
 //! | 11 | a producer was forgotten | 1 name |
 //! | 16 | the store has a master key, or keys of it were destroyed | 1 uid, 2 how many were |
 //!
-//! Fields 12 to 15 are reserved for acknowledgements and leases.
+//! Fields 12 to 15 are reserved for acknowledgements and leases. Within changes 8, 9, 11 and 16 a field that is not known is
+//! refused, as in the checkpoint; in the others it is passed over.
 
 use bytes::Bytes;
 
@@ -448,8 +449,9 @@ fn put_answered(out: &mut Vec<u8>, answered: &Answered) {
     });
 }
 
-/// Decodes a change that is of no topic.
-fn decode_named(number: u32, bytes: &[u8]) -> Result<Change, Invalid> {
+/// Decodes a change that is of no topic. A field that is not known is not passed over: the next checkpoint would be without what
+/// a later version keeps of a producer.
+fn decode_named(number: u32, bytes: &[u8]) -> Result<Change, FrameProblem> {
     let mut name: &[u8] = &[];
     let mut answer: &[u8] = &[];
     let (mut epoch, mut sequence, mut body_hash) = (0, 0, 0);
@@ -460,7 +462,7 @@ fn decode_named(number: u32, bytes: &[u8]) -> Result<Change, Invalid> {
             (3, value) => sequence = value.number()?,
             (4, value) => body_hash = value.number()?,
             (5, value) => answer = value.bytes()?,
-            _ => {}
+            _ => return Err(FrameProblem::UnknownChange(number)),
         }
     }
     let text = || match std::str::from_utf8(name) {
@@ -469,7 +471,7 @@ fn decode_named(number: u32, bytes: &[u8]) -> Result<Change, Invalid> {
     };
     let identity = match number {
         8 => Identity::Producer(Producer { name: text()?, epoch, sequence }),
-        9 if name.is_empty() => return Err(Invalid::new("a request has no id", 0)),
+        9 if name.is_empty() => return Err(Invalid::new("a request has no id", 0).into()),
         9 => Identity::RequestId(name.to_vec()),
         _ => return Ok(Change::ProducerForgotten { name: text()? }),
     };
@@ -624,6 +626,21 @@ mod tests {
             builder.finish();
             let bytes = Bytes::copy_from_slice(builder.seal(&PLACE));
             assert!(matches!(decoded(&bytes), Err(FrameProblem::Invalid(_))), "field {field}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_says_of_a_producer_or_request_id_is_not_passed_over() {
+        for (field, name) in [(8, "writer"), (9, "id"), (11, "writer")] {
+            let mut builder = FrameBuilder::default();
+            builder.begin();
+            put_message(&mut builder.prefix, field, |out| {
+                put_bytes(out, 1, name.as_bytes());
+                put_number(out, 6, 1);
+            });
+            builder.finish();
+            let bytes = Bytes::copy_from_slice(builder.seal(&PLACE));
+            assert_eq!(decoded(&bytes), Err(FrameProblem::UnknownChange(field)));
         }
     }
 
