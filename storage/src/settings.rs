@@ -56,6 +56,10 @@ pub struct StoreSettings {
     /// Most topics. 100,000; 1 to 10,000,000.
     pub topics_max: u64,
     /// Most named producers, whose last appends are known for ever. 10,000; 1 to 1,000,000.
+    ///
+    /// The answers of the last 64 appends of each are in memory, and in each checkpoint: about 6 KB for a producer whose appends are
+    /// of one topic, 60 MB for 10,000. At most it is 215 KB, if all its appends are of 64 topics:
+    /// 2.2 GB for 10,000. Request ids take 60 MB at most, whatever this is.
     pub producers_max: u64,
     /// Most segments that are kept mapped for reading. 4096; 8 to 60,000.
     pub maps_max: u64,

@@ -12,6 +12,8 @@ use quipu_storage::{
     Revision, Start, Storage, Store, StoreSettings, Topic, TopicSettings, dump, verify,
 };
 
+const NOBODY: [String; 0] = [];
+
 fn settings() -> StoreSettings {
     StoreSettings { background: false, ..StoreSettings::default() }
 }
@@ -721,4 +723,25 @@ fn a_reader_knows_the_producers_and_the_fencing_token_as_the_writer_does() {
     store.forget_producer("~made-up").unwrap();
     topic.fence(8).unwrap();
     agree();
+}
+
+#[test]
+fn all_producers_are_listed_once_in_the_order_of_their_names_however_many_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = quiet(dir.path());
+    let topic = store.topic_or_create("t").unwrap();
+    let name = |number: usize| format!("p{number:04}");
+    for number in 0..2001 {
+        let append = of(&topic, "x").durability(Durability::Accepted).producer(named(&name(number), 0, 0));
+        drop(store.submit(append).unwrap());
+    }
+    let listed = |after: Option<&str>, count| -> Vec<String> {
+        store.producers(after, count).into_iter().map(|found| found.name).collect()
+    };
+    let all: Vec<_> = (0..2001).map(name).collect();
+    for count in [0, 1, 999, 1000, 1001, 2000, 2001, 2002, usize::MAX] {
+        assert_eq!(listed(None, count), all[..count.min(2001)], "{count}");
+    }
+    assert_eq!(listed(Some("p0999"), 1001), all[1000..]);
+    assert_eq!(listed(Some("p2000"), 5), NOBODY);
 }

@@ -146,15 +146,30 @@ impl Store {
     }
 }
 
+/// So many are listed while the writer lock is held.
+const PRODUCERS_AT_ONCE: usize = 1000;
+
 impl Store {
     /// What is known of a named producer.
     pub fn producer(&self, name: &str) -> Option<ProducerInfo> {
         self.handle.inner.writer().producers.producer(name)
     }
 
-    /// At most `count` producers in the order of their names: from behind `after`, or the first ones.
+    /// At most `count` producers in the order of their names: from behind `after`, or the first ones. Appends go on while many
+    /// are listed: one that comes or goes meanwhile may be among them or not.
     pub fn producers(&self, after: Option<&str>, count: usize) -> Vec<ProducerInfo> {
-        self.handle.inner.writer().producers.page(after, count)
+        let mut found: Vec<ProducerInfo> = Vec::new();
+        while found.len() < count {
+            let after = found.last().map_or(after, |last| Some(&last.name[..]));
+            let wanted = PRODUCERS_AT_ONCE.min(count - found.len());
+            let page = self.handle.inner.writer().producers.page(after, wanted);
+            let is_last = page.len() < wanted;
+            found.extend(page);
+            if is_last {
+                break;
+            }
+        }
+        found
     }
 
     /// Forgets a producer that does not append any more; when this returns, that survives a power cut. Its name may be
