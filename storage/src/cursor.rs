@@ -245,6 +245,12 @@ pub struct StoredRecord {
 }
 
 impl StoredRecord {
+    /// As readers get it, if its batch is [as it is stored](Cursor::next_stored_batch).
+    pub(crate) fn opened(self, topic: &TopicInner) -> Result<Self> {
+        let bytes = seal::open_record(topic, self.offset, self.bytes)?;
+        Ok(Self { bytes, ..self })
+    }
+
     /// Its number in the topic.
     pub fn offset(&self) -> Offset {
         self.offset
@@ -427,6 +433,19 @@ impl Cursor {
     /// [`Error::CorruptFile`] if the journal is damaged where it comes, which happens only in a store that is open for
     /// reading only. The cursor stays where it is.
     pub fn next_batch(&mut self) -> Result<Option<ReadBatch>> {
+        self.next_batch_with(seal::open_batch)
+    }
+
+    /// The next batch as it is stored: for those who want one record of it, and [open](StoredRecord::opened) that one, or look
+    /// at no payload.
+    pub(crate) fn next_stored_batch(&mut self) -> Result<Option<ReadBatch>> {
+        self.next_batch_with(|_, batch| Ok(batch))
+    }
+
+    fn next_batch_with(
+        &mut self,
+        open: impl Fn(&TopicInner, Batch) -> Result<Batch>,
+    ) -> Result<Option<ReadBatch>> {
         let topic = Arc::clone(&self.topic.inner);
         let mut looks = 0;
         loop {
@@ -449,7 +468,8 @@ impl Cursor {
                 outcome => outcome.or_else(|error| topic.check_alive().and(Err(error)))?,
             };
             if let Some(batch) = found {
-                return self.advance(&topic, batch).map(Some);
+                let batch = open(&topic, batch).inspect_err(|_| self.place = None)?;
+                return Ok(Some(self.advance(&topic, batch)));
             }
         }
     }
@@ -482,18 +502,17 @@ impl Cursor {
         }
         self.place = None;
         match Batch::trusted(header, stored.bytes) {
-            Ok(batch) => self.advance(&topic, batch).map(Some),
+            Ok(batch) => Ok(Some(self.advance(&topic, batch))),
             Err(BodyProblem::CodecUnavailable(codec)) => Err(Error::CodecUnavailable { codec: codec.name() }),
             Err(BodyProblem::Invalid(invalid)) => Err(unreadable(invalid)),
         }
     }
 
     /// Goes on behind `batch` and hands it out.
-    fn advance(&mut self, topic: &TopicInner, batch: Batch) -> Result<ReadBatch> {
-        let batch = seal::open_batch(topic, batch).inspect_err(|_| self.place = None)?;
+    fn advance(&mut self, topic: &TopicInner, batch: Batch) -> ReadBatch {
         self.counted.count(&batch, &topic.context);
         let from = std::mem::replace(&mut self.next, batch.next_offset());
-        Ok(ReadBatch { batch, from, topic: topic.uid })
+        ReadBatch { batch, from, topic: topic.uid }
     }
 
     /// Looks once where the next batch should be. `None`: look again, from the top.
@@ -1022,6 +1041,7 @@ pub(crate) fn get(topic: Source, offset: Offset, visibility: Visibility) -> Resu
         return Err(Error::OffsetUnwritten { topic: cursor.topic.inner.name.clone(), offset, next_offset });
     }
     cursor.reader = SegmentReader::for_points();
-    let Some(batch) = cursor.next_batch()? else { return Ok(None) };
-    batch.record(offset)
+    let Some(batch) = cursor.next_stored_batch()? else { return Ok(None) };
+    let record = batch.record(offset)?;
+    record.map(|record| record.opened(&cursor.topic.inner)).transpose()
 }

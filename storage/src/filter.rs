@@ -261,7 +261,8 @@ impl Search {
             if cursor.next_offset() != offset {
                 cursor.seek(offset);
             }
-            let Some(batch) = cursor.next_batch()? else { return Ok(None) };
+            // No filter looks at payloads.
+            let Some(batch) = cursor.next_stored_batch()? else { return Ok(None) };
             for next in batch.records() {
                 let (found, view) = next?;
                 if found < to && self.filter.matches(&view) {

@@ -200,6 +200,7 @@ pub struct StreamCursor {
     /// What comes next, and up to which offset that is all.
     ready: VecDeque<Posting>,
     known_to: Offset,
+    /// As it is stored.
     held: Option<ReadBatch>,
 }
 
@@ -332,12 +333,11 @@ impl StreamCursor {
             |held: &ReadBatch| held.batch().base_offset() <= offset && offset < held.batch().next_offset();
         if !self.held.as_ref().is_some_and(covers) {
             self.cursor.seek(offset);
-            self.held = self.cursor.next_batch()?;
+            self.held = self.cursor.next_stored_batch()?;
         }
-        self.held
-            .as_ref()
-            .filter(|held| covers(held))
-            .map_or(Ok(None), |held| held.record_with(offset, revision))
+        let Some(held) = self.held.as_ref().filter(|held| covers(held)) else { return Ok(None) };
+        let record = held.record_with(offset, revision)?;
+        record.map(|record| record.opened(self.cursor.topic())).transpose()
     }
 
     /// Blocks until it is worth asking for the next record again, or the time is up; says which. `None`: for ever. Any

@@ -602,3 +602,35 @@ fn an_erased_snapshot_is_found_redacted_and_the_one_before_it_is_still_there() {
     let locked = Store::open(place.store()).unwrap();
     assert_eq!(found(&locked, None), (1, None, Some(Redaction::Locked)));
 }
+
+/// A batch was opened as a whole for one record of it, and also where no payload was asked for.
+#[test]
+fn who_wants_one_record_opens_no_other_of_its_batch() {
+    let place = Place::new();
+    let store = place.open();
+    let orders = store.topic_or_create("orders").unwrap();
+    let tagged = |number| secret(number).with_tag("tag").with_header("number", number.to_string());
+    orders.append(&(0..100).map(tagged).collect::<Vec<_>>()).unwrap();
+    store.erase(&["customer-17"]).unwrap();
+    let opened = |what: &str, expected: u64, look: &dyn Fn()| {
+        let before = store.stats().records_redacted;
+        look();
+        assert_eq!(store.stats().records_redacted - before, expected, "{what}");
+    };
+    for _ in 0..2 {
+        opened("get", 1, &|| {
+            let record = orders.get(Offset(50)).unwrap().unwrap();
+            assert_eq!((record.payload(), record.redacted()), (None, Some(Redaction::Erased)));
+        });
+        opened("a stream", 1, &|| {
+            assert_eq!(seen(orders.read_stream(b"order-7", StreamStart::Earliest).unwrap()), [erased(7)]);
+        });
+        opened("a match", 0, &|| {
+            let filter = Filter { headers: vec![("number".into(), b"70".into())], ..Filter::default() };
+            assert_eq!(orders.first_match(&filter, None).unwrap(), Some(Offset(70)));
+        });
+        opened("all", 100, &|| assert_eq!(read(&store).len(), 100));
+        // And once more from segments.
+        store.checkpoint().unwrap();
+    }
+}

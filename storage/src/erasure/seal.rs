@@ -9,21 +9,25 @@
 //! apart; the offset cannot be under it, because it is not known yet. With random nonces a key is good for 2^32 payloads.
 //!
 //! A batch that has such records is flagged. It is opened when it leaves a cursor, and then looks as if it had been stored
-//! with the payloads, or with a [`Redaction`] where there is none any more: nobody behind a cursor meets anything sealed.
+//! with the payloads, or with a [`Redaction`] where there is none any more: nobody behind a cursor meets anything sealed. Who
+//! wants one record of it opens that one only.
 //! Journal, segments, tails, compaction and verification have the sealed bytes only.
 
 use std::borrow::Cow;
+use std::ops::Range;
+
+use bytes::Bytes;
 
 use super::crypto::{Crypto, NONCE_BYTES, Secret, TAG_BYTES};
 use super::master_key::MasterKey;
 use crate::context::random;
 use crate::error::{Error, Result};
+use crate::format::Invalid;
 use crate::format::batch::Batch;
 use crate::format::record::{RecordView, Records, Redaction, field, limit};
 use crate::format::wire::{Fields, put_bytes, put_number};
-use crate::format::{Invalid, batch};
 use crate::topic::TopicInner;
-use crate::types::{Position, Uid};
+use crate::types::{Offset, Position, Uid};
 
 const VERSION: u8 = 1;
 /// Bytes before the ciphertext.
@@ -41,7 +45,14 @@ pub(crate) fn check_name(erasure_key: &str) -> Result<()> {
 pub(crate) fn seal_body(master_key: &MasterKey, topic: Uid, body: &[u8]) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(body.len() + body.len() / 8 + HEAD_BYTES + TAG_BYTES);
     let mut sealed_record = Vec::new();
-    for (index, record) in Records::new(body).enumerate() {
+    let mut records = Records::new(body);
+    for index in 0.. {
+        let Some(record) = records.next() else { break };
+        // The records were checked when they were added to the append.
+        let unreadable = |invalid: Invalid| Error::InvalidEncoding {
+            detail: invalid.detail,
+            position: records.position().max(invalid.position),
+        };
         let view = record.and_then(RecordView::decode).map_err(unreadable)?;
         let Some(erasure_key) = view.erasure_key else {
             put_bytes(&mut out, field::RECORD, view.as_bytes());
@@ -68,31 +79,55 @@ pub(crate) fn open_batch(topic: &TopicInner, batch: Batch) -> Result<Batch> {
     if !batch.header().has_sealed {
         return Ok(batch);
     }
-    let master_key = topic.context.master_key();
     let opened = batch.with_records(topic.seed, |bytes, out| {
         let view = RecordView::decode(bytes)?;
-        let Some(sealed) = view.sealed else {
-            out.extend_from_slice(bytes);
-            return Ok(());
-        };
-        match open(master_key, topic.uid, &view, sealed)? {
-            Ok(payload) => put_with(&view, Content::Payload(&payload), out),
-            Err(redaction) => {
-                topic.context.counters.records_redacted.add(1);
-                put_with(&view, Content::Redacted(redaction), out)
-            }
+        match view.sealed {
+            Some(sealed) => open_into(topic, &view, sealed, out)?,
+            None => out.extend_from_slice(bytes),
         }
+        Ok(())
     });
-    opened.map_err(|invalid: Invalid| {
-        topic.context.counters.damage_found.add(1);
-        Error::Corrupt {
-            topic: topic.name.clone(),
-            offsets: batch.base_offset()..batch.next_offset(),
-            path: topic.dir.clone(),
-            position: Position::ZERO,
-            detail: invalid.detail,
+    opened.map_err(|invalid| not_sealed_here(topic, batch.base_offset()..batch.next_offset(), invalid))
+}
+
+/// The same of one record: nothing else of its batch is opened.
+pub(crate) fn open_record(topic: &TopicInner, offset: Offset, bytes: Bytes) -> Result<Bytes> {
+    let open = || {
+        let view = RecordView::decode(&bytes)?;
+        let Some(sealed) = view.sealed else { return Ok(None) };
+        let mut out = Vec::with_capacity(bytes.len());
+        open_into(topic, &view, sealed, &mut out)?;
+        Ok(Some(out))
+    };
+    let opened = open().map_err(|invalid| not_sealed_here(topic, offset..offset + 1, invalid))?;
+    Ok(opened.map_or(bytes, Bytes::from))
+}
+
+fn open_into(
+    topic: &TopicInner,
+    view: &RecordView<'_>,
+    sealed: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), Invalid> {
+    match open(topic.context.master_key(), topic.uid, view, sealed)? {
+        Ok(payload) => put_with(view, Content::Payload(&payload), out),
+        Err(redaction) => {
+            topic.context.counters.records_redacted.add(1);
+            put_with(view, Content::Redacted(redaction), out)
         }
-    })
+    }
+}
+
+/// What is told of a sealed payload that was put where it does not belong. The checksums hold: it was not damaged since.
+fn not_sealed_here(topic: &TopicInner, offsets: Range<Offset>, invalid: Invalid) -> Error {
+    topic.context.counters.damage_found.add(1);
+    Error::Corrupt {
+        topic: topic.name.clone(),
+        offsets,
+        path: topic.dir.clone(),
+        position: Position::ZERO,
+        detail: invalid.detail,
+    }
 }
 
 /// The payload, or why it cannot be had; [`Invalid`] if it was never sealed so.
@@ -217,9 +252,4 @@ fn put_with(view: &RecordView<'_>, content: Content<'_>, out: &mut Vec<u8>) -> R
         content.put(out);
     }
     Ok(())
-}
-
-/// The records were checked when they were added to the append.
-fn unreadable(invalid: Invalid) -> Error {
-    Error::InvalidEncoding { detail: invalid.detail, position: batch::HEADER_BYTES + invalid.position }
 }

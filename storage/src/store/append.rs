@@ -82,7 +82,9 @@ pub struct Appended {
     pub append_time: Timestamp,
     /// What they survive: at least what was asked for, except in a topic in memory.
     pub durability: Durability,
-    /// The revisions of those that have a key, in order. None in a bare log.
+    /// The revisions of those that have a key, in order. None in a bare log; and none in a repeat of an append with so many that
+    /// only its batch has them (256 bytes of them are kept, runs of one key as one), when that was trimmed, compacted or deleted
+    /// since.
     pub revisions: Vec<Revision>,
 }
 

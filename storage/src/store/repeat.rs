@@ -207,7 +207,7 @@ impl Repeat {
 fn logged_revisions(topic: &Topic, answer: &TopicAnswer) -> Result<Vec<Revision>> {
     let read = topic
         .cursor(answer.first_offset, Visibility::Written)
-        .and_then(|cursor| cursor.for_points().next_batch());
+        .and_then(|cursor| cursor.for_points().next_stored_batch());
     let batch = match read {
         Ok(batch) => batch,
         Err(Error::OffsetTrimmed { .. } | Error::TopicNotFound { .. }) => None,
