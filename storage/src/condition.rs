@@ -13,7 +13,8 @@
 //! - A revision counts every record that a key ever had, also those that were trimmed, retained away or compacted: it never
 //!   goes back. So `NoStream` holds only as long as no record ever had the key.
 //! - Of records that cannot be read, and whose keys no index knows any more, nothing is guessed: an append with a condition
-//!   that they may decide is refused ([`Error::KeysUnknown`], or [`Error::Corrupt`] as a reader would get it).
+//!   that they may decide is refused ([`Error::KeysUnknown`], or [`Error::Corrupt`] as a reader would get it). What other records
+//!   decide is told as ever: they can only make a revision higher.
 //! - `NoMatch` asks about records that are there. One that reaches below the log's start is refused
 //!   ([`Error::ConditionTrimmed`]): what was there is not known. A record that compaction took out does not match; for each
 //!   one a later record of its key is there, or the key was deleted.
@@ -28,6 +29,7 @@ use crate::filter::{Filter, Search};
 use crate::format::batch::{Batch, BatchHeader};
 use crate::format::terms::{Kind, term};
 use crate::terms::lookup::{Part, Parts, Wanted};
+use crate::terms::map::Doubt;
 use crate::terms::recent::LastSeen;
 use crate::terms::revisions::{Outdated, both};
 use crate::topic::TopicInner;
@@ -88,7 +90,7 @@ pub enum FailedCheck {
         key: Vec<u8>,
         /// What was expected.
         expected: ExpectedRevision,
-        /// What there is.
+        /// What there is; at least, where records cannot be read that may have the key.
         actual: Option<Revision>,
         /// The first record that contradicts, if there is one that can be read.
         offset: Option<Offset>,
@@ -295,10 +297,16 @@ impl Check {
             Condition::Revision { expected: ExpectedRevision::Any, .. } => None,
             Condition::Revision { key, expected } => {
                 let seen = self.last_seen()?;
-                if let Err(error) = topic.check_doubt(seen.doubt) {
+                // What cannot be read only adds to it.
+                let actual = LastSeen { doubt: Doubt::default(), ..seen }.last();
+                let is_decided = match expected {
+                    ExpectedRevision::Exact(revision) => actual > Some(*revision),
+                    ExpectedRevision::NoStream | ExpectedRevision::Exists => actual.is_some(),
+                    ExpectedRevision::Any => true,
+                };
+                if !is_decided && let Err(error) = topic.check_doubt(seen.doubt) {
                     return Ok(Err(error));
                 }
-                let actual = seen.last();
                 let holds = match expected {
                     ExpectedRevision::Exact(revision) => actual == Some(*revision),
                     ExpectedRevision::NoStream => actual.is_none(),

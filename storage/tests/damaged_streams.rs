@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use quipu_storage::{
-    Append, Condition, Error, ExpectedRevision, Filter, Offset, Record, Revision, Start, Store,
+    Append, Condition, Error, ExpectedRevision, FailedCheck, Filter, Offset, Record, Revision, Start, Store,
     StoreSettings, StoredRecord, StreamStart, Topic, TopicSettings, Visibility,
 };
 
@@ -207,6 +207,17 @@ fn unknown<T: std::fmt::Debug>(outcome: quipu_storage::Result<T>) -> Range<u64> 
     }
 }
 
+/// The revision that is told where a condition does not hold.
+fn failed(outcome: quipu_storage::Result<()>) -> Option<Revision> {
+    match outcome {
+        Err(Error::ConditionFailed { failed }) => match failed[0].check {
+            FailedCheck::Revision { actual, .. } => actual,
+            ref other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_revision_is_given_once_and_none_is_guessed_for_a_condition() {
     for (lost, byte) in cases().flat_map(|lost| PLACES.map(|byte| (lost.clone(), byte))) {
@@ -234,6 +245,21 @@ fn a_revision_is_given_once_and_none_is_guessed_for_a_condition() {
             } else {
                 assert!(unknown(conditional(&topic, exact)).contains(&last_lost));
                 unknown(topic.stream(&key));
+            }
+            let [none, exists] = [ExpectedRevision::NoStream, ExpectedRevision::Exists]
+                .map(|expected| conditional(&topic, revision_is(key.clone(), expected)));
+            // What is known decides, whatever else there may be.
+            if let Some(last) = last_intact {
+                exists.unwrap();
+                let least = Revision(last / KEYS);
+                assert_eq!(failed(none), Some(least));
+                for lower in (0..least.0).map(Revision) {
+                    let exact = revision_is(key.clone(), ExpectedRevision::Exact(lower));
+                    assert_eq!(failed(conditional(&topic, exact)), Some(least));
+                }
+            } else {
+                unknown(none);
+                unknown(exists);
             }
             let next = topic
                 .append(&[Record::keyed(key.as_str(), "next"), Record::keyed(key.as_str(), "and")])
