@@ -11,7 +11,7 @@ use crate::row::{Bar, Contender, PAYLOADS, Pair, Row, Sample, Unit};
 use crate::writers;
 
 /// Bytes that a round of unsynced batches appends.
-const ROUND_BYTES: u64 = 256 << 20;
+pub(super) const ROUND_BYTES: u64 = 256 << 20;
 
 pub(super) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
@@ -30,7 +30,7 @@ pub(super) fn rows() -> Vec<Row> {
                     scene.scaled(ROUND_BYTES) / record_bytes as u64 / if batch == 1 { 8 } else { 1 };
                 let (memory, time) = (scene.scaled(MEMORY_BYTES), scene.round_time());
                 let reference = MemoryTwice::new(record_bytes, batch, sum_of, memory, time);
-                let batches = Batches::new(open(&scene.dir)?, record_bytes, records, batch)?;
+                let batches = Batches::new(open(&scene.dir)?, Records::new(record_bytes), records, batch)?;
                 Ok(Pair::new(batches, reference))
             }),
         };
@@ -90,7 +90,7 @@ pub(super) fn rows() -> Vec<Row> {
 }
 
 /// Bursts of unsynced batches; between them the disk catches up.
-struct Batches {
+pub(super) struct Batches {
     store: Store,
     topic: Topic,
     records: Records,
@@ -100,10 +100,9 @@ struct Batches {
 }
 
 impl Batches {
-    fn new(store: Store, record_bytes: usize, round_records: u64, batch: u64) -> Result<Self> {
+    pub(super) fn new(store: Store, records: Records, round_records: u64, batch: u64) -> Result<Self> {
         let topic = store.topic_or_create("batches")?;
-        let mut batches =
-            Self { store, topic, records: Records::new(record_bytes), round_records, batch, next: 0 };
+        let mut batches = Self { store, topic, records, round_records, batch, next: 0 };
         // Every journal file is used once before the clock starts: from then on they are used again.
         for _ in 0..2 {
             batches.round()?;

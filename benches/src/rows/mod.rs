@@ -1,6 +1,7 @@
 //! The rows, one module each. A module has one function that returns its rows; [`all`] lists them.
 
 mod append;
+mod erasure;
 mod limits;
 mod log;
 mod open;
@@ -18,6 +19,7 @@ pub fn all() -> Vec<Row> {
         append::rows(),
         read::rows(),
         streams::rows(),
+        erasure::rows(),
         open::rows(),
         service::rows(),
         limits::rows(),

@@ -20,6 +20,15 @@ impl Records {
         Self { payloads, records }
     }
 
+    /// The same with payloads that are sealed, with so many erasure keys in turn.
+    pub(super) fn sealed(record_bytes: usize, erasure_keys: u64) -> Self {
+        let mut records = Self::new(record_bytes);
+        for (number, record) in (0..).zip(&mut records.records) {
+            record.erasure_key = Some(format!("subject-{}", number % erasure_keys));
+        }
+        records
+    }
+
     /// Record `number`.
     pub(super) fn of(&self, number: u64) -> &Record {
         &self.records[usize::try_from(number % 1024).expect("below 1024")]
@@ -63,13 +72,23 @@ impl Records {
 /// A store in `dir` with the default settings but for a journal that a round does not fill: what is measured is the
 /// engine, not the moment when the disk has to catch up.
 pub(super) fn open(dir: &Path) -> Result<Store> {
-    let settings = StoreSettings {
+    Ok(Store::builder().settings(settings()).open(dir)?)
+}
+
+/// The same with a master key, both in `dir`.
+pub(super) fn open_with_master_key(dir: &Path) -> Result<Store> {
+    let master_key = dir.join("master.key");
+    let builder = Store::builder().settings(settings()).master_key(master_key).create_master_key(true);
+    Ok(builder.open(dir.join("store"))?)
+}
+
+fn settings() -> StoreSettings {
+    StoreSettings {
         journal_file_bytes: 64 << 20,
         journal_bytes_max: 2 << 30,
         tail_bytes_max: 256 << 20,
         ..StoreSettings::default()
-    };
-    Ok(Store::builder().settings(settings).open(dir)?)
+    }
 }
 
 /// All files below a directory whose names end so.
