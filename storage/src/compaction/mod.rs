@@ -214,9 +214,11 @@ impl StoreInner {
         let mut report = CompactionReport::new(topic.name.clone(), rules.now, options.dry_run);
         let mut pace = Pace::new(control, topic, compaction.bytes_per_second_max);
         topic.check_files()?;
-        // What is rewritten has its terms in no map that still grows.
+        // What is rewritten has its terms in no map that still grows, nor in one that is to be settled: in this order, since
+        // more may be sealed meanwhile.
+        let covered_end = topic.checkpointed_end();
         topic.settle_terms_now();
-        let mut survey = Survey::begin(topic, rules, &mut report)?;
+        let mut survey = Survey::begin(topic, rules, covered_end, &mut report)?;
         let outcome = survey
             .mark(&mut pace, options.keys_max, &mut report)
             .and_then(|()| self.rewrite(&mut survey, &mut pace, &mut report));

@@ -169,12 +169,13 @@ pub(super) struct Survey {
 }
 
 impl Survey {
+    /// Only sealed segments below `covered_end` may be rewritten.
     pub(super) fn begin(
         topic: &Arc<TopicInner>,
         rules: Rules,
+        covered_end: Offset,
         report: &mut CompactionReport,
     ) -> Result<Self> {
-        let covered_end = topic.checkpointed_end();
         let mut survey = Self {
             topic: Arc::clone(topic),
             rules,

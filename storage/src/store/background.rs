@@ -193,6 +193,10 @@ fn checkpoint_turn(store: &StoreInner) {
         if matches!(outcome, Err(Error::DiskFull { .. })) {
             store.wake.retention.signal();
         }
+    } else {
+        // As a checkpoint does.
+        let now = Instant::now();
+        store.all_topics().iter().for_each(|topic| topic.age_settled(now));
     }
 }
 

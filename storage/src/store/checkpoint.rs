@@ -163,7 +163,7 @@ impl StoreInner {
         self.checkpointed.store(position.0, Ordering::Release);
         for (Noted { topic, .. }, state) in noted.iter().zip(&checkpoint.topics) {
             topic.set_checkpointed(state);
-            topic.age_terms();
+            topic.age_settled(Instant::now());
         }
         self.live().checkpointed(position);
         let odd = {

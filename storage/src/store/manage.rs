@@ -139,6 +139,7 @@ impl Store {
         topic.drop_tail();
         drop(flush);
         drop(topic.terms.lock_writing());
+        topic.drop_settled();
         let mut writer = inner.writer();
         let deleted = writer.deleted.iter_mut().find(|deleted| deleted.topic == topic.id);
         deleted.expect("only who may go is taken off the list").may_go = true;

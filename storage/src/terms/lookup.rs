@@ -89,8 +89,9 @@ impl TopicInner {
                 (state.from, maps.collect(), (state.version, state.gone))
             };
             let segments = self.segments();
-            let sealed: Vec<_> =
-                segments.iter().filter(|segment| segment.base_offset < from).cloned().collect();
+            // One that is not sealed is trimmed and only could not be removed.
+            let is_below = |segment: &&Arc<Segment>| segment.base_offset < from && segment.sealed().is_some();
+            let sealed: Vec<_> = segments.iter().filter(is_below).cloned().collect();
             let are_apart = sealed.last().is_none_or(|segment| segment.next_offset() <= from);
             if are_apart && self.terms.recent.is_known() {
                 return Ok(Parts { sealed, recent, stamp });

@@ -35,8 +35,8 @@
 //!   the offset behind the damage, since no record has a revision above its offset. A condition that rests on it is refused.
 //!   With a trim (or retention) over them these records are given up: a key that only they had begins anew.
 //!
-//! Locks: gathering, slot of a segment or writing of the past, writing of indexes, recent, a map. Recent is taken under the
-//! store's writer lock; the others never are.
+//! Locks: gathering or writing of the past, a map that grows no more, slot of a segment, writing of indexes, recent, a map.
+//! Recent is taken under the store's writer lock, and a map; the others never are.
 
 pub(crate) mod batch_terms;
 pub(crate) mod file;

@@ -24,6 +24,7 @@ use crate::disk::{EntryKind, OpenMode};
 use crate::error::{Error, Result};
 use crate::format::terms::build::TermsBuilder;
 use crate::format::terms::{Content, TermsHeader, hash::hash};
+use crate::segment::Segment;
 use crate::topic::TopicInner;
 use crate::types::{Offset, Position, Revision};
 
@@ -130,7 +131,17 @@ impl TopicInner {
 
     /// Keeps the last revisions of all keys in segments that go when the log starts at `offset`. Durable when this returns.
     pub(crate) fn keep_past(self: &Arc<Self>, offset: Offset) -> Result<()> {
+        // Whoever comes to the topic first removes what he finds unfinished.
+        self.check_files()?;
         let _writing = self.terms.past.writing.lock().expect("no panic under this lock");
+        let mut kept = Vec::new();
+        while !self.try_keep_past(offset, &mut kept)? {}
+        Ok(())
+    }
+
+    /// The same without the segments that are kept. `false`: one of the others went meanwhile, and it must be looked again. If
+    /// compaction replaced it, its records are in another one now, of which it kept only those that it took out.
+    fn try_keep_past(self: &Arc<Self>, offset: Offset, kept: &mut Vec<Arc<Segment>>) -> Result<bool> {
         let head = self.head();
         let active = head.active.map(|active| active.base_offset);
         // What is only in memory is asked for if some of it goes.
@@ -143,15 +154,19 @@ impl TopicInner {
             Parts { sealed: Vec::clone(&segments), recent: Vec::new(), stamp: (0, 0) }
         };
         for segment in parts.sealed.iter().filter(|segment| segment.next_offset() <= offset) {
-            if !self.may_have_revisions(segment)? {
+            if kept.iter().any(|one| Arc::ptr_eq(one, segment)) {
                 continue;
             }
-            let keys = match self.ask(segment, keys_of) {
-                // It went meanwhile, and whoever removed it has kept its past.
-                Err(Error::Io { .. }) if !super::is_listed(self, segment) => continue,
-                keys => keys?,
+            let keys = match self.may_have_revisions(segment) {
+                Ok(true) => self.ask(segment, keys_of),
+                Ok(false) => continue,
+                Err(error) => Err(error),
             };
-            self.add_past(offset, keys)?;
+            match keys {
+                Err(Error::Io { .. }) if !super::is_listed(self, segment) => return Ok(false),
+                keys => self.add_past(offset, keys?)?,
+            }
+            kept.push(Arc::clone(segment));
         }
         for (base, map) in &parts.recent {
             let end = self.tail().segment_end(*base);
@@ -168,7 +183,7 @@ impl TopicInner {
                 self.add_past(offset, keys.map(key).collect())?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn listed_end(&self, base_offset: Offset) -> Option<Offset> {

@@ -1,5 +1,6 @@
 //! The hash of a term in memory. It is another one in each process and is never stored, so it may be the fastest there is;
-//! what stands in files is [`hash`](crate::format::terms::hash::hash).
+//! what stands in files is [`hash`](crate::format::terms::hash::hash). Nobody who does not know its seed can prepare terms that
+//! hash alike, but it is no proof against those who could learn the seed. Two terms of one hash cost a look at their bytes.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::LazyLock;

@@ -16,7 +16,7 @@ use super::batch_terms::BatchTerms;
 use super::map::{Doubt, TermMap};
 use super::quick_hash::QuickHash;
 use super::revisions::Places;
-use super::settled::{KeyTable, Settled};
+use super::settled::{KeyTable, NoTable, Settled};
 use crate::error::{Error, Result};
 use crate::format::batch::{Batch, BatchHeader, BodyProblem};
 use crate::segment::Segment;
@@ -268,8 +268,8 @@ impl TopicInner {
                 (tail.batches().cloned().collect::<Vec<_>>(), tail.first_offset())
             };
             let segments = self.segments();
-            // One before it is trimmed and only could not be removed.
-            let unsealed = segments.iter().rev().find(|segment| segment.sealed().is_none());
+            // One before the last is trimmed and only could not be removed.
+            let unsealed = segments.last().filter(|segment| segment.sealed().is_none());
             let sealed_end = segments.iter().filter(|segment| segment.sealed().is_some());
             let sealed_end = sealed_end.map(|segment| segment.next_offset()).max().unwrap_or(Offset::ZERO);
             let from = unsealed.map_or(sealed_end, |segment| segment.base_offset);
@@ -334,19 +334,18 @@ impl TopicInner {
 
     fn settle_all(&self) {
         let recent = &self.terms.recent;
-        while recent.is_known() {
-            let from = recent.lock().from;
+        // In one look: of what is forgotten in between nothing would be there, which is not to say that it has no terms.
+        while let Some((from, maps)) = recent.known().map(|state| (state.from, state.maps.clone())) {
             let segments = self.segments();
             let is_next = |segment: &&Arc<Segment>| segment.base_offset >= from && segment.sealed().is_some();
             let Some(segment) = segments.iter().find(is_next) else { return };
             // Maps of segments that were trimmed before they were written come before it; one without terms has none.
-            let maps = recent.lock().maps.clone();
             let of_segment = maps.iter().find(|(base, _)| *base == segment.base_offset);
             let map = of_segment.map(|(_, map)| Arc::clone(map)).unwrap_or_default();
             let keys = {
                 let map = read(&map);
                 self.put_terms(segment, &map);
-                KeyTable::new(&map, &self.context.settled_budget)
+                self.key_table(&map)
             };
             let mut state = recent.lock();
             if state.is_known && state.from == from {
@@ -355,6 +354,7 @@ impl TopicInner {
                     state.maps.pop_front();
                 }
                 state.gone += 1;
+                let keys = keys.filter(|_| !self.is_deleted.load(Ordering::Acquire));
                 let gone = state.settled.push(segment.base_offset..segment.next_offset(), keys);
                 drop(state);
                 drop((gone, maps));
@@ -362,21 +362,41 @@ impl TopicInner {
         }
     }
 
-    /// Lets go of what is kept for those who append, if nobody has for a while.
-    pub(crate) fn age_terms(&self) {
-        let gone = self.terms.recent.lock().settled.age(Instant::now());
+    /// The table of a segment's keys. If there is no room for it, older ones of this topic make some.
+    fn key_table(&self, map: &TermMap) -> Option<KeyTable> {
+        loop {
+            match KeyTable::new(map, &self.context.settled_budget) {
+                Ok(table) => return Some(table),
+                Err(NoTable::Unknown) => return None,
+                Err(NoTable::NoRoom) => {
+                    let oldest = self.terms.recent.lock().settled.take_oldest();
+                    // Dropped here, where no lock is held.
+                    oldest?;
+                }
+            }
+        }
+    }
+
+    /// Lets go of what is kept for those who append: the topic is deleted.
+    pub(crate) fn drop_settled(&self) {
+        let gone = self.terms.recent.lock().settled.take_all();
+        drop(gone);
+    }
+
+    /// The same if nobody has appended for a while. To be called now and then.
+    pub(crate) fn age_settled(&self, now: Instant) {
+        let gone = self.terms.recent.lock().settled.age(now);
         drop(gone);
     }
 }
 
 #[cfg(test)]
-#[cfg(not(feature = "zstd"))]
 mod tests {
     use super::*;
-    use crate::format::crc;
-    use crate::{Record, Store};
+    use crate::{Durability, Record, Store, StoreSettings, TopicSettings};
 
     /// Its keys were held for damaged, and what is damaged is answered with guesses and doubts.
+    #[cfg(not(feature = "zstd"))]
     #[test]
     fn a_batch_of_a_codec_that_this_build_lacks_is_not_taken_for_damaged() {
         let dir = tempfile::tempdir().unwrap();
@@ -387,11 +407,54 @@ mod tests {
         let header = BatchHeader::decode(&bytes, inner.seed).unwrap();
         // As in the drawing of a batch: Zstandard, and the checksum over it.
         bytes[45] = 2;
-        let sum = crc(inner.seed, &bytes[4..header.body_at()]);
+        let sum = crate::format::crc(inner.seed, &bytes[4..header.body_at()]);
         bytes[..4].copy_from_slice(&sum.to_le_bytes());
         assert!(inner.terms.recent.is_known());
         inner.terms.recent.push_batch(inner, Offset(0), &bytes.into());
         assert!(!inner.terms.recent.is_known());
         assert_eq!(topic.append(&[Record::keyed("k", "y")]).unwrap().revisions, [Revision(1)]);
+    }
+
+    /// What was forgotten between two looks of the one who settles was taken for a segment without terms: its index was
+    /// written empty, readers did not find its records any more, and revisions went back.
+    #[test]
+    fn what_is_forgotten_while_it_is_settled_is_not_taken_for_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = StoreSettings { background: false, ..StoreSettings::default() };
+        let store = Store::builder().settings(settings).open(dir.path()).unwrap();
+        let settings = TopicSettings { segment_bytes_max: 4096, ..TopicSettings::default() };
+        let topic = store.create_topic("t", settings).unwrap();
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut pause: u32 = 1;
+                while !is_done.load(Ordering::Relaxed) {
+                    topic.inner.terms.recent.forget();
+                    pause = pause.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (0..pause >> 17).for_each(|_| std::hint::spin_loop());
+                }
+            });
+            let mut given: Vec<u64> = Vec::new();
+            let mut fault = None;
+            for number in 0..10_000_u64 {
+                // None of a key in the segment that is being filled.
+                let record = Record::keyed(format!("key-{}", number % 5), "x".repeat(2000));
+                let appended = topic.append_with(&[record], Durability::Accepted);
+                let written = topic.inner.flush_below(topic.log_end_offset());
+                match (appended, written) {
+                    (Ok(appended), Ok(())) => given.extend(appended.revisions.iter().map(|one| one.0)),
+                    outcome => panic!("{outcome:?}"),
+                }
+                if number % 64 == 0 {
+                    topic.trim(topic.high_watermark()).unwrap();
+                }
+                fault = given.last().copied().filter(|last| *last != number / 5).map(|last| (number, last));
+                if fault.is_some() {
+                    break;
+                }
+            }
+            is_done.store(true, Ordering::Relaxed);
+            assert_eq!(fault, None);
+        });
     }
 }

@@ -54,6 +54,15 @@ pub(crate) struct KeyTable {
     total: Arc<AtomicUsize>,
 }
 
+/// Why there is no table of a segment.
+#[derive(Debug)]
+pub(crate) enum NoTable {
+    /// Some of its records could not be read, or have no revisions.
+    Unknown,
+    /// All tables take as much as they may.
+    NoRoom,
+}
+
 #[derive(Debug)]
 struct LastOfKey {
     hash: QuickHash,
@@ -63,10 +72,10 @@ struct LastOfKey {
 }
 
 impl KeyTable {
-    /// Of a segment with these terms; `None` if some of its records could not be read, or there is no room for it.
-    pub(crate) fn new(map: &TermMap, budget: &SettledBudget) -> Option<Self> {
+    /// Of a segment with these terms.
+    pub(crate) fn new(map: &TermMap, budget: &SettledBudget) -> Result<Self, NoTable> {
         if !map.is_whole() {
-            return None;
+            return Err(NoTable::Unknown);
         }
         let of_keys = || map.entries().filter(|(term, _)| is_key(term));
         let (mut count, mut terms_bytes) = (0, 0);
@@ -75,10 +84,10 @@ impl KeyTable {
             terms_bytes += term.len();
         }
         // A place of the hash table has 5 bytes; from 7/16 of them on are used.
-        let bytes = terms_bytes + count * (size_of::<LastOfKey>() + 10);
+        let bytes = terms_bytes + count * (size_of::<LastOfKey>() + 12);
         let total = &budget.0;
         let is_room = |total: usize| total.checked_add(bytes).filter(|total| *total <= BYTES_MAX);
-        total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_room).ok()?;
+        total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_room).map_err(|_| NoTable::NoRoom)?;
         let mut table = Self {
             table: HashTable::with_capacity(count),
             keys: Vec::with_capacity(count),
@@ -88,7 +97,7 @@ impl KeyTable {
         };
         for (term, entry) in of_keys() {
             // One of a key without revisions would hide what is known of it from before.
-            let last = entry.last().revision?;
+            let last = entry.last().revision.ok_or(NoTable::Unknown)?;
             let hash = entry.hash();
             let number = u32::try_from(table.keys.len()).expect("as the entries of a map");
             let keys = &table.keys;
@@ -97,7 +106,7 @@ impl KeyTable {
             table.terms.extend_from_slice(term);
             table.keys.push(LastOfKey { hash, start, end: table.terms.len(), last });
         }
-        Some(table)
+        Ok(table)
     }
 
     fn last_revision(&self, hash: QuickHash, term: &[u8]) -> Option<Revision> {
@@ -137,6 +146,17 @@ impl Settled {
         self.tables.iter().rev().find_map(|table| table.last_revision(hash, term))
     }
 
+    /// Lets go of the oldest, if there is one.
+    pub(crate) fn take_oldest(&mut self) -> Option<KeyTable> {
+        self.tables.pop_front()
+    }
+
+    /// Lets go of all.
+    #[must_use]
+    pub(crate) fn take_all(&mut self) -> VecDeque<KeyTable> {
+        std::mem::take(&mut self.tables)
+    }
+
     /// To be called now and then: lets go of all if nothing was appended for a while, so that a topic that rests takes no
     /// memory.
     #[must_use]
@@ -145,11 +165,7 @@ impl Settled {
             self.at_rest_since = None;
         }
         let since = *self.at_rest_since.get_or_insert(now);
-        if now.saturating_duration_since(since) < REST {
-            VecDeque::new()
-        } else {
-            std::mem::take(&mut self.tables)
-        }
+        if now.saturating_duration_since(since) < REST { VecDeque::new() } else { self.take_all() }
     }
 
     /// Notes that it is in use.
@@ -178,7 +194,7 @@ mod tests {
     /// Takes in the next segment, of so many offsets.
     fn push(settled: &mut Settled, map: &TermMap, budget: &SettledBudget) {
         let segment = settled.end..settled.end + 5;
-        drop(settled.push(segment, KeyTable::new(map, budget)));
+        drop(settled.push(segment, KeyTable::new(map, budget).ok()));
     }
 
     #[test]
@@ -205,7 +221,7 @@ mod tests {
     fn a_segment_that_was_never_settled_hides_those_before_it() {
         let (budget, mut settled) = (SettledBudget::default(), Settled::default());
         push(&mut settled, &map(0, &["a"]), &budget);
-        drop(settled.push(Offset(10)..Offset(12), KeyTable::new(&map(10, &["b"]), &budget)));
+        drop(settled.push(Offset(10)..Offset(12), KeyTable::new(&map(10, &["b"]), &budget).ok()));
         assert_eq!(["a", "b"].map(|key| last(&settled, key)), [None, Some(10)]);
     }
 
@@ -218,7 +234,7 @@ mod tests {
         assert_eq!(settled.tables.len(), TABLES_MAX);
         assert!(budget.0.load(Ordering::Relaxed) > 0);
         budget.0.fetch_add(BYTES_MAX, Ordering::Relaxed);
-        assert!(KeyTable::new(&map(0, &["a"]), &budget).is_none());
+        assert!(matches!(KeyTable::new(&map(0, &["a"]), &budget), Err(NoTable::NoRoom)));
         budget.0.fetch_sub(BYTES_MAX, Ordering::Relaxed);
         drop(settled);
         assert_eq!(budget.0.load(Ordering::Relaxed), 0);
@@ -236,5 +252,56 @@ mod tests {
         assert_eq!(last(&settled, "a"), Some(0));
         assert_eq!(settled.age(at(3)).len(), 1);
         assert_eq!((last(&settled, "a"), budget.0.load(Ordering::Relaxed)), (None, 0));
+    }
+
+    /// A store without threads, and a topic of small segments with records of ten keys.
+    fn filled(dir: &std::path::Path) -> (crate::Store, crate::Topic) {
+        let settings = crate::StoreSettings { background: false, ..crate::StoreSettings::default() };
+        let store = crate::Store::builder().settings(settings).open(dir).unwrap();
+        let settings = crate::TopicSettings { segment_bytes_max: 4096, ..crate::TopicSettings::default() };
+        let topic = store.create_topic("t", settings).unwrap();
+        fill(&topic, 50);
+        store.checkpoint().unwrap();
+        assert!(taken(&store) > 0);
+        (store, topic)
+    }
+
+    fn fill(topic: &crate::Topic, count: u64) {
+        for number in 0..count {
+            let record = crate::Record::keyed(format!("key-{}", number % 10), "x".repeat(500));
+            topic.append_with(&[record], crate::Durability::Accepted).unwrap();
+        }
+    }
+
+    fn taken(store: &crate::Store) -> usize {
+        store.handle.inner.context.settled_budget.0.load(Ordering::Relaxed)
+    }
+
+    /// Whoever still holds the topic held its tables as well, and nobody else had room for theirs.
+    #[test]
+    fn a_deleted_topic_takes_no_room_for_tables() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, topic) = filled(dir.path());
+        store.delete_topic("t").unwrap();
+        for _ in 0..3 {
+            store.topic_or_create("other").unwrap().append(&[crate::Record::new("x")]).unwrap();
+            store.checkpoint().unwrap();
+        }
+        assert_eq!(taken(&store), 0);
+        drop(topic);
+    }
+
+    /// All of them went at once, so that a topic of many keys had none every few segments.
+    #[test]
+    fn when_there_is_no_room_the_oldest_table_makes_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, topic) = filled(dir.path());
+        let before = taken(&store);
+        let others = BYTES_MAX - before;
+        store.handle.inner.context.settled_budget.0.fetch_add(others, Ordering::Relaxed);
+        fill(&topic, 8);
+        store.checkpoint().unwrap();
+        let after = taken(&store) - others;
+        assert!(after >= before / 2, "{after} bytes of {before}");
     }
 }
