@@ -166,7 +166,7 @@ enum Known {
     /// What sealed segments and the past say of the key.
     Below {
         wanted: Wanted,
-        /// Not looked up if a recent record has a revision.
+        /// Not looked up if a recent record has a revision, or one in a segment that was settled lately.
         seen: Option<LastSeen>,
         gone: u64,
     },

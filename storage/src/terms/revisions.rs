@@ -18,8 +18,8 @@ pub(crate) struct Numbered {
     /// One for each record that has a key.
     pub(crate) revisions: Vec<Revision>,
     pub(crate) places: Places,
-    /// What the sealed segments and the past say of keys that had no numbered record among the recent ones: by the numbers
-    /// of their terms, which rise.
+    /// What the sealed segments and the past say of keys that had no numbered record among the recent ones, nor in a segment
+    /// that was settled lately: by the numbers of their terms, which rise.
     below: Vec<(u32, LastSeen)>,
     stamp: (u64, u64),
 }
