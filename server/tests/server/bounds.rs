@@ -83,7 +83,8 @@ async fn an_append_of_a_key_that_must_be_looked_up_on_a_stalled_disk_delays_no_a
     server.create_with("orders", settings).await;
     let mut log = server.log().await;
     log.append(append("orders", vec![keyed("old", "x")])).await.unwrap();
-    for _ in 0..10 {
+    // More segments than those whose keys stay in memory.
+    for _ in 0..50 {
         log.append(append("orders", vec![keyed("filler", &"x".repeat(1000))])).await.unwrap();
     }
     let store = server.store.clone();
