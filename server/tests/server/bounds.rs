@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
 use crate::common::*;
-use crate::stalled_disk::{KEYS, StallingDisk};
+use crate::stalled_disk::{StallingDisk, sealing};
 
 async fn until(mut is_so: impl FnMut() -> bool) {
     let wait = async {
@@ -189,9 +189,7 @@ async fn clients_that_destroy_erasure_keys_do_not_hold_off_a_trim() {
     let disk = Arc::new(StallingDisk::default());
     let gate = Arc::clone(&disk.key_gate);
     let dir = tempfile::tempdir().unwrap();
-    let keys = dir.path().join(KEYS);
-    std::fs::create_dir(&keys).unwrap();
-    let store = Store::builder().disk(disk).master_key(keys.join("master.key")).create_master_key(true);
+    let store = sealing(disk, dir.path());
     let server = Server::with_metrics_and(Config::default(), store).await;
     server.create("orders").await;
     server.log().await.append(append("orders", vec![record("x"), record("y")])).await.unwrap();

@@ -11,7 +11,7 @@ use quipu_storage::Store;
 use tonic::Code;
 
 use crate::common::*;
-use crate::stalled_disk::{KEYS, StallingDisk};
+use crate::stalled_disk::{StallingDisk, sealing};
 
 fn sealed(erasure_key: &str, payload: &str) -> pb::Record {
     pb::Record { erasure_key: Some(erasure_key.into()), ..keyed("order-7", payload) }
@@ -110,9 +110,7 @@ async fn of_a_destruction_that_the_disk_fails_the_outcome_is_unknown_and_asking_
     let disk = Arc::new(StallingDisk::default());
     let gate = Arc::clone(&disk.key_gate);
     let dir = tempfile::tempdir().unwrap();
-    let keys = dir.path().join(KEYS);
-    std::fs::create_dir(&keys).unwrap();
-    let store = Store::builder().disk(disk).master_key(keys.join("master.key")).create_master_key(true);
+    let store = sealing(disk, dir.path());
     let server = Server::with(Config::default(), store).await;
     server.create("t").await;
     send(&server, vec![sealed("a", "1"), sealed("b", "2")]).await.unwrap();

@@ -9,11 +9,19 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
 use quipu_storage::disk::{DirLock, Disk, Entry, File, Map, OpenMode, OsDisk, Writer};
+use quipu_storage::{Store, StoreBuilder};
 
 use crate::common::PATIENCE;
 
 /// The directory with the master key is called so.
-pub(crate) const KEYS: &str = "keys";
+const KEYS: &str = "keys";
+
+/// A store on such a disk with a new master key, the directory of which, in `dir`, its `key_gate` is about.
+pub(crate) fn sealing(disk: Arc<StallingDisk>, dir: &Path) -> StoreBuilder {
+    let keys = dir.join(KEYS);
+    std::fs::create_dir(&keys).unwrap();
+    Store::builder().disk(disk).master_key(keys.join("master.key")).create_master_key(true)
+}
 
 /// Whether reads, or syncs, go through, and how many wait.
 #[derive(Debug, Default)]

@@ -124,8 +124,11 @@ impl TopicInner {
     /// Makes the index of a segment whose slot the caller holds. Where one is missing others are too, as a rule: those
     /// nearest to it that have none are made beside it, by the other processors.
     fn make_with_neighbours(&self, segment: &Arc<Segment>) -> Result<SealedTerms> {
-        let helpers = std::thread::available_parallelism().map_or(1, usize::from).min(MAKERS_MAX) - 1;
-        let neighbours = if self.context.is_read_only { Vec::new() } else { self.missing(segment, helpers) };
+        // A store without threads of its own does everything in its callers', in an order that can be repeated.
+        let is_threaded = self.context.settings.background && !self.context.is_read_only;
+        let makers =
+            if is_threaded { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
+        let neighbours = self.missing(segment, makers.min(MAKERS_MAX) - 1);
         std::thread::scope(|scope| {
             for neighbour in &neighbours {
                 // What goes wrong there is seen by whoever asks for it.
